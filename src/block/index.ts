@@ -1,0 +1,3 @@
+export { chainExtents, type Extent, type ExtentKind, layerExtents } from "./extent.ts";
+export { type BackingReference, type BlockNode, isOverlay, type OverlayNode } from "./node.ts";
+export { RangeLock, type RangeLockHandle } from "./range-lock.ts";
