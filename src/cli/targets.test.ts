@@ -1,0 +1,71 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { StreamdiskError } from "../errors/index.ts";
+import { filePath, parseTarget, type Target } from "./targets.ts";
+
+const never = () => false;
+const always = () => true;
+
+const code = (expected: string, ...words: RegExp[]) => {
+  return (error: unknown) => {
+    assert(error instanceof StreamdiskError, String(error));
+    assert.equal(error.code, expected);
+    for (const word of words) assert.match(error.message, word);
+    return true;
+  };
+};
+
+test("one table decides what a name means", () => {
+  const rows: [string, Target][] = [
+    ["./vm1", { kind: "file", path: "./vm1" }],
+    ["../vm1", { kind: "file", path: "../vm1" }],
+    ["/srv/vm1", { kind: "file", path: "/srv/vm1" }],
+    ["images/vm1", { kind: "file", path: "images/vm1" }],
+    ["./a:b", { kind: "file", path: "./a:b" }],
+    ["vm1.qcow2", { kind: "file", path: "vm1.qcow2" }],
+    ["VM1.QED", { kind: "file", path: "VM1.QED" }],
+    ["disk.img", { kind: "file", path: "disk.img" }],
+    ["file:vm1", { kind: "file", path: "vm1" }],
+    ["file:///srv/vm%201", { kind: "file", path: "/srv/vm 1" }],
+    ["disk:vm1.qcow2", { kind: "disk", name: "vm1.qcow2" }],
+    ["nbd://host/export", { kind: "uri", uri: "nbd://host/export" }],
+    ["nbd+unix:///e?socket=/s", { kind: "uri", uri: "nbd+unix:///e?socket=/s" }],
+    ["https://images/debian.qcow2", { kind: "uri", uri: "https://images/debian.qcow2" }],
+    ["vm1:vda", { kind: "domain", domain: "vm1", device: "vda" }],
+    ["vm1:virtio-disk0", { kind: "domain", domain: "vm1", device: "virtio-disk0" }],
+    ["vm1", { kind: "disk", name: "vm1" }],
+    ["a:b:c", { kind: "disk", name: "a:b:c" }],
+  ];
+  for (const [text, target] of rows) assert.deepEqual(parseTarget(text, never), target, text);
+});
+
+test("what is a file by its form is one whether or not it is there", () => {
+  for (const text of ["./vm1", "vm1.qcow2", "file:vm1"]) {
+    assert.equal(parseTarget(text, always).kind, "file", text);
+  }
+});
+
+test("an ambiguous name is an error that lists both", () => {
+  assert.throws(
+    () => parseTarget("vm1", always),
+    code("invalid-argument", /ambiguous/, /\.\/vm1/, /file:vm1/, /disk:vm1/),
+  );
+  assert.throws(
+    () => parseTarget("vm1:vda", always),
+    code("invalid-argument", /ambiguous/, /\.\/vm1:vda/, /domain 'vm1'/),
+  );
+  assert.throws(() => parseTarget("vm1:a.qcow2", never), code("invalid-argument", /ambiguous/, /\.\/vm1:a\.qcow2/));
+});
+
+test("names of nothing are refused", () => {
+  assert.throws(() => parseTarget("", never), code("invalid-argument", /empty/));
+  assert.throws(() => parseTarget("file:", never), code("invalid-argument", /'file:'/));
+  assert.throws(() => parseTarget("file://elsewhere/x", never), code("invalid-argument", /file:\/\/elsewhere/));
+});
+
+test("what is no file is not supported yet, and the message says what to write", () => {
+  assert.equal(filePath("./no-such-name"), "./no-such-name");
+  assert.throws(() => filePath("no-such-name"), code("unsupported", /disk of the daemon/, /\.\/no-such-name/));
+  assert.throws(() => filePath("no-such:vda"), code("unsupported", /domain 'no-such'/));
+  assert.throws(() => filePath("nbd://localhost/x"), code("unsupported", /URI/));
+});

@@ -1,0 +1,98 @@
+/**
+ * What a name on the command line means. The rule, from the first that fits (docs/commands.md has it as a table):
+ *
+ *   file:NAME, disk:NAME     what it says
+ *   scheme://...             a URI
+ *   a path with a slash, or a name with an image's extension: a file
+ *   DOMAIN:DEVICE            the disk of a virtual machine
+ *   anything else            a disk of the daemon
+ *
+ * A name that fits two rows, or that names a disk while a file of that name lies here, is an error that lists both.
+ */
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { StreamdiskError } from "../errors/index.ts";
+
+export type Target =
+  | { readonly kind: "file"; readonly path: string }
+  | { readonly kind: "uri"; readonly uri: string }
+  | { readonly kind: "domain"; readonly domain: string; readonly device: string }
+  | { readonly kind: "disk"; readonly name: string };
+
+const IMAGE_EXTENSION = /\.(qcow2|qed|raw|img|iso)$/i;
+const URI = /^[a-z][a-z0-9+.-]*:\/\//i;
+const DOMAIN_DEVICE = /^([^:]+):([^:]+)$/;
+
+/**
+ * Decides what a command-line argument names.
+ *
+ * @param exists whether a file of that name is there, asked only for a name that would otherwise be no file
+ * @throws {StreamdiskError} `invalid-argument` for an empty or ambiguous name
+ */
+export function parseTarget(text: string, exists: (path: string) => boolean = existsSync): Target {
+  if (text === "") throw new StreamdiskError("invalid-argument", "The name of an image is empty");
+  if (text.startsWith("file://")) return { kind: "file", path: fromFileUrl(text) };
+  if (text.startsWith("file:")) return { kind: "file", path: forced(text, "file:") };
+  if (text.startsWith("disk:")) return { kind: "disk", name: forced(text, "disk:") };
+  if (URI.test(text)) return { kind: "uri", uri: text };
+  if (text.includes("/")) return { kind: "file", path: text };
+  const [, domain, device] = DOMAIN_DEVICE.exec(text) ?? [];
+  const isDomain = domain !== undefined && device !== undefined;
+  if (isDomain && (IMAGE_EXTENSION.test(text) || exists(text))) {
+    throw ambiguous(
+      text,
+      `write ./${text} for the file; rename the file if you mean disk '${device}' of domain '${domain}'`,
+    );
+  }
+  if (IMAGE_EXTENSION.test(text)) return { kind: "file", path: text };
+  if (isDomain) return { kind: "domain", domain, device };
+  if (exists(text)) {
+    throw ambiguous(text, `write ./${text} or file:${text} for the file, disk:${text} for a disk of the daemon`);
+  }
+  return { kind: "disk", name: text };
+}
+
+/**
+ * The path of an argument that must be a file.
+ *
+ * @throws {StreamdiskError} `unsupported` for what only later versions know
+ */
+export function filePath(text: string): string {
+  const target = parseTarget(text);
+  switch (target.kind) {
+    case "file":
+      return target.path;
+    case "uri":
+      throw notYet(`'${text}' is a URI`, "copy the image to a file");
+    case "domain":
+      throw notYet(`'${text}' is the disk '${target.device}' of the domain '${target.domain}'`, fileHint(text));
+    case "disk":
+      throw notYet(`'${text}' names a disk of the daemon`, fileHint(target.name));
+  }
+}
+
+function forced(text: string, prefix: string): string {
+  const rest = text.slice(prefix.length);
+  if (rest === "") throw new StreamdiskError("invalid-argument", `'${text}' names nothing after '${prefix}'`);
+  return rest;
+}
+
+function fromFileUrl(text: string): string {
+  try {
+    return fileURLToPath(text);
+  } catch (error) {
+    throw new StreamdiskError("invalid-argument", `'${text}' is not the URL of a file here`, {}, error);
+  }
+}
+
+function ambiguous(text: string, choice: string): StreamdiskError {
+  return new StreamdiskError("invalid-argument", `'${text}' is ambiguous: ${choice}`);
+}
+
+function fileHint(name: string): string {
+  return `for a file write ./${name}`;
+}
+
+function notYet(what: string, instead: string): StreamdiskError {
+  return new StreamdiskError("unsupported", `${what}, which is not supported yet; ${instead}`);
+}
