@@ -1,0 +1,79 @@
+/**
+ * The programs that the tests measure streamdisk against. They are requirements: a test that finds one missing fails.
+ */
+import { spawnSync } from "node:child_process";
+import { accessSync, constants } from "node:fs";
+import { delimiter, join } from "node:path";
+
+/** A Debian package and the commands of it that the tests run. */
+export interface Peer {
+  readonly debianPackage: string;
+  readonly commands: readonly string[];
+  /** What the tests need it for. */
+  readonly purpose: string;
+}
+
+export const PEERS: readonly Peer[] = [
+  {
+    debianPackage: "qemu-utils",
+    commands: ["qemu-img", "qemu-io", "qemu-nbd"],
+    purpose: "the judge of qcow2, QED and raw images",
+  },
+  {
+    debianPackage: "qemu-system-x86",
+    commands: ["qemu-system-x86_64"],
+    purpose: "a live QEMU that holds an image's locks",
+  },
+  { debianPackage: "nbdkit", commands: ["nbdkit"], purpose: "sources with known content, delay and faults" },
+  { debianPackage: "libnbd-bin", commands: ["nbdcopy", "nbdinfo"], purpose: "an NBD client that is not QEMU's" },
+];
+
+function isInstalled(command: string): boolean {
+  return (process.env.PATH ?? "").split(delimiter).some((directory) => {
+    try {
+      accessSync(join(directory, command), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+export function missingPeers(): Peer[] {
+  return PEERS.filter((peer) => !peer.commands.every(isInstalled));
+}
+
+/**
+ * Makes sure that every peer is there. As root on Debian it installs what is missing; otherwise it says what to run.
+ *
+ * @returns whether all are there now
+ */
+export function ensurePeers(): boolean {
+  const missing = missingPeers();
+  if (missing.length === 0) return true;
+
+  console.log("The tests need these Debian packages, which are missing here:");
+  for (const peer of missing) console.log(`  ${peer.debianPackage.padEnd(18)} ${peer.purpose}`);
+  const packages = missing.map((peer) => peer.debianPackage);
+  if (process.getuid?.() !== 0 || !isInstalled("apt-get")) {
+    console.error(`Run this first: sudo apt-get install --no-install-recommends ${packages.join(" ")}`);
+    return false;
+  }
+
+  // A list that cannot be refreshed need not be in the way of the install, which says what is wrong if it is.
+  aptGet("update", "-qq");
+  aptGet("install", "-qq", "-y", "--no-install-recommends", ...packages);
+  const still = missingPeers();
+  for (const peer of still) {
+    console.error(`Package '${peer.debianPackage}' could not be installed: no ${peer.commands.join(", ")} on the PATH`);
+  }
+  return still.length === 0;
+}
+
+function aptGet(...args: string[]): void {
+  console.log(`apt-get ${args.join(" ")}`);
+  spawnSync("apt-get", ["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0", ...args], {
+    stdio: ["ignore", "ignore", "inherit"],
+    env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
+  });
+}

@@ -1,0 +1,78 @@
+/**
+ * One run of node's test runner over some files, with the project's own conditions on top: a test that is skipped or left
+ * to do makes the run fail, and so does a run without tests.
+ *
+ * A *cell* is one combination of a test's axes. A test is one cell, unless it says `t.diagnostic("cells N")`.
+ */
+import { globSync } from "node:fs";
+import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { run } from "node:test";
+import { spec, type TestEvent } from "node:test/reporters";
+
+export const ROOT: string = join(import.meta.dirname, "..");
+
+const CELLS = /^cells (\d+)$/;
+
+export interface TestRunOptions {
+  /** How many files run at the same time. */
+  readonly concurrency: number;
+  /** How long one file may take, in milliseconds, before it counts as hung. */
+  readonly fileTimeout: number;
+  readonly signal?: AbortSignal;
+  /** Called with each piece of the report, which ends with node's summary. */
+  readonly onOutput: (text: string) => void;
+}
+
+export interface TestRunResult {
+  readonly passed: boolean;
+  readonly cells: number;
+  readonly failures: number;
+  readonly durationMs: number;
+}
+
+/** All test files, relative to the checkout, in a fixed order. */
+export function testFiles(): string[] {
+  return globSync(["src/**/*.test.ts", "test/**/*.test.ts"], { cwd: ROOT }).sort();
+}
+
+export async function runTestFiles(files: readonly string[], options: TestRunOptions): Promise<TestRunResult> {
+  const notRun: string[] = [];
+  let extraCells = 0;
+  let result: TestRunResult = { passed: false, cells: 0, failures: 0, durationMs: 0 };
+
+  async function* judge(events: AsyncIterable<TestEvent>): AsyncGenerator<TestEvent, void, undefined> {
+    for await (const event of events) {
+      const { type, data } = event;
+      if (type === "test:diagnostic") {
+        extraCells += Number(CELLS.exec(data.message)?.[1] ?? 1) - 1;
+      } else if (type === "test:pass" && (data.skip !== undefined || data.todo !== undefined)) {
+        notRun.push(`${data.name} (${data.file})`);
+      } else if (type === "test:plan" && data.file === undefined && notRun.length > 0) {
+        const message = `FAILED: skipped or left to do, which this project does not allow: ${notRun.join("; ")}`;
+        yield { type: "test:diagnostic", data: { message, nesting: 0, level: "error" } };
+      } else if (type === "test:summary" && data.file === undefined) {
+        const { tests, passed } = data.counts;
+        result = {
+          passed: data.success && tests > 0 && notRun.length === 0,
+          cells: tests + extraCells,
+          failures: tests - passed,
+          durationMs: data.duration_ms,
+        };
+      }
+      yield event;
+    }
+  }
+
+  const events = run({
+    cwd: ROOT,
+    files: files.map((file) => join(ROOT, file)),
+    concurrency: options.concurrency,
+    timeout: options.fileTimeout,
+    signal: options.signal,
+  });
+  await pipeline(events as AsyncIterable<unknown> as AsyncIterable<TestEvent>, judge, new spec(), async (report) => {
+    for await (const text of report) options.onOutput(String(text));
+  });
+  return result;
+}
