@@ -26,3 +26,10 @@ export interface MappingLog {
   /** Removes the log: the image needs it no more. */
   remove(): void;
 }
+
+/** The last record of each cluster: what the mapping is after all of them. */
+export function lastRecords(records: readonly MappingRecord[]): readonly MappingRecord[] {
+  const last = new Map<number, MappingRecord>();
+  for (const record of records) last.set(record.cluster, record);
+  return [...last.values()];
+}

@@ -1,0 +1,174 @@
+/**
+ * Checkpoints: how changed metadata reaches the image, in the order of ADR 1.
+ *
+ *     rotate the log, take snapshots
+ *     write refcount blocks and new L2 tables      | nothing on disk refers to them
+ *     flush                                        | they, and all data that the snapshot maps, are durable
+ *     write what points at new refcount blocks, flush   (only when there are any)
+ *     write L2 and L1 entries                      | the mapping is in the kernel
+ *     drop the old log
+ *     flush                                        | only when asked: the mapping is durable
+ *
+ * One checkpoint runs at a time; those who ask while it runs share the next one. What a mapping referred to before
+ * (`MappingTables.free`) is given back only when the change is durable and all requests that might still read it have ended.
+ */
+import type { BlockNode } from "../../block/index.ts";
+import { Activity } from "./activity.ts";
+import type { ClusterAllocator, MetadataWrite } from "./allocator.ts";
+import type { MappingLog } from "./mapping-log.ts";
+import type { HostRange, MappingTables } from "./tables.ts";
+
+export class Checkpoints {
+  readonly #file: BlockNode;
+  readonly #tables: MappingTables;
+  readonly #allocator: ClusterAllocator;
+  readonly #log: MappingLog | undefined;
+  readonly activity = new Activity();
+
+  /** Guest clusters whose mapping is in memory alone: no log has it, and the kernel does not yet. */
+  #unlogged = new Set<number>();
+  /** Those of them that the running checkpoint writes. */
+  #unloggedInFlight = new Set<number>();
+  /** References that were taken away by changes that are in the kernel and not durable yet. */
+  #freedInKernel: readonly HostRange[] = [];
+  #releasing: Promise<void> = Promise.resolve();
+  #releaseError: unknown;
+  #oldLog = false;
+
+  #running: Promise<void> | undefined;
+  #next: { promise: Promise<void>; durable: boolean } | undefined;
+
+  constructor(file: BlockNode, tables: MappingTables, allocator: ClusterAllocator, log: MappingLog | undefined) {
+    this.#file = file;
+    this.#tables = tables;
+    this.#allocator = allocator;
+    this.#log = log;
+  }
+
+  /** A mapping changed without an acknowledgement (populate). */
+  noteUnlogged(cluster: number): void {
+    this.#unlogged.add(cluster);
+  }
+
+  /**
+   * A mapping must outlive this process before the caller acknowledges.
+   * @returns whether the caller has to wait for a checkpoint, since there is no log
+   */
+  noteAcknowledged(cluster: number, entry: Uint8Array): boolean {
+    if (this.#log === undefined) {
+      this.#unlogged.add(cluster);
+      return true;
+    }
+    this.#log.append(cluster, entry);
+    this.#unlogged.delete(cluster);
+    this.#unloggedInFlight.delete(cluster);
+    return false;
+  }
+
+  /** Whether the mapping of a cluster would be lost with the process. */
+  isUnlogged(cluster: number): boolean {
+    return this.#unlogged.has(cluster) || this.#unloggedInFlight.has(cluster);
+  }
+
+  /** Whether any mapping would be lost with the process. */
+  get anyUnlogged(): boolean {
+    return this.#unlogged.size > 0 || this.#unloggedInFlight.size > 0;
+  }
+
+  get #dirty(): boolean {
+    return this.#tables.dirty || this.#allocator.dirty;
+  }
+
+  /** Everything that was changed before the call is in the kernel, and durable if asked, when it resolves. */
+  run(durable: boolean): Promise<void> {
+    if (this.#next !== undefined) {
+      this.#next.durable ||= durable;
+      return this.#next.promise;
+    }
+    const next = { durable, promise: Promise.resolve() };
+    const before = this.#running ?? Promise.resolve();
+    this.#next = next;
+    next.promise = before
+      .catch(() => {})
+      .then(() => {
+        this.#next = undefined;
+        return this.#checkpoint(next.durable);
+      });
+    const running: Promise<void> = next.promise.finally(() => {
+      if (this.#running === running) this.#running = undefined;
+    });
+    running.catch(() => {});
+    this.#running = running;
+    return next.promise;
+  }
+
+  async #checkpoint(durable: boolean): Promise<void> {
+    if (this.#releaseError !== undefined) throw this.#releaseError;
+    if (!this.#dirty && this.#freedInKernel.length === 0) {
+      if (durable) await this.#file.flush();
+      return;
+    }
+    if (!this.#oldLog) this.#log?.rotate();
+    this.#oldLog = true;
+    const tables = this.#tables.snapshot();
+    const clusters = this.#allocator.snapshot();
+    const inKernelBefore = this.#freedInKernel;
+    this.#freedInKernel = [];
+    for (const cluster of this.#unlogged) this.#unloggedInFlight.add(cluster);
+    this.#unlogged = new Set();
+    try {
+      await this.#write(clusters.blocks);
+      await this.#write(tables.tables);
+      await this.#file.flush();
+      if (clusters.roots.length > 0) {
+        await this.#write(clusters.roots);
+        await this.#file.flush();
+      }
+      await this.#write(tables.entries);
+    } catch (error) {
+      tables.undo();
+      clusters.undo();
+      this.#freedInKernel = inKernelBefore;
+      for (const cluster of this.#unloggedInFlight) this.#unlogged.add(cluster);
+      this.#unloggedInFlight = new Set();
+      throw error;
+    }
+    tables.done();
+    clusters.done();
+    this.#unloggedInFlight = new Set();
+    this.#log?.dropOld();
+    this.#oldLog = false;
+    this.#giveBack(inKernelBefore);
+    this.#freedInKernel = tables.freed;
+    if (!durable) return;
+    await this.#file.flush();
+    this.#freedInKernel = [];
+    this.#giveBack(tables.freed);
+  }
+
+  async #write(writes: readonly MetadataWrite[]): Promise<void> {
+    for (const { offset, bytes } of writes) await this.#file.write(offset, bytes);
+  }
+
+  /** The change that freed these is durable; they go back once nobody can be reading them. */
+  #giveBack(ranges: readonly HostRange[]): void {
+    if (ranges.length === 0) return;
+    this.activity.whenIdleSince(() => {
+      this.#releasing = this.#releasing
+        .then(async () => {
+          for (const { host, length } of ranges) await this.#allocator.release(host, length);
+        })
+        .catch((error: unknown) => {
+          this.#releaseError = error;
+        });
+    });
+  }
+
+  /** Makes all durable and gives back all that was freed. No request may be under way. */
+  async settle(): Promise<void> {
+    await this.run(true);
+    await this.#releasing;
+    if (this.#dirty) await this.run(true);
+    this.#log?.remove();
+  }
+}

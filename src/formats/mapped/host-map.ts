@@ -1,0 +1,75 @@
+/**
+ * Where an image keeps its metadata, so that no data is ever written there: an image whose mapping points at its own tables
+ * would otherwise destroy itself with the first guest write.
+ *
+ * The tables found at open are kept as a sorted array of offsets (8 bytes each), those made since in a set.
+ */
+import type { MappingCodec } from "./codec.ts";
+
+/** Host offsets of all tables that an L1 table refers to; invalid entries are left out. */
+export function tableOffsets(codec: MappingCodec, l1: Uint8Array): Float64Array {
+  const view = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
+  const entry = { host: 0, owned: false };
+  const offsets = new Float64Array(l1.length / 8);
+  let count = 0;
+  for (let index = 0; index < offsets.length; index++) {
+    try {
+      codec.decodeL1(view, index, entry);
+    } catch {
+      continue; // Whoever needs that table is told.
+    }
+    if (entry.host !== 0) offsets[count++] = entry.host;
+  }
+  return offsets.slice(0, count);
+}
+
+export class HostMap {
+  readonly #clusterSize: number;
+  readonly #fixed = new Map<string, { start: number; end: number }>();
+  readonly #known: Float64Array;
+  readonly #knownBytes: number;
+  readonly #added = new Map<number, number>();
+
+  /**
+   * @param offsets host offsets of tables, each `bytes` long, in any order
+   */
+  constructor(clusterSize: number, offsets: Float64Array, bytes: number) {
+    this.#clusterSize = clusterSize;
+    this.#known = offsets.sort();
+    this.#knownBytes = bytes;
+  }
+
+  /** Sets or moves a named area: the header, the L1 table. */
+  setArea(name: string, start: number, length: number): void {
+    this.#fixed.set(name, { start, end: start + length });
+  }
+
+  addTable(host: number, bytes: number): void {
+    for (let at = host; at < host + bytes; at += this.#clusterSize) this.#added.set(at, this.#clusterSize);
+  }
+
+  /** What metadata [start, end) would hit: a name for a message, or undefined. */
+  hit(start: number, end: number): string | undefined {
+    for (const [name, area] of this.#fixed) {
+      if (area.start < end && start < area.end) return name;
+    }
+    if (this.#hitsKnown(start, end)) return "a table";
+    if (this.#added.size > 0) {
+      for (let at = start - (start % this.#clusterSize); at < end; at += this.#clusterSize) {
+        if (this.#added.has(at)) return "a table";
+      }
+    }
+    return undefined;
+  }
+
+  #hitsKnown(start: number, end: number): boolean {
+    let low = 0;
+    let high = this.#known.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#known[middle] as number) + this.#knownBytes <= start) low = middle + 1;
+      else high = middle;
+    }
+    return low < this.#known.length && (this.#known[low] as number) < end;
+  }
+}

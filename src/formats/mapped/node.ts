@@ -1,0 +1,488 @@
+/**
+ * An image with a two-level mapping, as a node: what QED and qcow2 share of behaviour. Each format brings a codec, an allocator and
+ * the few acts upon its header (`ImageHeader`).
+ *
+ * Locks: a request that may change the mapping holds its clusters exclusively, one that overwrites data in place holds
+ * them shared; `resize` holds all of them. Reads take none (see reader.ts). A checkpoint takes none either: it writes
+ * what is mapped, and only finished data is. Lock order: clusters, then a table being prepared, then the allocator.
+ *
+ * Before the first change of any kind the header is marked (`markDirty`), durably; a clean close unmarks it.
+ */
+import {
+  type BackingReference,
+  type BlockNode,
+  type Extent,
+  RangeLock,
+  type RangeLockHandle,
+} from "../../block/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
+import type { CheckOptions, CheckResult, FormatDetails, FormatName, MappedFormatNode } from "../format.ts";
+import type { ClusterAllocator } from "./allocator.ts";
+import { Checkpoints } from "./checkpoint.ts";
+import type { MappingCodec } from "./codec.ts";
+import { type Geometry, roundDown, roundUp } from "./geometry.ts";
+import type { HostMap } from "./host-map.ts";
+import type { MappingLog, MappingRecord } from "./mapping-log.ts";
+import { type Decompress, MappedReader } from "./reader.ts";
+import type { MappingTables } from "./tables.ts";
+import { MappedWriter } from "./writer.ts";
+import { MappedZeroer, type Zeroed } from "./zeroer.ts";
+
+/** So many logged mappings and a checkpoint is due, that the log stays small. */
+const LOGGED_BETWEEN_CHECKPOINTS = 16384;
+
+/** What a format does to its header, each durable when it resolves. */
+export interface ImageHeader {
+  /** Says on disk that the image is being changed, and that features we do not keep up are void. */
+  markDirty(): Promise<void>;
+  markClean(): Promise<void>;
+  setLength(length: number): Promise<void>;
+  /** Makes room for `length` in the L1 table, or refuses. Nothing is dirty. */
+  growL1(length: number): Promise<void>;
+  /** @throws {StreamdiskError} `refused` when the link may not be changed */
+  setBacking(reference: BackingReference | undefined): Promise<void>;
+  describe(): FormatDetails;
+  check(options: CheckOptions): Promise<CheckResult>;
+}
+
+export interface MappedNodeOptions {
+  readonly format: FormatName;
+  readonly file: BlockNode;
+  readonly codec: MappingCodec;
+  readonly geometry: Geometry;
+  readonly tables: MappingTables;
+  readonly allocator: ClusterAllocator;
+  readonly hostMap: HostMap;
+  readonly header: ImageHeader;
+  readonly log: MappingLog | undefined;
+  readonly decompress?: Decompress;
+  readonly length: number;
+  readonly readOnly: boolean;
+  readonly backingReference: BackingReference | undefined;
+  readonly backing: BlockNode | undefined;
+  readonly warnings: readonly string[];
+}
+
+export class MappedNode implements MappedFormatNode {
+  readonly format: FormatName;
+  readonly file: BlockNode;
+  readonly clusterSize: number;
+  readonly grain: number;
+  readonly grows = false;
+  readonly readOnly: boolean;
+  readonly warnings: readonly string[];
+  readonly #options: MappedNodeOptions;
+  readonly #checkpoints: Checkpoints;
+  readonly #lock = new RangeLock();
+  readonly #reader: MappedReader;
+  readonly #writer: MappedWriter;
+  readonly #zeroer: MappedZeroer;
+  #length: number;
+  #backing: BlockNode | undefined;
+  #backingReference: BackingReference | undefined;
+  #marking: Promise<void> | undefined;
+  #logged = 0;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: MappedNodeOptions) {
+    this.#options = options;
+    this.format = options.format;
+    this.file = options.file;
+    this.clusterSize = options.geometry.clusterSize;
+    this.grain = options.geometry.grain;
+    this.readOnly = options.readOnly;
+    this.warnings = options.warnings;
+    this.#length = options.length;
+    this.#backing = options.backing;
+    this.#backingReference = options.backingReference;
+    const { file, codec, geometry, tables, allocator, hostMap } = options;
+    const checkpoints = new Checkpoints(file, tables, allocator, options.log);
+    this.#checkpoints = checkpoints;
+    const hasBacking = () => this.#backingReference !== undefined;
+    this.#reader = new MappedReader({
+      file,
+      codec,
+      geometry,
+      tables,
+      hasBacking,
+      backing: () => this.#backing,
+      decompress: options.decompress,
+    });
+    this.#writer = new MappedWriter({
+      file,
+      codec,
+      geometry,
+      tables,
+      allocator,
+      checkpoints,
+      hostMap,
+      reader: this.#reader,
+      length: () => this.#length,
+    });
+    this.#zeroer = new MappedZeroer({ codec, geometry, tables, checkpoints, hasBacking, writer: this.#writer });
+  }
+
+  get name(): string {
+    return this.file.name;
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  get backing(): BlockNode | undefined {
+    return this.#backing;
+  }
+
+  get backingReference(): BackingReference | undefined {
+    return this.#backingReference;
+  }
+
+  async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
+    this.#validate("read", offset, target.length);
+    const { activity } = this.#checkpoints;
+    const ticket = activity.begin();
+    try {
+      await this.#reader.read(offset, target, signal);
+    } finally {
+      activity.end(ticket);
+    }
+  }
+
+  async write(offset: number, data: Uint8Array): Promise<void> {
+    await this.#changing("write", offset, data.length, async () => {
+      if (await this.#overwrite(offset, data)) return;
+      const mustCheckpoint = await this.#exclusively(offset, data.length, async () => {
+        const placed = await this.#place(offset, data, false);
+        return placed.mustCheckpoint;
+      });
+      await this.#acknowledged(mustCheckpoint);
+    });
+  }
+
+  /** Tries to write without a change of the mapping. */
+  async #overwrite(offset: number, data: Uint8Array): Promise<boolean> {
+    const { tables, geometry } = this.#options;
+    const l1Index = Math.floor(offset / geometry.tableSpan);
+    if (Math.floor((offset + data.length - 1) / geometry.tableSpan) !== l1Index) return false;
+    const taken = this.#lock.acquire(...this.#clusters(offset, data.length), true);
+    const handle = taken instanceof Promise ? await taken : taken;
+    try {
+      const table = tables.peek(l1Index) ?? (await tables.load(l1Index));
+      if (table === null) return false;
+      const placed = await this.#writer.overwrite(table, offset, data);
+      if (placed === undefined) return false;
+      if (placed.mustCheckpoint) await this.#checkpoints.run(false);
+      return true;
+    } finally {
+      this.#lock.release(handle);
+    }
+  }
+
+  async writeZeroes(offset: number, length: number): Promise<void> {
+    await this.#changing("write zeroes to", offset, length, async () => {
+      const end = offset + length;
+      // The end of the disk counts as a boundary: what lies past it reads as zeroes anyway.
+      const wholeEnd = end === this.#length ? roundUp(end, this.grain) : roundDown(end, this.grain);
+      const wholeStart = Math.min(roundUp(offset, this.grain), wholeEnd);
+      const head = Math.min(end, Math.max(offset, wholeStart)) - offset;
+      if (wholeStart >= wholeEnd) return this.#zeroPart(offset, length);
+      if (head > 0) await this.#zeroPart(offset, head);
+      await this.#zeroWhole(wholeStart, wholeEnd);
+      if (end > wholeEnd) await this.#zeroPart(wholeEnd, end - wholeEnd);
+    });
+  }
+
+  /** Zeroes less than two grains by writing. A part that reads as zeroes already stays as it is. */
+  async #zeroPart(offset: number, length: number): Promise<void> {
+    const mustCheckpoint = await this.#exclusively(offset, length, async () => {
+      let must = false;
+      for (const extent of await this.#reader.extents(offset, length)) {
+        const silent = extent.kind === "zero" || (extent.kind === "missing" && this.#backingReference === undefined);
+        if (silent) continue;
+        const placed = await this.#place(extent.offset, new Uint8Array(extent.length), false);
+        must ||= placed.mustCheckpoint;
+      }
+      return must;
+    });
+    await this.#acknowledged(mustCheckpoint);
+  }
+
+  async #zeroWhole(start: number, end: number): Promise<void> {
+    const mustCheckpoint = await this.#exclusively(start, end - start, async () => {
+      const zeroed = await this.#zeroer.zero(start, end, false);
+      return zeroed.mustCheckpoint;
+    });
+    await this.#acknowledged(mustCheckpoint);
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    await this.#changing("discard", offset, length, async () => {
+      if (!this.#options.codec.hasZero && this.#backingReference !== undefined) return;
+      const end = offset + length === this.#length ? roundUp(this.#length, this.grain) : offset + length;
+      const wholeStart = roundUp(offset, this.grain);
+      const wholeEnd = roundDown(end, this.grain);
+      if (wholeStart < wholeEnd) await this.#zeroWhole(wholeStart, wholeEnd);
+    });
+  }
+
+  async populate(offset: number, data: Uint8Array): Promise<number> {
+    this.#validateGrain("populate", offset, data.length);
+    return this.#changing("populate", offset, data.length, async () => {
+      let bytes = 0;
+      await this.#exclusively(offset, data.length, async () => {
+        bytes = (await this.#place(offset, data, true)).bytes;
+        return false;
+      });
+      return Math.min(bytes, data.length);
+    });
+  }
+
+  async populateZeroes(offset: number, length: number): Promise<number> {
+    this.#validateGrain("populate", offset, length);
+    return this.#changing("populate", offset, length, async () => {
+      let zeroed: Zeroed = { bytes: 0, mustCheckpoint: false };
+      await this.#exclusively(offset, length, async () => {
+        zeroed = await this.#zeroer.zero(offset, roundUp(offset + length, this.grain), true);
+        return false;
+      });
+      return Math.min(zeroed.bytes, length);
+    });
+  }
+
+  /** Splits at the spans of L2 tables. Exclusive lock held. */
+  async #place(offset: number, data: Uint8Array, onlyMissing: boolean): Promise<Zeroed> {
+    const { tableSpan } = this.#options.geometry;
+    const total: Zeroed = { bytes: 0, mustCheckpoint: false };
+    let done = 0;
+    while (done < data.length) {
+      if (this.#options.tables.crowded) await this.#checkpoints.run(false);
+      const most = tableSpan - ((offset + done) % tableSpan);
+      const part = data.subarray(done, done + most);
+      const placed = await this.#writer.place(offset + done, part, onlyMissing);
+      total.bytes += placed.bytes;
+      total.mustCheckpoint ||= placed.mustCheckpoint;
+      done += part.length;
+    }
+    return total;
+  }
+
+  async flush(): Promise<void> {
+    this.#validate("flush", 0, 0);
+    if (this.readOnly) return;
+    await this.#checkpoints.run(true);
+  }
+
+  async checkpoint(): Promise<void> {
+    this.#validate("flush", 0, 0);
+    if (!this.readOnly) await this.#checkpoints.run(false);
+  }
+
+  async extents(offset: number, length: number): Promise<Extent[]> {
+    this.#validate("map", offset, length);
+    return this.#reader.extents(offset, length);
+  }
+
+  async resize(length: number): Promise<void> {
+    await this.#changing("resize", 0, 0, async () => {
+      const handle = await this.#lock.acquire(0, Number.POSITIVE_INFINITY);
+      try {
+        if (length > this.#length) await this.#grow(length);
+        else if (length < this.#length) await this.#shrink(length);
+      } finally {
+        this.#lock.release(handle);
+      }
+    });
+  }
+
+  /** What the larger size adds is zeroed and durable before the header says that it is there. */
+  async #grow(length: number): Promise<void> {
+    const { tables, header } = this.#options;
+    const old = this.#length;
+    await this.#checkpoints.run(true);
+    if (length > tables.capacity) await header.growL1(length);
+    const partEnd = Math.min(length, roundUp(old, this.grain));
+    if (partEnd > old) await this.#hideTail(old, partEnd);
+    this.#length = length;
+    try {
+      for (let position = partEnd; position < length; ) {
+        for (const extent of await this.#reader.extents(position, length - position)) {
+          const end = extent.offset + extent.length;
+          const shownEnd = extent.kind === "missing" ? Math.min(end, this.#backing?.length ?? end) : end;
+          const shows = extent.kind === "data" || (extent.kind === "missing" && this.#backingReference !== undefined);
+          if (shows && shownEnd > extent.offset) {
+            await this.#zeroer.zero(extent.offset, roundUp(shownEnd, this.grain), false);
+          }
+          position = end;
+        }
+      }
+      await this.#checkpoints.run(true);
+      await header.setLength(length);
+    } catch (error) {
+      this.#length = old;
+      throw error;
+    }
+  }
+
+  /** The last part of the disk was shorter than a grain: what its space or the base holds past the old end becomes zeroes. */
+  async #hideTail(old: number, partEnd: number): Promise<void> {
+    const extents = await this.#reader.extents(old, partEnd - old);
+    const shown = extents.some(
+      ({ kind }) =>
+        kind === "data" ||
+        (kind === "missing" && this.#backingReference !== undefined && (this.#backing?.length ?? partEnd) > old),
+    );
+    // The length is the old one still, so that the fill of the part's beginning takes the old content and zeroes after it.
+    if (shown) await this.#writer.place(old, new Uint8Array(partEnd - old), false);
+  }
+
+  async #shrink(length: number): Promise<void> {
+    const { header } = this.#options;
+    const old = this.#length;
+    await this.#checkpoints.run(true);
+    await header.setLength(length);
+    this.#length = length;
+    // Without a zero in the format the clusters would have to be written: they stay, and growing again zeroes them.
+    if (!this.#options.codec.hasZero && this.#backingReference !== undefined) return;
+    const start = roundUp(length, this.clusterSize);
+    const end = roundUp(old, this.clusterSize);
+    if (start < end) await this.#zeroer.zero(start, end, false);
+    await this.#checkpoints.run(true);
+  }
+
+  async changeBacking(reference: BackingReference | undefined, node: BlockNode | undefined): Promise<void> {
+    await this.#changing("change the backing file of", 0, 0, async () => {
+      await this.#checkpoints.run(true);
+      await this.#options.header.setBacking(reference);
+      this.#backingReference = reference;
+      this.#backing = node;
+    });
+  }
+
+  describe(): FormatDetails {
+    return this.#options.header.describe();
+  }
+
+  async check(options: CheckOptions = {}): Promise<CheckResult> {
+    if (options.repair !== undefined) this.#validateWritable("repair");
+    if (!this.readOnly) await this.#checkpoints.run(true);
+    return this.#options.header.check(options);
+  }
+
+  /** Applies what an earlier process acknowledged and could not hand to the image (ADR 1). */
+  async replay(records: readonly MappingRecord[]): Promise<void> {
+    const { tables, geometry, codec } = this.#options;
+    for (const { cluster, entry } of records) {
+      const table = await tables.forWrite(Math.floor(cluster / geometry.tableEntries));
+      const index = cluster % geometry.tableEntries;
+      const at = index * codec.entryBytes;
+      const before = { host: 0, compressedLength: 0, owned: false, data: 0, zero: 0 };
+      const after = { ...before };
+      codec.decode(table.view, index, before);
+      table.bytes.set(entry, at);
+      codec.decode(table.view, index, after);
+      tables.touch(table, index);
+      if (before.host !== 0 && before.host !== after.host) {
+        tables.free(before.host, before.compressedLength || geometry.clusterSize);
+      }
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    try {
+      if (this.#marking !== undefined) {
+        const handle = await this.#lock.acquire(0, Number.POSITIVE_INFINITY);
+        this.#lock.release(handle);
+        await this.#marking;
+        await this.#checkpoints.settle();
+        await this.#options.header.markClean();
+        this.#options.log?.remove();
+      }
+    } finally {
+      await this.file.close();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** Runs a change under its ticket, after the mark in the header. */
+  async #changing<T>(operation: string, offset: number, length: number, act: () => Promise<T>): Promise<T> {
+    this.#validate(operation, offset, length);
+    this.#validateWritable(operation);
+    const { activity } = this.#checkpoints;
+    const ticket = activity.begin();
+    try {
+      this.#marking ??= this.#options.header.markDirty();
+      await this.#marking;
+      return await act();
+    } finally {
+      activity.end(ticket);
+    }
+  }
+
+  /** The mark stands already: an image that was dirty when it was opened. */
+  assumeMarked(): void {
+    this.#marking = Promise.resolve();
+  }
+
+  async #exclusively(offset: number, length: number, act: () => Promise<boolean>): Promise<boolean> {
+    const taken = this.#lock.acquire(...this.#clusters(offset, length));
+    const handle: RangeLockHandle = taken instanceof Promise ? await taken : taken;
+    try {
+      return await act();
+    } finally {
+      this.#lock.release(handle);
+    }
+  }
+
+  #clusters(offset: number, length: number): [start: number, end: number] {
+    return [Math.floor(offset / this.clusterSize), Math.ceil((offset + length) / this.clusterSize)];
+  }
+
+  /** The mapping has changed: waits until it outlives the process, if it does not yet. */
+  async #acknowledged(mustCheckpoint: boolean): Promise<void> {
+    if (mustCheckpoint) return this.#checkpoints.run(false);
+    // Keeps the log short. A failure keeps everything dirty, and the next flush reports it.
+    if (++this.#logged % LOGGED_BETWEEN_CHECKPOINTS === 0) this.#checkpoints.run(false).catch(() => {});
+  }
+
+  #validate(operation: string, offset: number, length: number): void {
+    if (this.#closing !== undefined) {
+      throw new StreamdiskError("shutdown", `Could not ${operation} '${this.name}': it is closed`, {
+        node: this.name,
+        operation,
+      });
+    }
+    if (offset >= 0 && length >= 0 && offset + length <= this.#length && Number.isSafeInteger(offset + length)) return;
+    throw new StreamdiskError(
+      "invalid-argument",
+      `Could not ${operation} ${length} bytes at ${offset} of '${this.name}': it has ${this.#length} bytes`,
+      { node: this.name, operation, offset, length },
+    );
+  }
+
+  #validateWritable(operation: string): void {
+    if (!this.readOnly) return;
+    throw new StreamdiskError("permission", `Could not ${operation} '${this.name}': it is open read-only`, {
+      node: this.name,
+      operation,
+    });
+  }
+
+  #validateGrain(operation: string, offset: number, length: number): void {
+    const end = offset + length;
+    if (offset % this.grain === 0 && (end % this.grain === 0 || end === this.#length)) return;
+    throw new StreamdiskError(
+      "invalid-argument",
+      `Could not ${operation} ${length} bytes at ${offset} of '${this.name}': it takes whole units of ${this.grain} bytes`,
+      { node: this.name, operation, offset, length },
+    );
+  }
+}

@@ -1,0 +1,207 @@
+/**
+ * Counts how often each host cluster is referred to: what `check` compares with what the format says, and what a repair is
+ * built from.
+ *
+ * Counts lie in chunks that exist only where something is referred to, and the sum of them is bounded, so that an image of a few
+ * kilobytes whose entries point all over an address space of petabytes costs no more than it has entries.
+ */
+import type { BlockNode } from "../../block/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
+import type { ClusterEntry, MappingCodec } from "./codec.ts";
+import type { Geometry } from "./geometry.ts";
+import { newEntry } from "./runs.ts";
+
+const CHUNK = 1024;
+const MOST_CHUNKS = 512 * 1024;
+const SATURATED = 0xffff;
+
+export class ReferenceCounts {
+  readonly #clusterSize: number;
+  readonly #node: string;
+  readonly #chunks = new Map<number, Uint16Array>();
+
+  constructor(clusterSize: number, node: string) {
+    this.#clusterSize = clusterSize;
+    this.#node = node;
+  }
+
+  /** One more reference to each cluster that [host, host + length) touches. */
+  add(host: number, length: number): void {
+    const last = Math.floor((host + length - 1) / this.#clusterSize);
+    for (let cluster = Math.floor(host / this.#clusterSize); cluster <= last; cluster++) {
+      const chunk = this.#chunk(Math.floor(cluster / CHUNK));
+      const at = cluster % CHUNK;
+      const count = chunk[at] as number;
+      if (count < SATURATED) chunk[at] = count + 1;
+    }
+  }
+
+  get(cluster: number): number {
+    return this.#chunks.get(Math.floor(cluster / CHUNK))?.[cluster % CHUNK] ?? 0;
+  }
+
+  /** One past the last cluster that is referred to. */
+  get end(): number {
+    let last = -1;
+    for (const index of this.#chunks.keys()) last = Math.max(last, index);
+    const chunk = this.#chunks.get(last);
+    if (chunk === undefined) return 0;
+    let at = CHUNK - 1;
+    while (chunk[at] === 0) at--;
+    return last * CHUNK + at + 1;
+  }
+
+  /** All clusters referred to, with their counts, in no particular order. */
+  *[Symbol.iterator](): Generator<readonly [cluster: number, count: number], void, undefined> {
+    for (const [index, chunk] of this.#chunks) {
+      for (let at = 0; at < CHUNK; at++) {
+        const count = chunk[at] as number;
+        if (count > 0) yield [index * CHUNK + at, count];
+      }
+    }
+  }
+
+  #chunk(index: number): Uint16Array {
+    let chunk = this.#chunks.get(index);
+    if (chunk === undefined) {
+      if (this.#chunks.size >= MOST_CHUNKS) {
+        throw new StreamdiskError(
+          "invalid-image",
+          `Could not check '${this.#node}': its clusters lie in more than ${MOST_CHUNKS} places far apart`,
+          { node: this.#node, operation: "check" },
+        );
+      }
+      chunk = new Uint16Array(CHUNK);
+      this.#chunks.set(index, chunk);
+    }
+    return chunk;
+  }
+}
+
+/** What was found; the first hundred sentences are kept. */
+export class Findings {
+  readonly sentences: string[] = [];
+  corruptions = 0;
+  leaks = 0;
+
+  corrupt(sentence: string): void {
+    this.corruptions++;
+    this.#keep(sentence);
+  }
+
+  leak(sentence: string): void {
+    this.leaks++;
+    this.#keep(sentence);
+  }
+
+  #keep(sentence: string): void {
+    if (this.sentences.length < 100) this.sentences.push(sentence);
+  }
+}
+
+/** Figures of `check`, by cluster. */
+export interface MappingFigures {
+  allocated: number;
+  fragmented: number;
+  compressed: number;
+  /** One past the last byte that the mapping uses. */
+  endOffset: number;
+}
+
+export interface WalkOptions {
+  readonly file: BlockNode;
+  readonly codec: MappingCodec;
+  readonly geometry: Geometry;
+  /** Entries of an L1 table, as they are on disk. */
+  readonly l1: Uint8Array;
+  readonly references: ReferenceCounts;
+  readonly findings: Findings;
+  readonly figures?: MappingFigures;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((fraction: number) => void) | undefined;
+  /**
+   * Called for each table that could be read, after its entries were counted.
+   * @param bad indexes of entries that are invalid
+   */
+  readonly onTable?: (host: number, view: DataView, bad: readonly number[], l1Index: number) => Promise<void> | void;
+  /** Called for each L1 entry that is invalid. */
+  readonly onBadTable?: (l1Index: number) => void;
+}
+
+/** Counts every reference that a mapping makes. Tables are read one at a time, each once per reference. */
+export async function walkMapping(options: WalkOptions): Promise<void> {
+  const { file, codec, geometry, l1, references, findings, signal } = options;
+  const l1View = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
+  const tableEntry = { host: 0, owned: false };
+  const bytes = new Uint8Array(geometry.tableBytes);
+  const view = new DataView(bytes.buffer);
+  const count = l1.length / 8;
+  for (let l1Index = 0; l1Index < count; l1Index++) {
+    signal?.throwIfAborted();
+    try {
+      codec.decodeL1(l1View, l1Index, tableEntry);
+    } catch (error) {
+      findings.corrupt(messageOf(error));
+      options.onBadTable?.(l1Index);
+      continue;
+    }
+    const { host } = tableEntry;
+    if (host === 0) continue;
+    if (host + bytes.length > file.length) {
+      findings.corrupt(`L1 entry ${l1Index} points to a table at ${host}, past the end of the file at ${file.length}`);
+      options.onBadTable?.(l1Index);
+      continue;
+    }
+    references.add(host, geometry.tableBytes);
+    if (options.figures) raiseEnd(options.figures, host + geometry.tableBytes);
+    await file.read(host, bytes);
+    const bad = countTable(options, view, l1Index);
+    await options.onTable?.(host, view, bad, l1Index);
+    options.onProgress?.((l1Index + 1) / count);
+  }
+}
+
+function countTable(options: WalkOptions, view: DataView, l1Index: number): number[] {
+  const { codec, geometry, file, references, findings, figures } = options;
+  const entry: ClusterEntry = newEntry();
+  const bad: number[] = [];
+  let expected = 0;
+  for (let index = 0; index < geometry.tableEntries; index++) {
+    try {
+      codec.decode(view, index, entry);
+    } catch (error) {
+      findings.corrupt(messageOf(error));
+      bad.push(index);
+      continue;
+    }
+    if (entry.host === 0) continue;
+    const length = entry.compressedLength || geometry.clusterSize;
+    if (entry.host >= file.length && entry.data !== 0) {
+      const guest = (l1Index * geometry.tableEntries + index) * geometry.clusterSize;
+      findings.corrupt(`The cluster of guest offset ${guest} lies at ${entry.host}, past the end of the file`);
+      bad.push(index);
+      continue;
+    }
+    references.add(entry.host, length);
+    if (figures === undefined) continue;
+    figures.allocated++;
+    if (entry.compressedLength > 0) {
+      // As qemu-img counts: a compressed cluster is a fragment by itself.
+      figures.compressed++;
+      figures.fragmented++;
+    } else {
+      if (expected !== 0 && entry.host !== expected) figures.fragmented++;
+      expected = entry.host + geometry.clusterSize;
+    }
+    raiseEnd(figures, entry.host + length);
+  }
+  return bad;
+}
+
+function raiseEnd(figures: MappingFigures, end: number): void {
+  if (end > figures.endOffset) figures.endOffset = end;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
