@@ -1,0 +1,160 @@
+/**
+ * A QED image as a node: the header's acts, and opening. What it does with data is shared with qcow2 (`src/formats/mapped`).
+ *
+ * `need_check` stands for the mark of ADR 1: it is set, durably, before the first change, and cleared by a clean close. An image
+ * that has it when it is opened for writing is repaired: our own log is replayed, entries that cannot be true are dropped.
+ */
+import type { BackingReference, BlockNode } from "../../block/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
+import type { CheckOptions, CheckResult, FormatDetails, MappedFormatNode, OpenFormatOptions } from "../format.ts";
+import type { MappingCodec } from "../mapped/codec.ts";
+import { type Geometry, geometry } from "../mapped/geometry.ts";
+import { HostMap, tableOffsets } from "../mapped/host-map.ts";
+import { lastRecords, type MappingRecord } from "../mapped/mapping-log.ts";
+import { type ImageHeader, MappedNode } from "../mapped/node.ts";
+import { newEntry } from "../mapped/runs.ts";
+import { MappingTables } from "../mapped/tables.ts";
+import { QedAllocator } from "./allocator.ts";
+import { checkQed, dropInvalidEntries } from "./check.ts";
+import { qedCodec } from "./entries.ts";
+import { type QedHeader, qedMaxSize, qedTableBytes } from "./header.ts";
+import { readQedHeader, writeQedHeader } from "./header-file.ts";
+import { type QedHeaderUpdate, rewriteHeader, setBacking, setImageSize, setNeedCheck } from "./header-update.ts";
+
+/**
+ * Opens a QED image.
+ *
+ * @throws {StreamdiskError} `invalid-image`, `unsupported`, and what `openBacking` throws
+ */
+export async function openQed(file: BlockNode, options: OpenFormatOptions): Promise<MappedFormatNode> {
+  const { header, backing: reference } = await readQedHeader(file);
+  const tableBytes = qedTableBytes(header);
+  const shape = geometry(header.clusterSize, tableBytes, 8, 1);
+  const codec = qedCodec({ clusterSize: header.clusterSize, tableBytes, name: file.name });
+  const l1 = new Uint8Array(tableBytes);
+  await file.read(header.l1Offset, l1);
+  const image = { file, codec, geometry: shape, header, l1 };
+
+  const warnings: string[] = [];
+  const repairing = header.needCheck && !options.readOnly && options.forCheck !== true;
+  const records = header.needCheck && options.forCheck !== true ? lastRecords(options.log?.replay() ?? []) : [];
+  if (repairing) warnings.push(...(await dropInvalidEntries(image)));
+
+  const hostMap = new HostMap(header.clusterSize, tableOffsets(codec, l1), tableBytes);
+  hostMap.setArea("the header", 0, header.headerClusters * header.clusterSize);
+  hostMap.setArea("the L1 table", header.l1Offset, tableBytes);
+  const allocator = new QedAllocator(file, header.clusterSize);
+  allocator.reserve(recordsEnd(records, codec, shape));
+  const tables = new MappingTables({
+    file,
+    codec,
+    geometry: shape,
+    allocator,
+    hostMap,
+    l1,
+    l1Offset: header.l1Offset,
+  });
+  if (options.readOnly) tables.patch(records);
+
+  const node = new MappedNode({
+    format: "qed",
+    file,
+    codec,
+    geometry: shape,
+    tables,
+    allocator,
+    hostMap,
+    header: new QedImageHeader(file, header, tables, allocator, { codec, geometry: shape }),
+    log: options.log,
+    length: header.imageSize,
+    readOnly: options.readOnly,
+    backingReference: reference,
+    backing: reference === undefined ? undefined : await options.openBacking?.(reference),
+    warnings,
+  });
+  if (repairing) {
+    node.assumeMarked();
+    await node.replay(records);
+    await node.flush();
+    options.log?.remove();
+  }
+  return node;
+}
+
+/** One past the last host byte that logged mappings refer to. */
+function recordsEnd(records: readonly MappingRecord[], codec: MappingCodec, shape: Geometry): number {
+  const entry = newEntry();
+  let end = 0;
+  for (const record of records) {
+    const bytes = record.entry;
+    codec.decode(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0, entry);
+    end = Math.max(end, entry.host + shape.clusterSize);
+  }
+  return end;
+}
+
+class QedImageHeader implements ImageHeader {
+  readonly #file: BlockNode;
+  readonly #tables: MappingTables;
+  readonly #allocator: QedAllocator;
+  readonly #shape: { readonly codec: MappingCodec; readonly geometry: Geometry };
+  #header: QedHeader;
+
+  constructor(
+    file: BlockNode,
+    header: QedHeader,
+    tables: MappingTables,
+    allocator: QedAllocator,
+    shape: { readonly codec: MappingCodec; readonly geometry: Geometry },
+  ) {
+    this.#file = file;
+    this.#header = header;
+    this.#tables = tables;
+    this.#allocator = allocator;
+    this.#shape = shape;
+  }
+
+  async #write(update: QedHeaderUpdate): Promise<void> {
+    this.#header = await writeQedHeader(this.#file, update);
+  }
+
+  async markDirty(): Promise<void> {
+    await this.#write(rewriteHeader({ ...this.#header, needCheck: true, autoclearFeatures: 0n }));
+  }
+
+  async markClean(): Promise<void> {
+    await this.#write(setNeedCheck(this.#header, false));
+  }
+
+  async setLength(length: number): Promise<void> {
+    await this.#write(setImageSize(this.#header, length, this.#file.name));
+  }
+
+  async growL1(length: number): Promise<void> {
+    const { clusterSize, tableClusters } = this.#header;
+    const most = qedMaxSize(clusterSize, tableClusters);
+    throw new StreamdiskError(
+      "invalid-argument",
+      `Could not grow '${this.#file.name}' to ${length} bytes: a QED image with its table size holds ${most} at the most`,
+      { node: this.#file.name, operation: "resize", length },
+    );
+  }
+
+  async setBacking(reference: BackingReference | undefined): Promise<void> {
+    await this.#write(setBacking(this.#header, reference, this.#file.name));
+  }
+
+  describe(): FormatDetails {
+    return { "dirty-flag": this.#header.needCheck, "cluster-size": this.#header.clusterSize };
+  }
+
+  async check(options: CheckOptions): Promise<CheckResult> {
+    const l1 = this.#tables.l1.bytes;
+    const result = await checkQed({ file: this.#file, header: this.#header, l1, ...this.#shape }, options);
+    if (result["leaks-fixed"] > 0) {
+      this.#tables.forget();
+      this.#allocator.reset();
+    }
+    return result;
+  }
+}
