@@ -29,11 +29,6 @@ export function setNeedCheck(header: QedHeader, needCheck: boolean): QedHeaderUp
   return rewriteHeader({ ...header, needCheck });
 }
 
-/** Clears the autoclear bits that we do not know; to be done before the first other write to an image. */
-export function clearAutoclear(header: QedHeader): QedHeaderUpdate {
-  return rewriteHeader({ ...header, autoclearFeatures: 0n });
-}
-
 /**
  * Changes the virtual size.
  *
