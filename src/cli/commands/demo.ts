@@ -1,0 +1,55 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
+import type { FormatName } from "../../formats/index.ts";
+import { Demo } from "../demo/story.ts";
+import { helpAfter } from "../help.ts";
+import { interruptible } from "../interrupt.ts";
+import { jsonOption, parseFormat } from "../options.ts";
+import { printJson } from "../output.ts";
+
+interface Flags {
+  readonly format: FormatName;
+  readonly dir: string;
+  readonly keep?: boolean;
+  readonly json?: boolean;
+}
+
+/** The demo ran, and something was not as it must be. */
+const EXIT_FAILED = 1;
+
+export function define(command: Command): void {
+  command
+    .option("-f, --format <format>", "format of the overlay: qcow2 or qed", parseFormat, "qcow2")
+    .option("--dir <directory>", "where the demo makes its own directory", tmpdir())
+    .option("--keep", "keep that directory");
+  jsonOption(command)
+    .addHelpText(
+      "after",
+      helpAfter(["streamdisk demo", "streamdisk demo --format qed --keep"], {
+        0: "every byte is right",
+        [EXIT_FAILED]: "the demo failed: the last line says how",
+      }),
+    )
+    .action(async (flags: Flags) => {
+      if (flags.format === "raw") {
+        throw new StreamdiskError("invalid-argument", "A raw image has no backing file; use --format qcow2 or qed");
+      }
+      const directory = await mkdtemp(join(flags.dir, "streamdisk-demo-")).catch((error: unknown) => {
+        throw wrapSystemError(error, flags.dir, "make a directory in");
+      });
+      try {
+        const result = await interruptible((signal) => new Demo(directory, flags.format, !flags.json, signal).run());
+        if (flags.json) printJson(result);
+        if (result.failure !== undefined) {
+          process.stderr.write(`streamdisk: The demo failed: ${result.failure}\n`);
+          process.exitCode = EXIT_FAILED;
+        }
+      } finally {
+        if (flags.keep) process.stderr.write(`streamdisk: the images are in '${directory}'\n`);
+        else await rm(directory, { recursive: true, force: true });
+      }
+    });
+}

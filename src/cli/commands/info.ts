@@ -1,0 +1,68 @@
+import type { Command } from "commander";
+import type { SnapshotDetails } from "../../formats/index.ts";
+import { type ImageInfo, imageChainInfo, imageInfo } from "../../image/index.ts";
+import { helpAfter } from "../help.ts";
+import { type ImageFlags, imageOptions } from "../options.ts";
+import { columns, printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
+import { filePath } from "../targets.ts";
+import { formatSize } from "../units.ts";
+
+interface Flags extends ImageFlags {
+  readonly chain?: boolean;
+}
+
+export function define(command: Command): void {
+  command.argument("<image>", "the image").option("--chain", "describe every image of the backing chain too");
+  imageOptions(command)
+    .addHelpText("after", helpAfter(["streamdisk info vm1.qcow2", "streamdisk info vm1.qcow2 --chain --json"]))
+    .action(async (image: string, flags: Flags) => {
+      const path = filePath(image);
+      const infos = flags.chain ? await imageChainInfo(path, flags) : [await imageInfo(path, flags)];
+      printWarnings(infos.flatMap((info) => info.warnings));
+      if (flags.json) printJson(flags.chain ? infos : infos[0]);
+      else printLines(...infos.flatMap((info, index) => (index === 0 ? infoLines(info) : ["", ...infoLines(info)])));
+    });
+}
+
+/** What qemu-img says, in its order, and what is local. */
+export function infoLines(info: ImageInfo): string[] {
+  const missing = info["missing-bytes"];
+  const lines = [
+    `image: ${info.filename}`,
+    `file format: ${info.format}`,
+    `virtual size: ${sizeWithBytes(info["virtual-size"])}`,
+    `disk size: ${formatSize(info["actual-size"])}`,
+    `local: ${sizeWithBytes(info["local-bytes"])}`,
+    `zero: ${sizeWithBytes(info["zero-bytes"])}`,
+    `missing: ${missing === undefined ? "unknown, the backing file cannot be read" : sizeWithBytes(missing)}`,
+  ];
+  if (info["dirty-flag"]) lines.push("cleanly shut down: no");
+  if (info["cluster-size"] !== undefined) lines.push(`cluster_size: ${info["cluster-size"]}`);
+  const backing = info["backing-filename"];
+  if (backing !== undefined) {
+    const full = info["full-backing-filename"];
+    lines.push(`backing file: ${backing}${full === undefined || full === backing ? "" : ` (actual path: ${full})`}`);
+  }
+  const backingFormat = info["backing-filename-format"];
+  if (backingFormat !== undefined) lines.push(`backing file format: ${backingFormat}`);
+  if (info["in-use"] !== undefined) lines.push(`in use: ${info["in-use"]} (the figures may be stale)`);
+  if (info.snapshots !== undefined && info.snapshots.length > 0) lines.push(...snapshotLines(info.snapshots));
+  const specific = Object.entries(info["format-specific"]?.data ?? {});
+  if (specific.length > 0) lines.push("Format specific information:");
+  for (const [name, value] of specific) lines.push(`    ${name.replaceAll("-", " ")}: ${plain(value)}`);
+  return lines;
+}
+
+function snapshotLines(snapshots: readonly SnapshotDetails[]): string[] {
+  const rows = snapshots.map((snapshot) => [
+    snapshot.id,
+    snapshot.name,
+    formatSize(snapshot["vm-state-size"]),
+    new Date(snapshot["date-sec"] * 1000).toISOString().replace("T", " ").slice(0, 19),
+  ]);
+  return ["Snapshot list:", ...columns([["ID", "TAG", "VM SIZE", "DATE (UTC)"], ...rows])];
+}
+
+function plain(value: unknown): string {
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}

@@ -1,0 +1,47 @@
+import type { Command } from "commander";
+import { imageChainInfo, imageMap, type MapEntry } from "../../image/index.ts";
+import { helpAfter } from "../help.ts";
+import { type ImageFlags, imageOptions } from "../options.ts";
+import { printLines, printWarnings } from "../output.ts";
+import { filePath } from "../targets.ts";
+
+export function define(command: Command): void {
+  command.argument("<image>", "the image");
+  imageOptions(command)
+    .addHelpText("after", helpAfter(["streamdisk map vm1.qcow2", "streamdisk map vm1.qcow2 --json"]))
+    .action(async (image: string, flags: ImageFlags) => {
+      const path = filePath(image);
+      if (flags.json) await printMap(imageMap(path, flags));
+      else await printTable(path, flags);
+    });
+}
+
+/** One entry a line, as qemu-img prints them, however many there are. */
+async function printMap(entries: AsyncIterable<MapEntry>): Promise<void> {
+  let before = "[";
+  for await (const entry of entries) {
+    process.stdout.write(before + JSON.stringify(entry));
+    before = ",\n";
+  }
+  process.stdout.write(before === "[" ? "[]\n" : "]\n");
+}
+
+async function printTable(path: string, flags: ImageFlags): Promise<void> {
+  const infos = await imageChainInfo(path, flags);
+  printWarnings(infos.flatMap((info) => info.warnings));
+  printLines(row("Offset", "Length", "State", "Mapped to", "File"));
+  for await (const entry of imageMap(path, flags)) {
+    const state = entry.missing ? "missing" : entry.data ? "local" : "zero";
+    const file = entry.data ? (infos[entry.depth]?.filename ?? `layer ${entry.depth}`) : "-";
+    const host = entry.data && entry.offset !== undefined ? hex(entry.offset) : "-";
+    printLines(row(hex(entry.start), hex(entry.length), state, host, file));
+  }
+}
+
+function row(offset: string, length: string, state: string, host: string, file: string): string {
+  return `${offset.padEnd(16)}${length.padEnd(16)}${state.padEnd(9)}${host.padEnd(16)}${file}`;
+}
+
+function hex(value: number): string {
+  return value === 0 ? "0" : `0x${value.toString(16)}`;
+}

@@ -1,0 +1,57 @@
+/** The demo's judges: the model, and qemu-img where it is installed. */
+import { execFile } from "node:child_process";
+import { open } from "node:fs/promises";
+import type { FormatName } from "../../formats/index.ts";
+import { openImage } from "../../image/index.ts";
+import type { DiskModel } from "./model.ts";
+
+/** Reads the whole disk and returns the first byte that differs from the model, or undefined. */
+export async function firstDifference(
+  path: string,
+  format: FormatName,
+  model: DiskModel,
+  signal: AbortSignal,
+): Promise<number | undefined> {
+  await using image = await openImage(path, { format, readOnly: true });
+  const read = new Uint8Array(model.pieceBytes);
+  for (let offset = 0; offset < model.length; offset += model.pieceBytes) {
+    signal.throwIfAborted();
+    await image.node.read(offset, read);
+    const expected = model.piece(offset);
+    if (Buffer.compare(read, expected) !== 0) return offset + read.findIndex((byte, index) => byte !== expected[index]);
+  }
+  return undefined;
+}
+
+/** Writes the model as a raw file, for judges that read files. */
+export async function writeModel(path: string, model: DiskModel, signal: AbortSignal): Promise<void> {
+  const file = await open(path, "wx");
+  try {
+    await file.truncate(model.length);
+    for (let offset = 0; offset < model.length; offset += model.pieceBytes) {
+      signal.throwIfAborted();
+      const piece = model.piece(offset);
+      if (piece.some((byte) => byte !== 0)) await file.write(piece, 0, piece.length, offset);
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+export interface Verdict {
+  readonly ok: boolean;
+  /** What it said, one line. */
+  readonly said: string;
+}
+
+/** Runs qemu-img; undefined when it is not installed. */
+export async function qemuImg(args: readonly string[], signal: AbortSignal): Promise<Verdict | undefined> {
+  return await new Promise((resolve, reject) => {
+    execFile("qemu-img", args, { signal }, (error, stdout, stderr) => {
+      if (error?.name === "AbortError") reject(error);
+      else if (error !== null && "code" in error && error.code === "ENOENT") resolve(undefined);
+      else
+        resolve({ ok: error === null, said: (error === null ? stdout : stderr || stdout).trim().split("\n")[0] ?? "" });
+    });
+  });
+}

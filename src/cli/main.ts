@@ -1,0 +1,22 @@
+/**
+ * The entry of the command line: runs one command and sets the exit code. The process ends by itself, so that what is
+ * still on its way to a pipe arrives.
+ */
+import { reportFailure } from "./failure.ts";
+import { buildProgram, separateSize } from "./program.ts";
+
+/** Shell's code for a process that a closed pipe ended. */
+const EXIT_PIPE = 141;
+
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  // The reader went away (`| head`): end as other programs do. An image survives that like any kill.
+  process.exit(error.code === "EPIPE" ? EXIT_PIPE : reportFailure(error));
+});
+
+try {
+  const argv = separateSize(process.argv.slice(2));
+  const program = await buildProgram(argv);
+  await program.parseAsync(argv, { from: "user" });
+} catch (error) {
+  process.exitCode = reportFailure(error);
+}

@@ -1,0 +1,82 @@
+/** Options that several commands share, and how their values are read. */
+import type { Command } from "commander";
+import { StreamdiskError } from "../errors/index.ts";
+import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
+
+/** What the options of {@link imageOptions} leave. */
+export interface ImageFlags {
+  readonly format?: FormatName;
+  readonly allowBacking?: readonly string[] | "any";
+  readonly json?: boolean;
+}
+
+/** Adds what every command takes that opens an image with its chain. */
+export function imageOptions(command: Command): Command {
+  command.option("-f, --format <format>", "format of the image: it is believed, not probed", parseFormat);
+  return jsonOption(allowBackingOption(command));
+}
+
+export function jsonOption(command: Command): Command {
+  return command.option("--json", "print JSON instead of text");
+}
+
+/** Adds `--allow-backing PATH`, which may be repeated. */
+export function allowBackingOption(command: Command): Command {
+  return command.option(
+    "--allow-backing <path>",
+    "file or directory that a backing reference may name, beside the image's own directory; 'any' allows all (repeatable)",
+    allowMore,
+  );
+}
+
+/** What is allowed by option, and what is allowed because the user named it. */
+export function allowed(flags: ImageFlags, ...named: readonly string[]): readonly string[] | "any" {
+  return flags.allowBacking === "any" ? "any" : [...(flags.allowBacking ?? []), ...named];
+}
+
+/** @throws {StreamdiskError} `invalid-argument` for a name that is no format */
+export function parseFormat(text: string): FormatName {
+  const format = FORMAT_NAMES.find((name) => name === text);
+  if (format !== undefined) return format;
+  throw new StreamdiskError("invalid-argument", `'${text}' is not a format that is known here; use ${listed()}`);
+}
+
+/** The format of a new image: as given, or by an extension that leaves no doubt. */
+export function newFormat(path: string, given: FormatName | undefined): FormatName {
+  if (given !== undefined) return given;
+  const extension = /\.([^./]*)$/.exec(path)?.[1]?.toLowerCase();
+  const format = FORMAT_NAMES.find((name) => name === extension);
+  if (format !== undefined) return format;
+  throw new StreamdiskError("invalid-argument", `The name '${path}' says no format; add --format ${listed()}`);
+}
+
+/**
+ * Reads one `-o name=value,name=value` and adds it to those before. As with qemu-img a name alone means `on`, and two
+ * commas are a comma of the value.
+ */
+export function moreFormatOptions(
+  text: string,
+  before: Readonly<Record<string, string>> = {},
+): Readonly<Record<string, string>> {
+  const options = new Map(Object.entries(before));
+  const separated = text.replace(/,,/g, "\0").split(",");
+  for (const part of separated) {
+    const [, name, value] = /^([^=]+)(?:=(.*))?$/s.exec(part.replace(/\0/g, ",")) ?? [];
+    if (name === undefined) {
+      throw new StreamdiskError(
+        "invalid-argument",
+        `'-o ${text}' is not a list of options; write name=value,name=value`,
+      );
+    }
+    options.set(name, value ?? "on");
+  }
+  return Object.fromEntries(options);
+}
+
+function allowMore(path: string, before: readonly string[] | "any" | undefined): readonly string[] | "any" {
+  return path === "any" || before === "any" ? "any" : [...(before ?? []), path];
+}
+
+function listed(): string {
+  return FORMAT_NAMES.join(", ").replace(/, ([^,]*)$/, " or $1");
+}

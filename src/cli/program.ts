@@ -1,0 +1,74 @@
+/**
+ * The command line as a whole: which commands there are. Only the module of the command that is called is loaded, so that
+ * start-up stays fast whatever the others need.
+ */
+import { readFileSync } from "node:fs";
+import { Command } from "commander";
+
+/** What a command's module exports: it adds arguments, options, help and the action. */
+export interface CommandModule {
+  define(command: Command): void;
+}
+
+interface Entry {
+  readonly summary: string;
+  load(): Promise<CommandModule>;
+}
+
+/** Every command, in the order of the help. */
+export const COMMANDS: Readonly<Record<string, Entry>> = {
+  create: { summary: "make a new image", load: () => import("./commands/create.ts") },
+  info: { summary: "show what an image is and how much of it is local", load: () => import("./commands/info.ts") },
+  map: { summary: "show where each range of an image comes from", load: () => import("./commands/map.ts") },
+  check: { summary: "look for damage and leaks in an image", load: () => import("./commands/check.ts") },
+  compare: { summary: "compare what two images read as", load: () => import("./commands/compare.ts") },
+  convert: { summary: "copy an image into a new one of any format", load: () => import("./commands/convert.ts") },
+  resize: { summary: "change the virtual size of an image", load: () => import("./commands/resize.ts") },
+  rebase: { summary: "name another backing file, when it has moved", load: () => import("./commands/rebase.ts") },
+  stream: { summary: "fill an overlay until it needs no backing file", load: () => import("./commands/stream.ts") },
+  demo: {
+    summary: "stream, kill -9, resume and verify, on images of its own",
+    load: () => import("./commands/demo.ts"),
+  },
+};
+
+/** The program with one command, or every command, complete. */
+export async function buildProgram(argv: readonly string[], all = false): Promise<Command> {
+  const program = new Command("streamdisk")
+    .description("Start a virtual machine before its disk has arrived, and fill the disk in.")
+    .version(version(), "-V, --version", "print the version")
+    .helpOption("-h, --help", "show this help")
+    .helpCommand("help [command]", "show the help of a command")
+    .addHelpText("after", `\nStart with:\n  streamdisk demo\n  streamdisk help stream`);
+  forbidExit(program);
+  const called = argv.slice(0, 2);
+  for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
+    const command = program.command(name).summary(summary).description(sentence(summary));
+    command.helpOption("-h, --help", "show this help");
+    forbidExit(command);
+    if (all || called.includes(name)) (await load()).define(command);
+  }
+  return program;
+}
+
+/**
+ * `resize IMAGE -1G`: a size to take off is no option, so it goes to the end, after `--`. Whoever writes `--` knows.
+ */
+export function separateSize(argv: readonly string[]): string[] {
+  const at = argv.findIndex((word) => /^-\.?\d/.test(word));
+  if (argv[0] !== "resize" || at < 0 || argv.includes("--")) return [...argv];
+  return [...argv.slice(0, at), ...argv.slice(at + 1), "--", argv[at] ?? ""];
+}
+
+function forbidExit(command: Command): void {
+  command.exitOverride().configureOutput({ outputError: () => {} });
+}
+
+function sentence(summary: string): string {
+  return `${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`;
+}
+
+function version(): string {
+  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
