@@ -1,0 +1,6 @@
+export { type Clock, systemClock } from "./clock.ts";
+export { StreamJob, type StreamOptions } from "./job.ts";
+export { type OverlayTargetOptions, overlayTarget, type StreamBase } from "./overlay-target.ts";
+export type { StreamProgress, StreamReason, StreamState } from "./progress.ts";
+export { type StepOptions, type StepResult, stepStream } from "./step.ts";
+export type { Populated, StreamExtent, StreamExtentKind, StreamTarget } from "./target.ts";
