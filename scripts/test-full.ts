@@ -74,7 +74,7 @@ async function runShards(): Promise<void> {
     let report = "";
     const result = await runTestFiles([file], {
       concurrency: 1,
-      fileTimeout: 4 * 3_600_000,
+      minutesPerFile: 240,
       onOutput: (text) => {
         report += text;
       },

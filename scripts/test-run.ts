@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { run } from "node:test";
 import { spec, type TestEvent } from "node:test/reporters";
+import { pathToFileURL } from "node:url";
 
 export const ROOT: string = join(import.meta.dirname, "..");
 
@@ -17,9 +18,8 @@ const CELLS = /^cells (\d+)$/;
 export interface TestRunOptions {
   /** How many files run at the same time. */
   readonly concurrency: number;
-  /** How long one file may take, in milliseconds, before it counts as hung. */
-  readonly fileTimeout: number;
-  readonly signal?: AbortSignal;
+  /** How long one file may take before it counts as hung. */
+  readonly minutesPerFile: number;
   /** Called with each piece of the report, which ends with node's summary. */
   readonly onOutput: (text: string) => void;
 }
@@ -68,8 +68,7 @@ export async function runTestFiles(files: readonly string[], options: TestRunOpt
     cwd: ROOT,
     files: files.map((file) => join(ROOT, file)),
     concurrency: options.concurrency,
-    timeout: options.fileTimeout,
-    signal: options.signal,
+    execArgv: ["--import", `${pathToFileURL(join(ROOT, "scripts/hang-guard.ts"))}?minutes=${options.minutesPerFile}`],
   });
   await pipeline(events as AsyncIterable<unknown> as AsyncIterable<TestEvent>, judge, new spec(), async (report) => {
     for await (const text of report) options.onOutput(String(text));

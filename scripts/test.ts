@@ -11,7 +11,7 @@ process.env.STREAMDISK_SEED = String(seed);
 
 const result = await runTestFiles(testFiles(), {
   concurrency: 2,
-  fileTimeout: 10 * 60_000,
+  minutesPerFile: 10,
   onOutput: (text) => process.stdout.write(text),
 });
 process.exitCode = result.passed ? 0 : 1;
