@@ -136,15 +136,12 @@ function withFormat(extensions: readonly HeaderExtension[], format: string | und
 function freeName(header: Qcow2Header, newEnd: number, length: number, node: string): number {
   const start = Math.max(header.extensionList.end, newEnd);
   const present = header.backingName;
-  if (present === undefined || start + length <= present.offset) return mustFit(header, start, length, node);
-  return mustFit(header, Math.max(start, present.offset + present.length), length, node);
-}
-
-function mustFit({ clusterSize }: Qcow2Header, offset: number, length: number, node: string): number {
-  if (offset + length <= clusterSize) return offset;
+  const free = present === undefined || start + length <= present.offset;
+  const offset = free ? start : Math.max(start, present.offset + present.length);
+  if (offset + length <= header.clusterSize) return offset;
   throw unsupportedImage(
     node,
-    `its first cluster (${clusterSize} bytes) has no room for the name of a backing file of ${length} bytes beside the present one`,
+    `its first cluster (${header.clusterSize} bytes) has no room for the name of a backing file of ${length} bytes${free ? "" : " beside the present one"}`,
   );
 }
 
