@@ -2,6 +2,7 @@ import type { BlockNode } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { CreatedFormat } from "./create-options.ts";
 import type { CreateFormatOptions, FormatName, FormatNode, OpenFormatOptions } from "./format.ts";
+import { createQcow2 } from "./qcow2/create.ts";
 import { createQed } from "./qed/create.ts";
 import { openQed } from "./qed/node.ts";
 import { createRaw } from "./raw/create.ts";
@@ -55,7 +56,7 @@ export async function createFormat(
     case "raw":
       return createRaw(file, options);
     case "qcow2":
-      throw new StreamdiskError("unsupported", `'${file.name}' is a qcow2 image: to come`, { node: file.name });
+      return createQcow2(file, options);
     case "qed":
       return createQed(file, options);
   }
