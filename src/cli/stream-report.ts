@@ -52,18 +52,19 @@ export class StreamReport {
     );
   }
 
-  /** The error that a stream ended with, with what its user needs to go on. */
+  /** The error that a stream ended with, with the command that goes on where another run can. */
   stopped(error: unknown): unknown {
     this.#meter.finish();
     const last = this.#last;
     if (last === undefined) return error;
-    const kept =
-      `stopped at ${formatSize(last.offset)} of ${formatSize(last.length)} (byte ${last.offset}); what was fetched stays in ` +
-      `'${this.#path}', ${formatSize(last.missingBytes)} are missing; go on with: ${commandLine(process.argv.slice(2))}`;
+    const goOn = `Go on with: ${commandLine(process.argv.slice(2))}`;
     const interrupted = Interrupted.behind(error);
-    if (interrupted !== undefined) return new Interrupted(interrupted.stopSignal, `${interrupted.message}, ${kept}`);
-    if (!(error instanceof StreamdiskError)) return error;
-    return new StreamdiskError(error.code, `${error.message}; ${kept}`, error.context, error);
+    if (interrupted !== undefined) {
+      const where = last.reason?.message ?? `What was fetched stays in '${this.#path}'`;
+      return new Interrupted(interrupted.stopSignal, `${interrupted.message}. ${where}. ${goOn}`);
+    }
+    if (!(error instanceof StreamdiskError) || !error.row.retryable) return error;
+    return new StreamdiskError(error.code, `${error.message}. ${goOn}`, error.context, error);
   }
 }
 
