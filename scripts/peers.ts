@@ -56,7 +56,9 @@ export function ensurePeers(): boolean {
   for (const peer of missing) console.log(`  ${peer.debianPackage.padEnd(18)} ${peer.purpose}`);
   const packages = missing.map((peer) => peer.debianPackage);
   if (process.getuid?.() !== 0 || !isInstalled("apt-get")) {
-    console.error(`Run this first: sudo apt-get install --no-install-recommends ${packages.join(" ")}`);
+    console.error(
+      `Run this first: sudo apt-get update && sudo apt-get install --no-install-recommends ${packages.join(" ")}`,
+    );
     return false;
   }
 

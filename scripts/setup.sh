@@ -12,6 +12,6 @@ cmp -s package-lock.json "$installed" && exit 0
 
 echo "streamdisk: installing what package-lock.json names"
 # The install replaces node_modules, so npm must not be run by the node that lies in there.
-PATH=$(printf '%s' "$PATH" | sed "s#$PWD/node_modules/\.bin:##g")
+PATH=$(printf '%s' "$PATH" | sed 's#[^:]*/node_modules/\.bin:##g')
 npm ci --loglevel=error --no-audit --no-fund --engine-strict=false
 cp package-lock.json "$installed"
