@@ -2,7 +2,7 @@
  * What every image format offers beside the block contract. A format is given an open file and returns a node over it; it
  * finds no files, follows no references by itself and takes no locks: `src/chain` does.
  *
- * A format node owns what it was given: closing it closes its file and its backing node.
+ * A format node owns its file: closing it closes the file. Its backing node is the chain's to close.
  */
 import type { BackingReference, BlockNode, OverlayNode } from "../block/index.ts";
 import type { MappingLog } from "./mapped/mapping-log.ts";

@@ -1,8 +1,8 @@
 import type { BlockNode } from "../block/index.ts";
-import { StreamdiskError } from "../errors/index.ts";
 import type { CreatedFormat } from "./create-options.ts";
 import type { CreateFormatOptions, FormatName, FormatNode, OpenFormatOptions } from "./format.ts";
 import { createQcow2 } from "./qcow2/create.ts";
+import { openQcow2 } from "./qcow2/node.ts";
 import { createQed } from "./qed/create.ts";
 import { openQed } from "./qed/node.ts";
 import { createRaw } from "./raw/create.ts";
@@ -36,7 +36,7 @@ export async function openFormat(format: FormatName, file: BlockNode, options: O
     case "raw":
       return openRaw(file, options);
     case "qcow2":
-      throw new StreamdiskError("unsupported", `'${file.name}' is a qcow2 image: to come`, { node: file.name });
+      return openQcow2(file, options);
     case "qed":
       return openQed(file, options);
   }

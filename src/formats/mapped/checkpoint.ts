@@ -102,6 +102,16 @@ export class Checkpoints {
     return next.promise;
   }
 
+  /** Runs an act upon the header while no checkpoint runs: both may write to its first sector. */
+  async alone(act: () => Promise<void>): Promise<void> {
+    while (this.#running !== undefined) await this.#running.catch(() => {});
+    const running = act().finally(() => {
+      if (this.#running === running) this.#running = undefined;
+    });
+    this.#running = running;
+    await running;
+  }
+
   async #checkpoint(durable: boolean): Promise<void> {
     if (this.#releaseError !== undefined) throw this.#releaseError;
     if (!this.#dirty && this.#freedInKernel.length === 0) {

@@ -37,8 +37,11 @@ export interface ImageHeader {
   markDirty(): Promise<void>;
   markClean(): Promise<void>;
   setLength(length: number): Promise<void>;
-  /** Makes room for `length` in the L1 table, or refuses. Nothing is dirty. */
-  growL1(length: number): Promise<void>;
+  /**
+   * Writes a larger L1 table, with room for `length`, to another place, or refuses. Nothing is dirty.
+   * @returns turns the header to it, and is to be called when it is durable
+   */
+  growL1(length: number): Promise<() => Promise<void>>;
   /** @throws {StreamdiskError} `refused` when the link may not be changed */
   setBacking(reference: BackingReference | undefined): Promise<void>;
   describe(): FormatDetails;
@@ -300,7 +303,11 @@ export class MappedNode implements MappedFormatNode {
     const { tables, header } = this.#options;
     const old = this.#length;
     await this.#checkpoints.run(true);
-    if (length > tables.capacity) await header.growL1(length);
+    if (length > tables.capacity) {
+      const turn = await header.growL1(length);
+      await this.#checkpoints.run(true);
+      await this.#checkpoints.alone(turn);
+    }
     const partEnd = Math.min(length, roundUp(old, this.grain));
     if (partEnd > old) await this.#hideTail(old, partEnd);
     this.#length = length;
@@ -317,7 +324,7 @@ export class MappedNode implements MappedFormatNode {
         }
       }
       await this.#checkpoints.run(true);
-      await header.setLength(length);
+      await this.#checkpoints.alone(() => header.setLength(length));
     } catch (error) {
       this.#length = old;
       throw error;
@@ -340,7 +347,7 @@ export class MappedNode implements MappedFormatNode {
     const { header } = this.#options;
     const old = this.#length;
     await this.#checkpoints.run(true);
-    await header.setLength(length);
+    await this.#checkpoints.alone(() => header.setLength(length));
     this.#length = length;
     // Without a zero in the format the clusters would have to be written: they stay, and growing again zeroes them.
     if (!this.#options.codec.hasZero && this.#backingReference !== undefined) return;
@@ -353,7 +360,7 @@ export class MappedNode implements MappedFormatNode {
   async changeBacking(reference: BackingReference | undefined, node: BlockNode | undefined): Promise<void> {
     await this.#changing("change the backing file of", 0, 0, async () => {
       await this.#checkpoints.run(true);
-      await this.#options.header.setBacking(reference);
+      await this.#checkpoints.alone(() => this.#options.header.setBacking(reference));
       this.#backingReference = reference;
       this.#backing = node;
     });

@@ -130,7 +130,7 @@ class QedImageHeader implements ImageHeader {
     await this.#write(setImageSize(this.#header, length, this.#file.name));
   }
 
-  async growL1(length: number): Promise<void> {
+  async growL1(length: number): Promise<never> {
     const { clusterSize, tableClusters } = this.#header;
     const most = qedMaxSize(clusterSize, tableClusters);
     throw new StreamdiskError(

@@ -1,0 +1,170 @@
+/**
+ * Checks a qcow2 image: counts every reference that its metadata makes and compares with the reference counts.
+ *
+ * A count that is too high is a leak: wasted space. One that is too low is a corruption: the cluster could be given to somebody else.
+ * An entry of the active mapping says "owned" exactly when its count is one (QEMU docs/interop/qcow2, bit 63).
+ */
+import type { BlockNode } from "../../block/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
+import type { CheckOptions, CheckResult } from "../format.ts";
+import type { MappingCodec } from "../mapped/codec.ts";
+import type { Geometry } from "../mapped/geometry.ts";
+import type { MappingRecord } from "../mapped/mapping-log.ts";
+import { Findings, type MappingFigures, ReferenceCounts, walkMapping } from "../mapped/references.ts";
+import { newEntry } from "../mapped/runs.ts";
+import { bitmapClusters } from "./bitmaps.ts";
+import type { Qcow2Header } from "./header.ts";
+import type { Refcounts } from "./refcounts.ts";
+import { readSnapshotL1, readSnapshots } from "./snapshots.ts";
+
+export interface Qcow2Image {
+  readonly file: BlockNode;
+  readonly codec: MappingCodec;
+  readonly geometry: Geometry;
+  readonly header: Qcow2Header;
+  /** The active L1 table, as it is on disk. */
+  readonly l1: Uint8Array;
+  readonly refcounts: Refcounts;
+}
+
+interface Survey {
+  readonly references: ReferenceCounts;
+  readonly findings: Findings;
+  readonly figures: MappingFigures;
+}
+
+/** Counts every reference that is found in the metadata. */
+async function survey(image: Qcow2Image, options: CheckOptions): Promise<Survey> {
+  const { file, header, l1, refcounts } = image;
+  const { clusterSize } = header;
+  const references = new ReferenceCounts(clusterSize, file.name);
+  const findings = new Findings();
+  const figures: MappingFigures = { allocated: 0, fragmented: 0, compressed: 0, endOffset: 0 };
+  const { signal, onProgress } = options;
+  for (const sentence of header.damage) findings.corrupt(`The header is damaged: ${sentence}`);
+  references.add(0, clusterSize);
+  if (l1.length > 0) references.add(header.l1.offset, l1.length);
+  const table = refcounts.table;
+  if (table.length > 0) references.add(table.offset, table.length);
+  countBlocks(image, references, findings);
+
+  await walkMapping({ ...image, references, findings, figures, signal, onProgress });
+  const snapshots = await readSnapshots(file, header);
+  if (snapshots.length > 0) references.add(header.snapshots.offset, snapshots.length);
+  for (const snapshot of snapshots.list) {
+    const snapshotL1 = await readSnapshotL1(file, snapshot);
+    if (snapshotL1.length > 0) references.add(snapshot.l1Offset, snapshotL1.length);
+    await walkMapping({ ...image, l1: snapshotL1, references, findings, signal });
+  }
+  for await (const { host, length } of bitmapClusters(file, header)) references.add(host, length);
+  return { references, findings, figures };
+}
+
+/** The blocks that the refcount table points to. */
+function countBlocks({ file, header, refcounts }: Qcow2Image, references: ReferenceCounts, findings: Findings): void {
+  for (let region = 0; region < refcounts.regions; region++) {
+    const host = refcounts.blockHost(region);
+    if (host === 0) continue;
+    if (refcounts.blockIsSound(region)) references.add(host, header.clusterSize);
+    else
+      findings.corrupt(
+        `Refcount block ${region} at ${host} is not aligned, or past the end of the file (${file.length})`,
+      );
+  }
+}
+
+/** Checks, and repairs leaks if asked. The image is quiet, and nothing is dirty. */
+export async function checkQcow2(image: Qcow2Image, options: CheckOptions): Promise<CheckResult> {
+  const { header, refcounts, file } = image;
+  const { references, findings, figures } = await survey(image, options);
+  const { clusterSize } = header;
+  const clusters = Math.max(Math.ceil(file.length / clusterSize), references.end);
+  const leaked: number[] = [];
+  let end = 0;
+  await refcounts.each(clusters, (cluster, count) => {
+    const wanted = references.get(cluster);
+    if (count > 0) end = cluster + 1;
+    if (count === wanted) return;
+    const numbers = `has a count of ${count}, and ${wanted} references`;
+    if (count < wanted) findings.corrupt(`The cluster at ${cluster * clusterSize} ${numbers}`);
+    else {
+      findings.leak(`The cluster at ${cluster * clusterSize} is leaked: it ${numbers}`);
+      if (options.repair === "leaks") leaked.push(cluster);
+    }
+  });
+  await checkOwnership(image, findings, options);
+  for (const cluster of leaked) await refcounts.correct(cluster, references.get(cluster));
+  return {
+    "check-errors": 0,
+    corruptions: findings.corruptions,
+    leaks: findings.leaks - leaked.length,
+    "leaks-fixed": leaked.length,
+    "total-clusters": Math.ceil(header.size / clusterSize),
+    "allocated-clusters": figures.allocated,
+    "fragmented-clusters": figures.fragmented,
+    "compressed-clusters": figures.compressed,
+    "image-end-offset": end * clusterSize,
+    findings: findings.sentences,
+  };
+}
+
+/** The active mapping says "owned" of exactly what has one reference. */
+async function checkOwnership(image: Qcow2Image, findings: Findings, { signal }: CheckOptions): Promise<void> {
+  const { codec, geometry, refcounts, file, header } = image;
+  const entry = newEntry();
+  const table = { host: 0, owned: false };
+  const l1View = new DataView(image.l1.buffer, image.l1.byteOffset, image.l1.byteLength);
+  const verify = async (what: string, host: number, owned: boolean) => {
+    const count = await refcounts.get(host / header.clusterSize);
+    if ((count === 1) === owned) return;
+    findings.corrupt(`The ${what} at ${host} is ${owned ? "" : "not "}marked as owned, and its count is ${count}`);
+  };
+  await walkMapping({
+    ...image,
+    references: new ReferenceCounts(header.clusterSize, file.name),
+    findings: new Findings(),
+    signal,
+    onTable: async (host, view, bad, l1Index) => {
+      codec.decodeL1(l1View, l1Index, table);
+      await verify("L2 table", host, table.owned);
+      for (let index = 0; index < geometry.tableEntries; index++) {
+        if (bad.includes(index)) continue;
+        codec.decode(view, index, entry);
+        if (entry.host !== 0 && entry.compressedLength === 0) await verify("cluster", entry.host, entry.owned);
+      }
+    },
+  });
+}
+
+/**
+ * Makes the counts of a dirty image what its metadata says, before anything is allocated. Clusters that `records` refer to count as
+ * used: they hold acknowledged data.
+ *
+ * @throws {StreamdiskError} `invalid-image` when the metadata itself is damaged
+ */
+export async function repairRefcounts(image: Qcow2Image, records: readonly MappingRecord[]): Promise<void> {
+  const { header, refcounts, file, codec } = image;
+  const { references, findings } = await survey(image, {});
+  if (findings.corruptions > 0) {
+    throw new StreamdiskError(
+      "invalid-image",
+      `Could not repair '${file.name}', which was not closed cleanly: ${findings.sentences[0]} (try 'qemu-img check -r all')`,
+      { node: file.name },
+    );
+  }
+  const entry = newEntry();
+  for (const { entry: bytes } of records) {
+    codec.decode(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0, entry);
+    // One that reached the image before the crash is counted already.
+    const counted = references.get(Math.floor(entry.host / header.clusterSize)) > 0;
+    if (entry.host !== 0 && !counted) references.add(entry.host, header.clusterSize);
+  }
+  const clusters = Math.max(Math.ceil(file.length / header.clusterSize), references.end);
+  const wrong: number[] = [];
+  await refcounts.each(clusters, (cluster, count) => {
+    if (count !== references.get(cluster)) wrong.push(cluster);
+  });
+  // What is in use comes first, so that nothing that has to be made on the way is put there.
+  wrong.sort((a, b) => references.get(b) - references.get(a));
+  for (const cluster of wrong) await refcounts.correct(cluster, references.get(cluster));
+}
