@@ -1,0 +1,177 @@
+/**
+ * Opens an image and all that lies below it, from the top down: each image names the next one, which is opened before the
+ * image that names it is complete.
+ *
+ * The format of the top is what the caller says, or what its first bytes say. The format of a backing file is what the image
+ * above it says; only where that says nothing it is probed, with a warning, since a guest that could write to a
+ * raw backing file could have made it look like an image.
+ *
+ * The top is locked for writing unless it is read-only; backing files are shared with other readers. A chain that comes back
+ * to a file that is in it, or is deeper than any real one, is refused.
+ *
+ * Every layer belongs to the chain: a layer that a stream has taken out from between two others stays open until the chain
+ * is closed.
+ */
+import type { BackingReference } from "../block/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import { type FormatName, type FormatNode, openFormat, probeFormat } from "../formats/index.ts";
+import { type FileNode, openFile } from "../sources/index.ts";
+import { AllowList } from "./allow-list.ts";
+import { identityOf, identityOfPath } from "./identity.ts";
+import { referencedFormat, referencedPath } from "./reference.ts";
+import type { Chain, ChainLayer, ChainPolicy, ImageSpec } from "./spec.ts";
+
+/** Layers of a chain: more than anybody has, and a bound on open files. */
+const DEEPEST = 64;
+
+/**
+ * @throws {StreamdiskError} `not-found`, `in-use`, `permission`, `invalid-image`, `unsupported`; `refused` for a backing file
+ * that the policy does not allow
+ */
+export async function openChain(spec: ImageSpec, policy: ChainPolicy = {}): Promise<Chain> {
+  const opener = new ChainOpener(policy, await AllowList.of(spec.file, policy.allowBacking));
+  try {
+    const node = await opener.open(spec, spec.file, 0);
+    return new OpenedChain(node, opener.layers, opener.warnings);
+  } catch (error) {
+    await closeAll(opener.layers).catch(() => {});
+    throw error;
+  }
+}
+
+class ChainOpener {
+  /** From the top to the bottom, each from when it is complete. */
+  readonly layers: ChainLayer[] = [];
+  readonly warnings: string[] = [];
+  readonly #policy: ChainPolicy;
+  readonly #allowed: AllowList;
+  readonly #identities = new Set<string>();
+
+  constructor(policy: ChainPolicy, allowed: AllowList) {
+    this.#policy = policy;
+    this.#allowed = allowed;
+  }
+
+  /** @param named path as the user or the image above wrote it: what relative references in it are relative to */
+  async open(spec: ImageSpec, named: string, depth: number): Promise<FormatNode> {
+    const readOnly = depth > 0 || (spec.readOnly ?? false);
+    const lock = this.#policy.lock === false ? "none" : readOnly ? "shared" : "exclusive";
+    const file = await openFile(spec.file, { readOnly, lock });
+    try {
+      const identity = identityOf(file);
+      this.#identities.add(identity);
+      const format = spec.format ?? (await probeFormat(file));
+      const node = await this.#openFormat(format, file, spec, named, depth);
+      this.layers.unshift({ path: spec.file, format, node, file, identity });
+      if (file.lockWarning !== undefined) this.warnings.push(file.lockWarning);
+      this.warnings.push(...node.warnings);
+      return node;
+    } catch (error) {
+      await file.close().catch(() => {});
+      throw error;
+    }
+  }
+
+  async #openFormat(
+    format: FormatName,
+    file: FileNode,
+    spec: ImageSpec,
+    named: string,
+    depth: number,
+  ): Promise<FormatNode> {
+    const readOnly = file.readOnly;
+    if (spec.backing === null) return openFormat(format, file, { readOnly });
+    if (this.#policy.forCheck) return openFormat(format, file, { readOnly, forCheck: true });
+    let broken: { readonly error: unknown } | undefined;
+    const openBacking = async (reference: BackingReference): Promise<FormatNode> => {
+      try {
+        if (spec.backing) return await this.open(spec.backing, spec.backing.file, depth + 1);
+        return await this.#openReference(reference, named, format, depth + 1);
+      } catch (error) {
+        broken = { error };
+        throw error;
+      }
+    };
+    try {
+      return await openFormat(format, file, { readOnly, openBacking });
+    } catch (error) {
+      if (!this.#policy.partial || broken?.error !== error) throw error;
+      this.warnings.push(error instanceof Error ? error.message : String(error));
+      return openFormat(format, file, { readOnly });
+    }
+  }
+
+  async #openReference(
+    reference: BackingReference,
+    image: string,
+    imageFormat: FormatName,
+    depth: number,
+  ): Promise<FormatNode> {
+    if (depth >= DEEPEST) {
+      const message = `The backing chain below '${image}' is deeper than ${DEEPEST} images`;
+      throw new StreamdiskError("invalid-image", message, { node: image });
+    }
+    const named = referencedPath(reference.reference, image);
+    const format = referencedFormat(reference, image);
+    const path = await this.#allowed.demand(named, reference.reference, image);
+    try {
+      // Before its lock is asked for: a loop would find the file in use, by ourselves.
+      if (this.#identities.has(await identityOfPath(path))) {
+        const message = `'${image}' names '${path}' as its backing file, which lies above it in the same chain`;
+        throw new StreamdiskError("invalid-image", message, { node: image });
+      }
+      const node = await this.open({ file: path, format, readOnly: true }, named, depth);
+      // QED has no word but "raw": that it does not say that is all it can say of another format.
+      if (format === undefined && !(imageFormat === "qed" && node.format !== "raw")) {
+        this.warnings.push(
+          `'${image}' does not say of which format its backing file '${path}' is: it looks like ${node.format}. ` +
+            "Make it say so with rebase, or what a guest writes may change it",
+        );
+      }
+      return node;
+    } catch (error) {
+      if (!(error instanceof StreamdiskError) || error.code !== "not-found" || error.context.node !== path) throw error;
+      const message = `The backing file '${path}' of '${image}' is not there: put it back, or name another with rebase`;
+      throw new StreamdiskError("not-found", message, error.context, error);
+    }
+  }
+}
+
+class OpenedChain implements Chain {
+  readonly node: FormatNode;
+  readonly warnings: readonly string[];
+  readonly #opened: readonly ChainLayer[];
+
+  constructor(node: FormatNode, opened: readonly ChainLayer[], warnings: readonly string[]) {
+    this.node = node;
+    this.#opened = opened;
+    this.warnings = warnings;
+  }
+
+  get layers(): readonly ChainLayer[] {
+    const linked = new Set<unknown>();
+    for (let node = this.node as FormatNode["backing"]; node !== undefined; node = node.backing) linked.add(node);
+    return this.#opened.filter(({ node }) => linked.has(node));
+  }
+
+  close(): Promise<void> {
+    return closeAll(this.#opened);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** Closes the top first, and every layer whatever happens; the first error counts. */
+async function closeAll(layers: readonly ChainLayer[]): Promise<void> {
+  let failed: { readonly error: unknown } | undefined;
+  for (const { node } of layers) {
+    try {
+      await node.close();
+    } catch (error) {
+      failed ??= { error };
+    }
+  }
+  if (failed !== undefined) throw failed.error;
+}

@@ -1,0 +1,59 @@
+import type { FormatName, FormatNode } from "../formats/index.ts";
+import type { FileNode } from "../sources/index.ts";
+
+/** What to open, as plain data: it can be stored, compared and sent. */
+export interface ImageSpec {
+  /** Path of the image file. */
+  readonly file: string;
+  /** Given, it is believed. Absent, the first bytes of the file decide. */
+  readonly format?: FormatName;
+  /** @default false */
+  readonly readOnly?: boolean;
+  /**
+   * What lies below, in place of what the image says: another image, or `null` to leave the link unfollowed (what is missing
+   * then cannot be read).
+   */
+  readonly backing?: ImageSpec | null;
+}
+
+/** Which backing references are followed, and how files are locked. */
+export interface ChainPolicy {
+  /**
+   * Files and directories that an image may name beside those below the directory of the image that the user named;
+   * "any" follows every reference.
+   */
+  readonly allowBacking?: readonly string[] | "any";
+  /**
+   * False opens without locks, also an image that another program writes at the time: what is read may be stale.
+   *
+   * @default true
+   */
+  readonly lock?: boolean;
+  /** Leaves a link that cannot be followed alone, with a warning. @default false */
+  readonly partial?: boolean;
+  /** Opens the top for `check`: damaged as it is, without repair. */
+  readonly forCheck?: boolean;
+}
+
+/** One image of an opened chain. */
+export interface ChainLayer {
+  /** As the user named it; of a backing file, absolute and with symbolic links resolved. */
+  readonly path: string;
+  readonly format: FormatName;
+  readonly node: FormatNode;
+  readonly file: FileNode;
+  /** Device and inode: two names of one file have the same. */
+  readonly identity: string;
+}
+
+/** An opened image with all that lies below it. */
+export interface Chain extends AsyncDisposable {
+  /** The top: reads of it see the whole chain. */
+  readonly node: FormatNode;
+  /** From the top to the bottom; at least one. */
+  readonly layers: readonly ChainLayer[];
+  /** What its user should know, each a sentence. */
+  readonly warnings: readonly string[];
+  /** Flushes and closes every layer. A second close does nothing. */
+  close(): Promise<void>;
+}
