@@ -26,6 +26,7 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
   resize: { summary: "change the virtual size of an image", load: () => import("./commands/resize.ts") },
   rebase: { summary: "name another backing file, when it has moved", load: () => import("./commands/rebase.ts") },
   stream: { summary: "fill an overlay until it needs no backing file", load: () => import("./commands/stream.ts") },
+  doctor: { summary: "show what works on this machine and what does not", load: () => import("./commands/doctor.ts") },
   demo: {
     summary: "stream, kill -9, resume and verify, on images of its own",
     load: () => import("./commands/demo.ts"),

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
@@ -102,4 +102,55 @@ export function peer(command: string, ...args: readonly string[]): string {
 /** SHA-256 of each file, to see that none was changed. */
 export function hashes(...paths: readonly string[]): Record<string, string> {
   return Object.fromEntries(paths.map((path) => [path, createHash("sha256").update(readFileSync(path)).digest("hex")]));
+}
+
+/** Bytes that compress badly and differ everywhere, the same for the same seed. */
+export function noise(length: number, seed: number): Buffer {
+  const words = new Uint32Array(Math.ceil(length / 4));
+  let state = seed | 1;
+  for (let index = 0; index < words.length; index++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    words[index] = state;
+  }
+  return Buffer.from(words.buffer, 0, length);
+}
+
+const MIB = 1024 ** 2;
+
+/**
+ * Makes `base.raw` (32 MiB: noise in each even MiB, holes between), over it `vm.FORMAT` with some writes and zeroes of a
+ * guest, and `expected.raw`, which is what a reader of the overlay sees. QEMU makes the images.
+ */
+export function makeOverlay(directory: string, format = "qcow2", mebibytes = 32): Overlay {
+  const base = join(directory, "base.raw");
+  const image = join(directory, `vm.${format}`);
+  const expected = join(directory, "expected.raw");
+  const file = openSync(base, "w");
+  ftruncateSync(file, mebibytes * MIB);
+  for (let at = 0; at < mebibytes; at += 2) writeSync(file, noise(MIB, at + 1), 0, MIB, at * MIB);
+  closeSync(file);
+  peer("qemu-img", "create", "-q", "-f", format, "-b", "base.raw", "-F", "raw", image);
+  const writes = ["write -P 17 1536k 1m", "write -P 18 7000k 512", "write -z 4m 64k", "write -P 19 20m 1m"];
+  peer("qemu-io", "-f", format, ...writes.flatMap((write) => ["-c", write]), image);
+  peer("qemu-img", "convert", "-f", format, "-O", "raw", image, expected);
+  return { directory, base, image, expected, format };
+}
+
+export interface Overlay {
+  readonly directory: string;
+  readonly base: string;
+  readonly image: string;
+  readonly expected: string;
+  readonly format: string;
+}
+
+/** Asserts by qemu-img that an image stands alone, is clean, and reads as it must. */
+export function assertComplete({ base, image, expected, format }: Overlay): void {
+  rmSync(base, { force: true });
+  const info = JSON.parse(peer("qemu-img", "info", "-f", format, "--output=json", image)) as Record<string, unknown>;
+  assert.equal(info["backing-filename"], undefined);
+  peer("qemu-img", "check", "-q", "-f", format, image);
+  peer("qemu-img", "compare", "-q", "-f", format, "-F", "raw", image, expected);
 }
