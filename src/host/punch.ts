@@ -1,8 +1,6 @@
 /**
- * Giving space back and taking it ahead of use, by fallocate(2). Every function has a way without it: zeroes are written,
- * in bounded pieces; a hole that can't be punched stays.
- *
- * fallocate runs in libuv's pool. None of these functions changes the length of a file.
+ * Making a range of a file read as zeroes and giving its space back, by fallocate(2), which runs in libuv's pool. Where that
+ * can't be, zeroes are written, in bounded pieces. The length of the file stays.
  */
 import { write } from "node:fs";
 import { nativeCalls, systemError } from "./native.ts";
@@ -11,6 +9,7 @@ const KEEP_SIZE = 0x01;
 const PUNCH_HOLE = 0x02;
 const ZERO_RANGE = 0x10;
 
+const EINTR = 4;
 const EINVAL = 22;
 const ENODEV = 19;
 const ENOSYS = 38;
@@ -29,7 +28,7 @@ const ZEROES = Buffer.alloc(256 * 1024);
  */
 export async function zeroRange(fd: number, offset: number, length: number): Promise<void> {
   if (length === 0 || (await punchHole(fd, offset, length))) return;
-  if (await allocate(fd, ZERO_RANGE | KEEP_SIZE, offset, length)) return;
+  if (await tryAllocate(fd, ZERO_RANGE | KEEP_SIZE, offset, length)) return;
   const end = offset + length;
   let position = offset;
   while (position < end) {
@@ -44,23 +43,16 @@ export async function zeroRange(fd: number, offset: number, length: number): Pro
  * @throws {Error} an operating system error
  */
 export function punchHole(fd: number, offset: number, length: number): Promise<boolean> {
-  return allocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length);
+  return tryAllocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length);
 }
 
-/**
- * Reserves the space of a range, so that writing there can't fail for lack of it. What the range reads as stays.
- *
- * @returns false when that can't be done here
- * @throws {Error} an operating system error: ENOSPC when there isn't as much space
- */
-export function reserveSpace(fd: number, offset: number, length: number): Promise<boolean> {
-  return allocate(fd, KEEP_SIZE, offset, length);
-}
-
-async function allocate(fd: number, mode: number, offset: number, length: number): Promise<boolean> {
+async function tryAllocate(fd: number, mode: number, offset: number, length: number): Promise<boolean> {
   const native = nativeCalls();
   if (native === undefined) return false;
-  const result = await native.fallocateAsync(fd, mode, offset, length);
+  let result: number;
+  do {
+    result = await native.fallocateAsync(fd, mode, offset, length);
+  } while (result === -EINTR);
   if (result === 0) return true;
   if (CANNOT.includes(result)) return false;
   throw systemError(result, "fallocate");

@@ -6,9 +6,6 @@
  * is begun. A truncation that lengthens the file goes to the reach at least and is synchronous, or it could cut off what
  * a write under way is just adding.
  *
- * A flush that failed fails for ever: the kernel may have dropped the pages that it could not write, and a second fsync
- * would say that all is well.
- *
  * close() waits for the requests under way: the number of a descriptor closed under them may be another file's by the time
  * they run.
  */
@@ -16,15 +13,8 @@ import { fdatasync, ftruncate, ftruncateSync, read, write } from "node:fs";
 import { promisify } from "node:util";
 import type { BlockNode, Extent } from "../block/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
-import {
-  blockDeviceSize,
-  type FileIdentity,
-  fileRuns,
-  fileSystemFacts,
-  punchHole,
-  reserveSpace,
-  zeroRange,
-} from "../host/index.ts";
+import { blockDeviceSize, type FileIdentity, fileRuns, fileSystemFacts, punchHole, zeroRange } from "../host/index.ts";
+import { Flusher } from "./flusher.ts";
 import { type LockMode, lockImage } from "./image-lock.ts";
 import { closeFile, fileLength, fileSpace, flushDirectoryOf, openPlainFile, type PlainFile } from "./plain-file.ts";
 
@@ -98,11 +88,7 @@ export class FileNode implements BlockNode {
   #underWay = 0;
   #whenIdle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
-  /** Whether something is not on disk yet; at first what an earlier process may have left. */
-  #unflushed: boolean;
-  /** The last flush that was begun, and the one that waits for it to end. */
-  #flushed: Promise<void> = Promise.resolve();
-  #nextFlush: Promise<void> | undefined;
+  readonly #flusher: Flusher;
 
   constructor(path: string, plain: PlainFile, facts: FileFacts) {
     this.path = path;
@@ -114,7 +100,8 @@ export class FileNode implements BlockNode {
     this.#fd = plain.fd;
     this.#length = facts.length;
     this.#reach = facts.length;
-    this.#unflushed = !facts.readOnly;
+    // What an earlier process left may not be durable.
+    this.#flusher = new Flusher(() => this.#sync(), !facts.readOnly);
   }
 
   get name(): string {
@@ -173,7 +160,7 @@ export class FileNode implements BlockNode {
     try {
       const inside = Math.min(length, Math.max(this.#length - offset, 0));
       await zeroRange(this.#fd, offset, inside);
-      if (offset + length > this.#length) this.#lengthen(offset + length);
+      if (length > 0 && offset + length > this.#length) this.#lengthen(offset + length);
     } catch (error) {
       throw this.#failure("write zeroes", offset, length, error);
     } finally {
@@ -192,26 +179,9 @@ export class FileNode implements BlockNode {
     }
   }
 
-  /**
-   * Reserves the space of a range, so that writing there can't fail for lack of it; what it reads as stays.
-   *
-   * @returns false where that can't be done
-   * @throws {StreamdiskError} `no-space`
-   */
-  async reserve(offset: number, length: number): Promise<boolean> {
-    this.#beginChange("reserve", offset, length, false);
-    try {
-      return length === 0 || (await reserveSpace(this.#fd, offset, length));
-    } catch (error) {
-      throw this.#failure("reserve", offset, length, error);
-    } finally {
-      this.#endChange();
-    }
-  }
-
   flush(): Promise<void> {
     if (this.#closing !== undefined) return Promise.reject(this.#shutDown("flush"));
-    return this.#flush();
+    return this.#flusher.flush();
   }
 
   async extents(offset: number, length: number): Promise<Extent[]> {
@@ -291,25 +261,18 @@ export class FileNode implements BlockNode {
       });
     }
     try {
-      await this.#flush();
+      await this.#flusher.flush();
     } finally {
       await closeFile(this.#fd);
     }
   }
 
-  /** One flush is under way at a time, and one waits: for all who ask meanwhile. After a failure all fail. */
-  #flush(): Promise<void> {
-    if (this.#nextFlush !== undefined) return this.#nextFlush;
-    if (!this.#unflushed) return this.#flushed;
-    this.#nextFlush = this.#flushed.then(() => {
-      this.#nextFlush = undefined;
-      this.#unflushed = false;
-      this.#flushed = fdatasyncAsync(this.#fd).catch((error: unknown) => {
-        throw wrapSystemError(error, this.path, "flush", { operation: "flush" });
-      });
-      return this.#flushed;
-    });
-    return this.#nextFlush;
+  async #sync(): Promise<void> {
+    try {
+      await fdatasyncAsync(this.#fd);
+    } catch (error) {
+      throw wrapSystemError(error, this.path, "flush", { operation: "flush" });
+    }
   }
 
   #lengthen(length: number): void {
@@ -346,7 +309,7 @@ export class FileNode implements BlockNode {
   }
 
   #endChange(): void {
-    this.#unflushed = true;
+    this.#flusher.noteChange();
     this.#end();
   }
 
