@@ -13,6 +13,7 @@ import { EXTENSION } from "./extensions.ts";
 import { COMPATIBLE, featureNameTable, INCOMPATIBLE } from "./features.ts";
 import {
   l1EntriesFor,
+  l2TableSpan,
   MAX_CLUSTER_BITS,
   MAX_L1_BYTES,
   MIN_CLUSTER_BITS,
@@ -137,10 +138,10 @@ function newHeader(shape: Shape, size: number, backing: BackingReference | undef
   const clusterSize = 2 ** shape.clusterBits;
   const entries = l1EntriesFor(size, clusterSize, shape.extendedL2);
   if (entries * 8 > MAX_L1_BYTES) {
-    const most = (size / entries) * (MAX_L1_BYTES / 8);
+    const most = l2TableSpan(clusterSize, shape.extendedL2) * (MAX_L1_BYTES / 8);
     throw new StreamdiskError(
       "invalid-argument",
-      `'${node}' cannot have a size of ${size} bytes: its L1 table would take ${entries * 8} bytes, more than ${MAX_L1_BYTES}; with clusters of ${clusterSize} bytes a qcow2 image has at most about ${Math.floor(most)} bytes, with larger ones more`,
+      `'${node}' cannot have a size of ${size} bytes: its L1 table would take ${entries * 8} bytes, more than ${MAX_L1_BYTES}; with clusters of ${clusterSize} bytes a qcow2 image has at most ${most} bytes; use larger clusters`,
       { node },
     );
   }

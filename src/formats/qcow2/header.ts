@@ -76,9 +76,14 @@ export function compressionType(header: Qcow2Header): CompressionType {
   return COMPRESSION_TYPES[header.additional[0] ?? 0] ?? "zlib";
 }
 
+/** Bytes of the disk that one L2 table, and so one L1 entry, speaks of. */
+export function l2TableSpan(clusterSize: number, extendedL2: boolean): number {
+  return clusterSize * (clusterSize / (extendedL2 ? 16 : 8));
+}
+
 /** Entries that an L1 table needs for a virtual size. */
 export function l1EntriesFor(size: number, clusterSize: number, extendedL2: boolean): number {
-  return Math.ceil(size / (clusterSize * (clusterSize / (extendedL2 ? 16 : 8))));
+  return Math.ceil(size / l2TableSpan(clusterSize, extendedL2));
 }
 
 /** Whether the bytes begin as a qcow2 image, of any version, does. */
