@@ -198,3 +198,53 @@ function leaks(name: string): number {
     return JSON.parse(String((error as { stdout?: string }).stdout)).leaks;
   }
 }
+
+test("what real programs make and is not implemented is refused by name", async () => {
+  const secret = ["--object", "secret,id=key,data=123456"];
+  const cases: [args: string[], message: RegExp][] = [
+    [[...secret, "-o", "encrypt.format=aes,encrypt.key-secret=key"], /encrypted \(AES\)/],
+    [["-o", `data_file=${at("data.raw")}`], /external data file/],
+  ];
+  for (const [args, message] of cases) {
+    qemuImg("create", "-q", "-f", "qcow2", ...args, at("refused.qcow2"), "1M");
+    await assert.rejects(opened("refused.qcow2"), { code: "unsupported", message });
+  }
+});
+
+test("every entry that qemu-img leaves behind can be read", async () => {
+  const path = at("lived.qcow2");
+  const lives: string[][][] = [
+    [["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", path, "4M"]],
+    [["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata,extended_l2=on", path, "4M"]],
+    [
+      ["create", "-q", "-f", "qcow2", "-o", "compat=0.10", path, "4M"],
+      ["snapshot", "-c", "s", path],
+      ["snapshot", "-a", "s", path],
+      ["amend", "-f", "qcow2", "-o", "compat=1.1", path],
+    ],
+    [
+      ["create", "-q", "-f", "qcow2", "-o", "cluster_size=512,refcount_bits=1", path, "4M"],
+      ["amend", "-f", "qcow2", "-o", "refcount_bits=64", path],
+      ["resize", "-q", "--shrink", path, "2M"],
+      ["resize", "-q", path, "8M"],
+    ],
+  ];
+  for (const [first = [], ...later] of lives) {
+    qemuImg(...first);
+    for (const command of ["write 0 1M", "write -z -u 256k 256k", "discard 1M 64k", "write -z 64k 128k"]) {
+      run("qemu-io", "-d", "unmap", "-c", command, path);
+    }
+    for (const args of later) {
+      qemuImg(...args);
+      run("qemu-io", "-c", "write 700k 300k", path);
+    }
+    const [file, header] = await opened("lived.qcow2");
+    let data = 0;
+    for await (const entry of entries(file, header)) data += entry.data === 0 ? 0 : 1;
+    assert.ok(data > 0);
+    for (const snapshot of (await readSnapshots(file, header)).list) {
+      const l1 = { offset: snapshot.l1Offset, entries: snapshot.l1Entries };
+      for await (const entry of entries(file, { ...header, l1 })) assert.ok(entry.host >= 0);
+    }
+  }
+});
