@@ -26,7 +26,7 @@ const CLUSTER_BYTES = 8;
 const CRC_BYTES = 4;
 
 /** More than any log that checkpoints keep short; so much is read into memory at most. */
-export const GENERATION_BYTES = 32 * 1024 * 1024;
+export const GENERATION_BYTES = 8 * 1024 * 1024;
 
 const READ_BYTES = 1024 * 1024;
 
