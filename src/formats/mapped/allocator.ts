@@ -31,6 +31,9 @@ export interface HostRun {
 }
 
 export interface ClusterAllocator {
+  /** Whether what is released can be found again, also by another program: otherwise it would be a leak. */
+  readonly reclaims: boolean;
+
   /**
    * Reserves between `least` and `most` adjacent clusters.
    * @throws {StreamdiskError} `no-space` when the format can address no more

@@ -2,8 +2,8 @@
  * Checkpoints: how changed metadata reaches the image, in the order of ADR 1.
  *
  *     rotate the log, take snapshots
- *     write refcount blocks and new L2 tables      | nothing on disk refers to them
- *     flush                                        | they, and all data that the snapshot maps, are durable
+ *     write refcount blocks                        | nothing on disk refers to what they add
+ *     flush                                        | they, new L2 tables, and all data that the snapshot maps are durable
  *     write what points at new refcount blocks, flush   (only when there are any)
  *     write L2 and L1 entries                      | the mapping is in the kernel
  *     drop the old log
@@ -128,7 +128,6 @@ export class Checkpoints {
     this.#unlogged = new Set();
     try {
       await this.#write(clusters.blocks);
-      await this.#write(tables.tables);
       await this.#file.flush();
       if (clusters.roots.length > 0) {
         await this.#write(clusters.roots);

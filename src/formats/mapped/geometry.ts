@@ -7,18 +7,30 @@ export interface Geometry {
   readonly tableEntries: number;
   /** Guest bytes that one L2 table speaks of. */
   readonly tableSpan: number;
+  /** Size of a slice: as much of an L2 table as is loaded at once. */
+  readonly sliceBytes: number;
+  /** Clusters that a slice speaks of. */
+  readonly sliceEntries: number;
+  /** Guest bytes that a slice speaks of. */
+  readonly sliceSpan: number;
   readonly subclusters: 1 | 32;
   /** The least that can be allocated: a cluster or a subcluster. */
   readonly grain: number;
 }
 
+/** A table can have a gigabyte (QED): memory is taken for the part in use. */
+const MOST_SLICE_BYTES = 64 * 1024;
+
 export function geometry(clusterSize: number, tableBytes: number, entryBytes: number, subclusters: 1 | 32): Geometry {
-  const tableEntries = tableBytes / entryBytes;
+  const sliceBytes = Math.min(tableBytes, MOST_SLICE_BYTES);
   return {
     clusterSize,
     tableBytes,
-    tableEntries,
-    tableSpan: tableEntries * clusterSize,
+    tableEntries: tableBytes / entryBytes,
+    tableSpan: (tableBytes / entryBytes) * clusterSize,
+    sliceBytes,
+    sliceEntries: sliceBytes / entryBytes,
+    sliceSpan: (sliceBytes / entryBytes) * clusterSize,
     subclusters,
     grain: clusterSize / subclusters,
   };
@@ -36,4 +48,10 @@ export function roundDown(value: number, unit: number): number {
 export function partMask(from: number, to: number): number {
   const upTo = to >= 32 ? 0xffffffff : 2 ** to - 1;
   return (upTo - (2 ** from - 1)) >>> 0;
+}
+
+export function bitCount(mask: number): number {
+  let bits = 0;
+  for (let rest = mask; rest !== 0; rest = (rest & (rest - 1)) >>> 0) bits++;
+  return bits;
 }

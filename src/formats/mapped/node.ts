@@ -14,6 +14,9 @@ import {
   type Extent,
   RangeLock,
   type RangeLockHandle,
+  validateOpen,
+  validateRange,
+  validateWritable,
 } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { CheckOptions, CheckResult, FormatDetails, FormatName, MappedFormatNode } from "../format.ts";
@@ -122,7 +125,16 @@ export class MappedNode implements MappedFormatNode {
       reader: this.#reader,
       length: () => this.#length,
     });
-    this.#zeroer = new MappedZeroer({ codec, geometry, tables, checkpoints, hasBacking, writer: this.#writer });
+    this.#zeroer = new MappedZeroer({
+      file,
+      codec,
+      geometry,
+      tables,
+      checkpoints,
+      hasBacking,
+      writer: this.#writer,
+      reclaims: allocator.reclaims,
+    });
   }
 
   get name(): string {
@@ -166,14 +178,14 @@ export class MappedNode implements MappedFormatNode {
   /** Tries to write without a change of the mapping. */
   async #overwrite(offset: number, data: Uint8Array): Promise<boolean> {
     const { tables, geometry } = this.#options;
-    const l1Index = Math.floor(offset / geometry.tableSpan);
-    if (Math.floor((offset + data.length - 1) / geometry.tableSpan) !== l1Index) return false;
+    const sliceIndex = Math.floor(offset / geometry.sliceSpan);
+    if (Math.floor((offset + data.length - 1) / geometry.sliceSpan) !== sliceIndex) return false;
     const taken = this.#lock.acquire(...this.#clusters(offset, data.length), true);
     const handle = taken instanceof Promise ? await taken : taken;
     try {
-      const table = tables.peek(l1Index) ?? (await tables.load(l1Index));
-      if (table === null) return false;
-      const placed = await this.#writer.overwrite(table, offset, data);
+      const slice = tables.peek(sliceIndex) ?? (await tables.load(sliceIndex));
+      if (slice === null) return false;
+      const placed = await this.#writer.overwrite(slice, offset, data);
       if (placed === undefined) return false;
       if (placed.mustCheckpoint) await this.#checkpoints.run(false);
       return true;
@@ -253,14 +265,14 @@ export class MappedNode implements MappedFormatNode {
     });
   }
 
-  /** Splits at the spans of L2 tables. Exclusive lock held. */
+  /** Splits at the spans of slices. Exclusive lock held. */
   async #place(offset: number, data: Uint8Array, onlyMissing: boolean): Promise<Zeroed> {
-    const { tableSpan } = this.#options.geometry;
+    const { sliceSpan } = this.#options.geometry;
     const total: Zeroed = { bytes: 0, mustCheckpoint: false };
     let done = 0;
     while (done < data.length) {
       if (this.#options.tables.crowded) await this.#checkpoints.run(false);
-      const most = tableSpan - ((offset + done) % tableSpan);
+      const most = sliceSpan - ((offset + done) % sliceSpan);
       const part = data.subarray(done, done + most);
       const placed = await this.#writer.place(offset + done, part, onlyMissing);
       total.bytes += placed.bytes;
@@ -371,7 +383,7 @@ export class MappedNode implements MappedFormatNode {
   }
 
   async check(options: CheckOptions = {}): Promise<CheckResult> {
-    if (options.repair !== undefined) this.#validateWritable("repair");
+    if (options.repair !== undefined) validateWritable(this, "repair");
     if (!this.readOnly) await this.#checkpoints.run(true);
     return this.#options.header.check(options);
   }
@@ -380,15 +392,15 @@ export class MappedNode implements MappedFormatNode {
   async replay(records: readonly MappingRecord[]): Promise<void> {
     const { tables, geometry, codec } = this.#options;
     for (const { cluster, entry } of records) {
-      const table = await tables.forWrite(Math.floor(cluster / geometry.tableEntries));
-      const index = cluster % geometry.tableEntries;
+      const slice = await tables.forWrite(Math.floor(cluster / geometry.sliceEntries));
+      const index = cluster % geometry.sliceEntries;
       const at = index * codec.entryBytes;
       const before = { host: 0, compressedLength: 0, owned: false, data: 0, zero: 0 };
       const after = { ...before };
-      codec.decode(table.view, index, before);
-      table.bytes.set(entry, at);
-      codec.decode(table.view, index, after);
-      tables.touch(table, index);
+      codec.decode(slice.view, index, before);
+      slice.bytes.set(entry, at);
+      codec.decode(slice.view, index, after);
+      tables.touch(slice, index);
       if (before.host !== 0 && before.host !== after.host) {
         tables.free(before.host, before.compressedLength || geometry.clusterSize);
       }
@@ -422,7 +434,7 @@ export class MappedNode implements MappedFormatNode {
   /** Runs a change under its ticket, after the mark in the header. */
   async #changing<T>(operation: string, offset: number, length: number, act: () => Promise<T>): Promise<T> {
     this.#validate(operation, offset, length);
-    this.#validateWritable(operation);
+    validateWritable(this, operation);
     const { activity } = this.#checkpoints;
     const ticket = activity.begin();
     try {
@@ -461,26 +473,8 @@ export class MappedNode implements MappedFormatNode {
   }
 
   #validate(operation: string, offset: number, length: number): void {
-    if (this.#closing !== undefined) {
-      throw new StreamdiskError("shutdown", `Could not ${operation} '${this.name}': it is closed`, {
-        node: this.name,
-        operation,
-      });
-    }
-    if (offset >= 0 && length >= 0 && offset + length <= this.#length && Number.isSafeInteger(offset + length)) return;
-    throw new StreamdiskError(
-      "invalid-argument",
-      `Could not ${operation} ${length} bytes at ${offset} of '${this.name}': it has ${this.#length} bytes`,
-      { node: this.name, operation, offset, length },
-    );
-  }
-
-  #validateWritable(operation: string): void {
-    if (!this.readOnly) return;
-    throw new StreamdiskError("permission", `Could not ${operation} '${this.name}': it is open read-only`, {
-      node: this.name,
-      operation,
-    });
+    validateOpen(this, operation, this.#closing !== undefined);
+    validateRange(this, operation, offset, length);
   }
 
   #validateGrain(operation: string, offset: number, length: number): void {

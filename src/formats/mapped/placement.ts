@@ -1,5 +1,5 @@
 /**
- * Plans where the bytes of a write go, cluster by cluster, within one L2 table.
+ * Plans where the bytes of a write go, cluster by cluster, within one slice of an L2 table.
  *
  * A cluster is treated in one of four ways:
  * - *skip*: a populate finds nothing missing in it.
@@ -11,10 +11,10 @@
 import type { ClusterEntry, MappingCodec } from "./codec.ts";
 import { type Geometry, partMask, roundDown, roundUp } from "./geometry.ts";
 import { newEntry } from "./runs.ts";
-import type { L2Table } from "./tables.ts";
+import type { L2Slice } from "./tables.ts";
 
 export interface ClusterPlan {
-  /** Index in the L2 table. */
+  /** Index in the slice. */
   readonly index: number;
   /** Guest offset of the cluster. */
   readonly start: number;
@@ -31,8 +31,8 @@ export interface ClusterPlan {
 }
 
 export interface PlanRange {
-  readonly table: L2Table | null;
-  /** Guest bytes, inside the span of the table. */
+  readonly slice: L2Slice | null;
+  /** Guest bytes, inside the span of the slice. */
   readonly start: number;
   readonly end: number;
   /** Populate: only parts that are missing. */
@@ -51,13 +51,13 @@ export class Planner {
 
   /** Plans every cluster that the range touches, in order; skipped ones are left out. */
   plan(range: PlanRange): ClusterPlan[] {
-    const { clusterSize, tableEntries } = this.#geometry;
+    const { clusterSize, sliceEntries } = this.#geometry;
     const plans: ClusterPlan[] = [];
     let start = roundDown(range.start, clusterSize);
     for (; start < range.end; start += clusterSize) {
-      const index = (start / clusterSize) % tableEntries;
-      if (range.table === null) blank(this.#entry);
-      else this.#codec.decode(range.table.view, index, this.#entry);
+      const index = (start / clusterSize) % sliceEntries;
+      if (range.slice === null) blank(this.#entry);
+      else this.#codec.decode(range.slice.view, index, this.#entry);
       const plan = this.#planCluster(start, index, range);
       if (plan !== undefined) plans.push(plan);
     }

@@ -7,7 +7,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { MappingCodec } from "./codec.ts";
 import type { Geometry } from "./geometry.ts";
 import { COMPRESSED, DATA, MISSING, newRun, RunFinder, ZERO } from "./runs.ts";
-import type { L2Table, MappingTables } from "./tables.ts";
+import type { L2Slice, MappingTables } from "./tables.ts";
 
 /** So many extents a call at the most. */
 const MOST_EXTENTS = 4096;
@@ -37,12 +37,12 @@ export class MappedReader {
     this.#runs = new RunFinder(options.codec, options.geometry);
   }
 
-  #table(offset: number): L2Table | null | undefined {
-    return this.#options.tables.peek(Math.floor(offset / this.#options.geometry.tableSpan));
+  #slice(offset: number): L2Slice | null | undefined {
+    return this.#options.tables.peek(Math.floor(offset / this.#options.geometry.sliceSpan));
   }
 
-  #load(offset: number): Promise<L2Table | null> {
-    return this.#options.tables.load(Math.floor(offset / this.#options.geometry.tableSpan));
+  #load(offset: number): Promise<L2Slice | null> {
+    return this.#options.tables.load(Math.floor(offset / this.#options.geometry.sliceSpan));
   }
 
   /** Fills `target`. The range must lie inside what the L1 table can speak of. */
@@ -53,14 +53,14 @@ export class MappedReader {
     let rest: Promise<void>[] | undefined;
     let position = offset;
     while (position < end) {
-      let table = this.#table(position);
-      if (table === undefined) {
+      let slice = this.#slice(position);
+      if (slice === undefined) {
         const loading = this.#load(position);
         // A read that was started before must not be left alone if this one fails.
         if (first !== undefined) await allDone([loading, ...(rest ?? [first])]);
-        table = await loading;
+        slice = await loading;
       }
-      this.#runs.find(table, position, end, run);
+      this.#runs.find(slice, position, end, run);
       const part = target.subarray(position - offset, position - offset + run.length);
       const doing = this.#readRun(position, part, signal);
       if (doing !== undefined) {
@@ -148,18 +148,18 @@ export class MappedReader {
     const out: Extent[] = [];
     let position = offset;
     while (position < end && out.length < MOST_EXTENTS) {
-      let table = this.#table(position);
-      if (table === undefined) table = await this.#load(position);
-      if (table === null) {
+      let slice = this.#slice(position);
+      if (slice === undefined) slice = await this.#load(position);
+      if (slice === null) {
         // Steps over absent tables without a look at each cluster: a terabyte of nothing is a thousand steps.
-        let l1Index = Math.floor(position / geometry.tableSpan) + 1;
-        while (l1Index * geometry.tableSpan < end && !tables.has(l1Index)) l1Index++;
-        const to = Math.min(end, l1Index * geometry.tableSpan);
+        let index = Math.floor(position / geometry.sliceSpan) + 1;
+        while (index * geometry.sliceSpan < end && !tables.has(index)) index++;
+        const to = Math.min(end, index * geometry.sliceSpan);
         append(out, { offset: position, length: to - position, kind: "missing", depth: 0 });
         position = to;
         continue;
       }
-      this.#runs.find(table, position, end, run);
+      this.#runs.find(slice, position, end, run);
       append(out, extentOf(position, run.length, run.kind, run.host));
       position += run.length;
     }

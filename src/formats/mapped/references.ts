@@ -120,20 +120,21 @@ export interface WalkOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((fraction: number) => void) | undefined;
   /**
-   * Called for each table that could be read, after its entries were counted.
+   * Called for each slice of a table that could be read, after its entries were counted.
+   * @param host where it lies in the file
    * @param bad indexes of entries that are invalid
    */
-  readonly onTable?: (host: number, view: DataView, bad: readonly number[], l1Index: number) => Promise<void> | void;
+  readonly onSlice?: (host: number, view: DataView, bad: readonly number[], l1Index: number) => Promise<void> | void;
   /** Called for each L1 entry that is invalid. */
   readonly onBadTable?: (l1Index: number) => void;
 }
 
-/** Counts every reference that a mapping makes. Tables are read one at a time, each once per reference. */
+/** Counts every reference that a mapping makes. Tables are read slice by slice, each once per reference. */
 export async function walkMapping(options: WalkOptions): Promise<void> {
   const { file, codec, geometry, l1, references, findings, signal } = options;
   const l1View = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
   const tableEntry = { host: 0, owned: false };
-  const bytes = new Uint8Array(geometry.tableBytes);
+  const bytes = new Uint8Array(geometry.sliceBytes);
   const view = new DataView(bytes.buffer);
   const count = l1.length / 8;
   for (let l1Index = 0; l1Index < count; l1Index++) {
@@ -147,26 +148,30 @@ export async function walkMapping(options: WalkOptions): Promise<void> {
     }
     const { host } = tableEntry;
     if (host === 0) continue;
-    if (host + bytes.length > file.length) {
+    if (host + geometry.tableBytes > file.length) {
       findings.corrupt(`L1 entry ${l1Index} points to a table at ${host}, past the end of the file at ${file.length}`);
       options.onBadTable?.(l1Index);
       continue;
     }
     references.add(host, geometry.tableBytes);
     if (options.figures) raiseEnd(options.figures, host + geometry.tableBytes);
-    await file.read(host, bytes);
-    const bad = countTable(options, view, l1Index);
-    await options.onTable?.(host, view, bad, l1Index);
+    for (let at = 0; at < geometry.tableBytes; at += bytes.length) {
+      await file.read(host + at, bytes);
+      const first = l1Index * geometry.tableEntries + at / codec.entryBytes;
+      const bad = countSlice(options, view, first);
+      await options.onSlice?.(host + at, view, bad, l1Index);
+    }
     options.onProgress?.((l1Index + 1) / count);
   }
 }
 
-function countTable(options: WalkOptions, view: DataView, l1Index: number): number[] {
+/** @param first guest cluster of the slice's first entry */
+function countSlice(options: WalkOptions, view: DataView, first: number): number[] {
   const { codec, geometry, file, references, findings, figures } = options;
   const entry: ClusterEntry = newEntry();
   const bad: number[] = [];
   let expected = 0;
-  for (let index = 0; index < geometry.tableEntries; index++) {
+  for (let index = 0; index < geometry.sliceEntries; index++) {
     try {
       codec.decode(view, index, entry);
     } catch (error) {
@@ -177,7 +182,7 @@ function countTable(options: WalkOptions, view: DataView, l1Index: number): numb
     if (entry.host === 0) continue;
     const length = entry.compressedLength || geometry.clusterSize;
     if (entry.host >= file.length && entry.data !== 0) {
-      const guest = (l1Index * geometry.tableEntries + index) * geometry.clusterSize;
+      const guest = (first + index) * geometry.clusterSize;
       findings.corrupt(`The cluster of guest offset ${guest} lies at ${entry.host}, past the end of the file`);
       bad.push(index);
       continue;

@@ -1,10 +1,10 @@
 /**
- * Runs: the longest stretches of guest bytes that can be treated alike, within one L2 table. Everything that walks the
- * mapping (reads, extents) does it through `findRun`, synchronously, on a table that is in memory.
+ * Runs: the longest stretches of guest bytes that can be treated alike, within one slice of an L2 table. Everything that walks the
+ * mapping (reads, extents) does it through `findRun`, synchronously, on a slice that is in memory.
  */
 import type { ClusterEntry, MappingCodec } from "./codec.ts";
 import type { Geometry } from "./geometry.ts";
-import type { L2Table } from "./tables.ts";
+import type { L2Slice } from "./tables.ts";
 
 export const MISSING = 0;
 export const ZERO = 1;
@@ -48,16 +48,16 @@ export class RunFinder {
   }
 
   /**
-   * Describes the run that starts at guest offset `offset`, up to `end` and to the end of the table. A null table means that all
+   * Describes the run that starts at guest offset `offset`, up to `end` and to the end of the slice. A null slice means that all
    * of it is missing. A compressed run never goes beyond its cluster.
    */
-  find(table: L2Table | null, offset: number, end: number, run: Run): void {
-    const { clusterSize, grain, tableSpan, subclusters } = this.#geometry;
-    const spanStart = Math.floor(offset / tableSpan) * tableSpan;
-    const limit = Math.min(end, spanStart + tableSpan);
+  find(slice: L2Slice | null, offset: number, end: number, run: Run): void {
+    const { clusterSize, grain, sliceSpan, subclusters } = this.#geometry;
+    const spanStart = Math.floor(offset / sliceSpan) * sliceSpan;
+    const limit = Math.min(end, spanStart + sliceSpan);
     run.host = 0;
     run.compressedLength = 0;
-    if (table === null) {
+    if (slice === null) {
       run.kind = MISSING;
       run.length = limit - offset;
       return;
@@ -68,7 +68,7 @@ export class RunFinder {
     while (position < limit) {
       const index = Math.floor((position - spanStart) / clusterSize);
       const clusterStart = spanStart + index * clusterSize;
-      this.#codec.decode(table.view, index, entry);
+      this.#codec.decode(slice.view, index, entry);
       let part = Math.floor((position - clusterStart) / grain);
       while (part < subclusters && position < limit) {
         const partOf = partKind(entry, part);

@@ -1,10 +1,11 @@
 /**
- * The two levels of the mapping in memory: the whole L1 table, and a cache of L2 tables in the bytes of the disk.
+ * The two levels of the mapping in memory: the L1 table, and a cache of slices of L2 tables, in the bytes of the disk.
  *
  * Invariants (ADR 1):
  * - An entry is set here only after the data that it points at has been written to the file.
- * - What is set here reaches the file through `snapshot` alone, which a checkpoint calls.
- * - A table that is new, dirty or pinned stays in memory; any other may be dropped and loaded again.
+ * - What is set here reaches the file through `snapshot` alone, which a checkpoint calls. Only a new table is written at once,
+ *   empty or as a copy: nothing refers to it before the checkpoint.
+ * - A slice that is dirty or pinned stays in memory; any other may be dropped and loaded again.
  * - A table is changed only when its L1 entry owns it; one that a snapshot of the image shares is copied first (`forWrite`).
  */
 import type { BlockNode } from "../../block/index.ts";
@@ -17,30 +18,24 @@ import type { MappingRecord } from "./mapping-log.ts";
 
 const CACHE_BYTES = 32 * 1024 * 1024;
 
-/** An L2 table in memory. */
-export class L2Table {
-  readonly l1Index: number;
+/** A slice of an L2 table in memory. Slices are numbered through all tables, present or not. */
+export class L2Slice {
+  readonly index: number;
+  /** Where its first byte lies in the file. */
   readonly host: number;
   readonly bytes: Uint8Array;
   readonly view: DataView;
-  /** Nothing on disk refers to it yet: it is written whole, before the flush of a checkpoint. */
-  isNew: boolean;
   dirtyFrom = Number.POSITIVE_INFINITY;
   dirtyTo = 0;
   /** Requests that hold it between a look and a change, and checkpoints that are writing it. */
   pins = 0;
   used = true;
 
-  constructor(l1Index: number, host: number, bytes: Uint8Array, isNew: boolean) {
-    this.l1Index = l1Index;
+  constructor(index: number, host: number, bytes: Uint8Array) {
+    this.index = index;
     this.host = host;
     this.bytes = bytes;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    this.isNew = isNew;
-  }
-
-  get dirty(): boolean {
-    return this.isNew || this.dirtyTo > 0;
   }
 
   touch(from: number, to: number): void {
@@ -51,16 +46,20 @@ export class L2Table {
 
 /** What a checkpoint has to write of the mapping. */
 export interface TablesSnapshot {
-  /** New tables, whole: before the flush. */
-  readonly tables: readonly MetadataWrite[];
-  /** Entries of tables that are reachable, and of L1: after the flush. */
+  /** Entries of L2 and L1 tables: to be written after the flush. */
   readonly entries: readonly MetadataWrite[];
   /** What these changes took the last use from. */
   readonly freed: readonly HostRange[];
-  /** All of it has reached the file: the tables may be dropped again. */
+  /** All of it has reached the file: the slices may be dropped again. */
   done(): void;
   /** It has not: all of it is dirty again. */
   undo(): void;
+}
+
+/** A stretch of the image file. */
+export interface HostRange {
+  readonly host: number;
+  readonly length: number;
 }
 
 export interface MappingTablesOptions {
@@ -73,18 +72,13 @@ export interface MappingTablesOptions {
   readonly l1Offset: number;
 }
 
-/** A stretch of the image file. */
-export interface HostRange {
-  readonly host: number;
-  readonly length: number;
-}
-
 export class MappingTables {
   readonly #options: MappingTablesOptions;
-  readonly #cache = new Map<number, L2Table>();
-  readonly #dirty = new Set<L2Table>();
-  readonly #loading = new Map<number, Promise<L2Table | null>>();
-  readonly #preparing = new Map<number, Promise<L2Table>>();
+  readonly #slicesPerTable: number;
+  readonly #cache = new Map<number, L2Slice>();
+  readonly #dirty = new Set<L2Slice>();
+  readonly #loading = new Map<number, Promise<L2Slice | null>>();
+  readonly #preparing = new Map<number, Promise<void>>();
   readonly #patches = new Map<number, MappingRecord[]>();
   readonly #entry: TableEntry = { host: 0, owned: false };
   #freed: HostRange[] = [];
@@ -96,6 +90,7 @@ export class MappingTables {
 
   constructor(options: MappingTablesOptions) {
     this.#options = options;
+    this.#slicesPerTable = options.geometry.tableBytes / options.geometry.sliceBytes;
     this.#l1 = options.l1;
     this.#l1View = new DataView(options.l1.buffer, options.l1.byteOffset, options.l1.byteLength);
     this.#l1Offset = options.l1Offset;
@@ -110,102 +105,130 @@ export class MappingTables {
     return this.#dirty.size > 0 || this.#l1DirtyTo > 0 || this.#freed.length > 0;
   }
 
-  get dirtyBytes(): number {
-    return this.#dirty.size * this.#options.geometry.tableBytes;
-  }
-
   /** Whether so much is dirty that a checkpoint must come before more. */
   get crowded(): boolean {
-    return this.dirtyBytes > CACHE_BYTES / 2 && this.#dirty.size > 2;
+    return this.#dirty.size * this.#options.geometry.sliceBytes > CACHE_BYTES / 2;
+  }
+
+  /** Decodes the L1 entry of the table that a slice belongs to. */
+  #table(index: number): TableEntry {
+    this.#options.codec.decodeL1(this.#l1View, Math.floor(index / this.#slicesPerTable), this.#entry);
+    return this.#entry;
   }
 
   /** Whether there is a table at all, without loading it. */
-  has(l1Index: number): boolean {
-    if (this.#patches.has(l1Index)) return true;
-    this.#options.codec.decodeL1(this.#l1View, l1Index, this.#entry);
-    return this.#entry.host !== 0;
+  has(index: number): boolean {
+    return this.#patches.has(index) || this.#table(index).host !== 0;
   }
 
-  /** The table when it is in memory; null when there is none; undefined when it must be loaded. */
-  peek(l1Index: number): L2Table | null | undefined {
-    const table = this.#cache.get(l1Index);
-    if (table !== undefined) {
-      table.used = true;
-      return table;
+  /** The slice when it is in memory; null when there is none; undefined when it must be loaded. */
+  peek(index: number): L2Slice | null | undefined {
+    const slice = this.#cache.get(index);
+    if (slice !== undefined) {
+      slice.used = true;
+      return slice;
     }
-    return this.has(l1Index) ? undefined : null;
+    return this.has(index) ? undefined : null;
   }
 
-  /** Loads the table, once however many ask. */
-  load(l1Index: number): Promise<L2Table | null> {
-    let loading = this.#loading.get(l1Index);
+  /** Loads a slice, once however many ask. */
+  load(index: number): Promise<L2Slice | null> {
+    let loading = this.#loading.get(index);
     if (loading === undefined) {
-      loading = this.#read(l1Index).finally(() => this.#loading.delete(l1Index));
-      this.#loading.set(l1Index, loading);
+      loading = this.#read(index).finally(() => this.#loading.delete(index));
+      this.#loading.set(index, loading);
     }
     return loading;
   }
 
-  async #read(l1Index: number): Promise<L2Table | null> {
+  async #read(index: number): Promise<L2Slice | null> {
     const { codec, geometry, file } = this.#options;
-    codec.decodeL1(this.#l1View, l1Index, this.#entry);
-    const { host } = this.#entry;
-    const patches = this.#patches.get(l1Index);
-    if (host === 0 && patches === undefined) return null;
-    const bytes = new Uint8Array(geometry.tableBytes);
-    if (host !== 0) {
-      if (host + bytes.length > file.length) throw this.#outside("L2 table", host, bytes.length);
+    const table = this.#table(index).host;
+    const patches = this.#patches.get(index);
+    if (table === 0 && patches === undefined) return null;
+    const bytes = new Uint8Array(geometry.sliceBytes);
+    const host = table + (index % this.#slicesPerTable) * geometry.sliceBytes;
+    if (table !== 0) {
+      if (table + geometry.tableBytes > file.length) throw this.#outside(table);
       await file.read(host, bytes);
+      // The table has been copied meanwhile: what was read belongs to a snapshot.
+      if (this.#table(index).host !== table) return this.#read(index);
     }
-    const table = new L2Table(l1Index, host, bytes, false);
     for (const { cluster, entry } of patches ?? []) {
-      bytes.set(entry, (cluster % geometry.tableEntries) * codec.entryBytes);
+      bytes.set(entry, (cluster % geometry.sliceEntries) * codec.entryBytes);
     }
-    this.#insert(table);
-    return table;
+    const slice = new L2Slice(index, host, bytes);
+    this.#insert(slice);
+    return slice;
   }
 
-  #outside(what: string, host: number, length: number): StreamdiskError {
-    const { name } = this.#options.file;
+  #outside(host: number): StreamdiskError {
+    const { file, geometry } = this.#options;
     return new StreamdiskError(
       "invalid-image",
-      `Image '${name}' is damaged or truncated: its ${what} at ${host} (${length} bytes) ends past the end of the file at ${this.#options.file.length}`,
-      { node: name, offset: host, length },
+      `Image '${file.name}' is damaged or truncated: its L2 table at ${host} (${geometry.tableBytes} bytes) ends past the end of the file at ${file.length}`,
+      { node: file.name, offset: host, length: geometry.tableBytes },
     );
   }
 
-  /** The table, ready to be changed: allocated if there was none, copied if it is shared. */
-  forWrite(l1Index: number): Promise<L2Table> | L2Table {
-    const table = this.#cache.get(l1Index);
-    const preparing = this.#preparing.get(l1Index);
-    if (preparing !== undefined) return preparing;
-    this.#options.codec.decodeL1(this.#l1View, l1Index, this.#entry);
-    if (table !== undefined && this.#entry.owned) {
-      table.used = true;
-      return table;
+  /** The slice, ready to be changed: its table is allocated if there was none, and copied if it is shared. */
+  forWrite(index: number): Promise<L2Slice> | L2Slice {
+    const slice = this.#cache.get(index);
+    if (slice !== undefined && this.#table(index).owned) {
+      slice.used = true;
+      return slice;
     }
-    const promise = this.#prepare(l1Index).finally(() => this.#preparing.delete(l1Index));
-    this.#preparing.set(l1Index, promise);
-    return promise;
+    return this.#ready(index);
   }
 
-  async #prepare(l1Index: number): Promise<L2Table> {
-    const { codec, geometry, allocator, hostMap } = this.#options;
-    const old = this.peek(l1Index) ?? (await this.load(l1Index));
-    codec.decodeL1(this.#l1View, l1Index, this.#entry);
-    if (old !== null && this.#entry.owned) return old;
-    const sharedHost = this.#entry.host;
+  async #ready(index: number): Promise<L2Slice> {
+    const l1Index = Math.floor(index / this.#slicesPerTable);
+    while (this.#table(index).host === 0 || !this.#table(index).owned) {
+      let preparing = this.#preparing.get(l1Index);
+      if (preparing === undefined) {
+        preparing = this.#newTable(l1Index).finally(() => this.#preparing.delete(l1Index));
+        this.#preparing.set(l1Index, preparing);
+      }
+      await preparing;
+    }
+    const slice = this.peek(index) ?? (await this.load(index));
+    if (slice === null) throw new Error(`slice ${index} of a table that was just made is not there`);
+    return slice;
+  }
+
+  /**
+   * Makes a table of our own: empty, or a copy of one that is shared. It is written at once, since nothing refers to it before
+   * the L1 entry does, which goes with a checkpoint, after a flush.
+   */
+  async #newTable(l1Index: number): Promise<void> {
+    const { codec, geometry, allocator, hostMap, file } = this.#options;
+    const old = this.#table(l1Index * this.#slicesPerTable).host;
     const clusters = geometry.tableBytes / geometry.clusterSize;
-    const run = await allocator.allocate(clusters, clusters);
-    const bytes = old === null ? new Uint8Array(geometry.tableBytes) : Uint8Array.from(old.bytes);
-    const table = new L2Table(l1Index, run.host, bytes, true);
-    hostMap.addTable(run.host, geometry.tableBytes);
-    this.#dirty.add(table);
-    this.#insert(table);
-    codec.encodeL1(this.#l1View, l1Index, { host: run.host, owned: true });
+    const { host } = await allocator.allocate(clusters, clusters);
+    try {
+      if (old === 0) await file.writeZeroes(host, geometry.tableBytes);
+      else await this.#copyTable(old, host);
+    } catch (error) {
+      await allocator.release(host, geometry.tableBytes);
+      throw error;
+    }
+    hostMap.addTable(host, geometry.tableBytes);
+    for (let index = l1Index * this.#slicesPerTable; index < (l1Index + 1) * this.#slicesPerTable; index++) {
+      this.#cache.delete(index);
+    }
+    codec.encodeL1(this.#l1View, l1Index, { host, owned: true });
     this.#touchL1(l1Index * 8, l1Index * 8 + 8);
-    if (sharedHost !== 0) this.free(sharedHost, geometry.tableBytes);
-    return table;
+    if (old !== 0) this.free(old, geometry.tableBytes);
+  }
+
+  async #copyTable(from: number, to: number): Promise<void> {
+    const { geometry, file } = this.#options;
+    if (from + geometry.tableBytes > file.length) throw this.#outside(from);
+    const bytes = new Uint8Array(geometry.sliceBytes);
+    for (let at = 0; at < geometry.tableBytes; at += bytes.length) {
+      await file.read(from + at, bytes);
+      await file.write(to + at, bytes);
+    }
   }
 
   #touchL1(from: number, to: number): void {
@@ -213,18 +236,17 @@ export class MappingTables {
     this.#l1DirtyTo = Math.max(this.#l1DirtyTo, to);
   }
 
-  /** Changes one entry of a table that came from `forWrite`. */
-  set(table: L2Table, index: number, entry: ClusterEntry): void {
-    const { codec } = this.#options;
-    codec.encode(table.view, index, entry);
-    this.touch(table, index);
+  /** Changes one entry of a slice that came from `forWrite`. */
+  set(slice: L2Slice, at: number, entry: ClusterEntry): void {
+    this.#options.codec.encode(slice.view, at, entry);
+    this.touch(slice, at);
   }
 
   /** The bytes of one entry changed: it goes into the next checkpoint. */
-  touch(table: L2Table, index: number): void {
+  touch(slice: L2Slice, at: number): void {
     const { entryBytes } = this.#options.codec;
-    table.touch(index * entryBytes, (index + 1) * entryBytes);
-    this.#dirty.add(table);
+    slice.touch(at * entryBytes, (at + 1) * entryBytes);
+    this.#dirty.add(slice);
   }
 
   /** Something on disk lost a reference that its mapping held until now. */
@@ -235,7 +257,7 @@ export class MappingTables {
     } else this.#freed.push({ host, length });
   }
 
-  /** Drops every table from memory: the file has been changed by a repair. Nothing may be dirty or in use. */
+  /** Drops every slice from memory: the file has been changed by a repair. Nothing may be dirty or in use. */
   forget(): void {
     this.#cache.clear();
   }
@@ -243,46 +265,42 @@ export class MappingTables {
   /** Lays logged mappings over what the file says, in memory only. */
   patch(records: readonly MappingRecord[]): void {
     for (const record of records) {
-      const l1Index = Math.floor(record.cluster / this.#options.geometry.tableEntries);
-      const list = this.#patches.get(l1Index);
-      if (list === undefined) this.#patches.set(l1Index, [record]);
+      const index = Math.floor(record.cluster / this.#options.geometry.sliceEntries);
+      const list = this.#patches.get(index);
+      if (list === undefined) this.#patches.set(index, [record]);
       else list.push(record);
     }
   }
 
-  #insert(table: L2Table): void {
-    this.#cache.set(table.l1Index, table);
-    const most = Math.max(4, Math.floor(CACHE_BYTES / this.#options.geometry.tableBytes));
+  #insert(slice: L2Slice): void {
+    this.#cache.set(slice.index, slice);
+    const most = CACHE_BYTES / this.#options.geometry.sliceBytes;
     if (this.#cache.size <= most) return;
     for (const candidate of this.#cache.values()) {
-      if (candidate.dirty || candidate.pins > 0 || candidate === table) continue;
+      if (candidate.dirtyTo > 0 || candidate.pins > 0 || candidate === slice) continue;
       if (candidate.used) {
         candidate.used = false;
         continue;
       }
-      this.#cache.delete(candidate.l1Index);
+      this.#cache.delete(candidate.index);
       if (this.#cache.size <= most) return;
     }
   }
 
   /** Takes what is dirty; it counts as clean then. End it with `done` or `undo`. */
   snapshot(): TablesSnapshot {
-    const tables: MetadataWrite[] = [];
     const entries: MetadataWrite[] = [];
     const held = [...this.#dirty];
     const undo: (() => void)[] = [];
-    for (const table of held) {
-      table.pins++;
-      const { isNew, dirtyFrom, dirtyTo, host } = table;
-      if (isNew) tables.push({ offset: host, bytes: table.bytes.slice() });
-      else entries.push({ offset: host + dirtyFrom, bytes: table.bytes.slice(dirtyFrom, dirtyTo) });
-      table.isNew = false;
-      table.dirtyFrom = Number.POSITIVE_INFINITY;
-      table.dirtyTo = 0;
+    for (const slice of held) {
+      slice.pins++;
+      const { dirtyFrom, dirtyTo, host } = slice;
+      entries.push({ offset: host + dirtyFrom, bytes: slice.bytes.slice(dirtyFrom, dirtyTo) });
+      slice.dirtyFrom = Number.POSITIVE_INFINITY;
+      slice.dirtyTo = 0;
       undo.push(() => {
-        table.isNew = isNew;
-        table.touch(dirtyFrom, dirtyTo);
-        this.#dirty.add(table);
+        slice.touch(dirtyFrom, dirtyTo);
+        this.#dirty.add(slice);
       });
     }
     this.#dirty.clear();
@@ -297,10 +315,9 @@ export class MappingTables {
     const freed = this.#freed;
     this.#freed = [];
     const done = () => {
-      for (const table of held) table.pins--;
+      for (const slice of held) slice.pins--;
     };
     return {
-      tables,
       entries,
       freed,
       done,
@@ -317,7 +334,7 @@ export class MappingTables {
     return { bytes: this.#l1, offset: this.#l1Offset };
   }
 
-  /** The L1 table lies elsewhere now, with `bytes`. */
+  /** The L1 table lies elsewhere now, or is longer. */
   moveL1(bytes: Uint8Array, offset: number): void {
     this.#l1 = bytes;
     this.#l1View = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -2,7 +2,7 @@
  * Puts bytes into clusters: guest writes and populates alike.
  *
  * Under the exclusive lock of the clusters concerned: plan, allocate, write all data to the file, and only then change the mapping, in
- * memory, without a pause between the entries of one table. A crash before that leaves allocated clusters that nothing refers to.
+ * memory, without a pause between the entries of one slice. A crash before that leaves allocated clusters that nothing refers to.
  * What a write covers of a part that is not data yet, but does not fill, is read from the old content first.
  */
 import type { BlockNode } from "../../block/index.ts";
@@ -10,12 +10,12 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { ClusterAllocator } from "./allocator.ts";
 import type { Checkpoints } from "./checkpoint.ts";
 import type { MappingCodec } from "./codec.ts";
-import type { Geometry } from "./geometry.ts";
+import { bitCount, type Geometry } from "./geometry.ts";
 import type { HostMap } from "./host-map.ts";
 import { type ClusterPlan, maskRuns, Planner } from "./placement.ts";
 import { allDone, type MappedReader } from "./reader.ts";
 import { newEntry } from "./runs.ts";
-import type { L2Table, MappingTables } from "./tables.ts";
+import type { L2Slice, MappingTables } from "./tables.ts";
 
 export interface WriterOptions {
   readonly file: BlockNode;
@@ -62,33 +62,33 @@ export class MappedWriter {
    * Overwrites data in place, under a shared lock. Returns undefined when the mapping would have to change, without having
    * written anything.
    */
-  async overwrite(table: L2Table, offset: number, data: Uint8Array): Promise<Placed | undefined> {
+  async overwrite(slice: L2Slice, offset: number, data: Uint8Array): Promise<Placed | undefined> {
     const end = offset + data.length;
-    const plans = this.#planner.plan({ table, start: offset, end, onlyMissing: false });
+    const plans = this.#planner.plan({ slice, start: offset, end, onlyMissing: false });
     if (!plans.every((plan) => plan.mapped)) return undefined;
-    table.pins++;
+    slice.pins++;
     try {
       await this.#writePieces(this.#pieces(plans, offset, end, false), offset, data);
-      return { bytes: 0, mustCheckpoint: this.#acknowledge(table, plans) };
+      return { bytes: 0, mustCheckpoint: this.#acknowledge(slice, plans) };
     } finally {
-      table.pins--;
+      slice.pins--;
     }
   }
 
-  /** Writes a range within one table; exclusive lock held. */
+  /** Writes a range within one slice; exclusive lock held. */
   async place(offset: number, data: Uint8Array, onlyMissing: boolean): Promise<Placed> {
     const { tables, geometry, allocator } = this.#options;
-    const l1Index = Math.floor(offset / geometry.tableSpan);
+    const sliceIndex = Math.floor(offset / geometry.sliceSpan);
     const end = offset + data.length;
-    const present = tables.peek(l1Index) ?? (await tables.load(l1Index));
-    if (this.#planner.plan({ table: present, start: offset, end, onlyMissing }).length === 0) {
+    const present = tables.peek(sliceIndex) ?? (await tables.load(sliceIndex));
+    if (this.#planner.plan({ slice: present, start: offset, end, onlyMissing }).length === 0) {
       return { bytes: 0, mustCheckpoint: false };
     }
-    const ready = tables.forWrite(l1Index);
-    const table = ready instanceof Promise ? await ready : ready;
-    table.pins++;
+    const ready = tables.forWrite(sliceIndex);
+    const slice = ready instanceof Promise ? await ready : ready;
+    slice.pins++;
     try {
-      const plans = this.#planner.plan({ table, start: offset, end, onlyMissing });
+      const plans = this.#planner.plan({ slice, start: offset, end, onlyMissing });
       const fresh = plans.filter((plan) => plan.way !== "keep");
       try {
         await this.#allocate(fresh);
@@ -99,11 +99,11 @@ export class MappedWriter {
         }
         throw error;
       }
-      const bytes = this.#map(table, plans);
-      const mustCheckpoint = onlyMissing ? this.#noteUnlogged(table, plans) : this.#acknowledge(table, plans);
+      const bytes = this.#map(slice, plans);
+      const mustCheckpoint = onlyMissing ? this.#noteUnlogged(slice, plans) : this.#acknowledge(slice, plans);
       return { bytes, mustCheckpoint };
     } finally {
-      table.pins--;
+      slice.pins--;
     }
   }
 
@@ -193,55 +193,49 @@ export class MappedWriter {
   }
 
   /** The data is in the file: makes it visible. Returns the bytes of parts that were not data before. */
-  #map(table: L2Table, plans: readonly ClusterPlan[]): number {
+  #map(slice: L2Slice, plans: readonly ClusterPlan[]): number {
     const { codec, tables, geometry } = this.#options;
     let parts = 0;
     for (const plan of plans) {
       if (plan.mapped) continue;
       const entry = this.#entry;
-      codec.decode(table.view, plan.index, entry);
+      codec.decode(slice.view, plan.index, entry);
       parts += bitCount((plan.mask & ~entry.data) >>> 0);
       entry.host = plan.host;
       entry.owned = true;
       entry.compressedLength = 0;
       entry.data = (entry.data | plan.mask) >>> 0;
       entry.zero = (entry.zero & ~plan.mask) >>> 0;
-      tables.set(table, plan.index, entry);
+      tables.set(slice, plan.index, entry);
       if (plan.oldLength > 0) tables.free(plan.oldHost, plan.oldLength);
     }
     return parts * geometry.grain;
   }
 
   /** A populate: its mappings may be lost with the process. */
-  #noteUnlogged(table: L2Table, plans: readonly ClusterPlan[]): false {
-    for (const plan of plans) this.#options.checkpoints.noteUnlogged(this.#cluster(table, plan.index));
+  #noteUnlogged(slice: L2Slice, plans: readonly ClusterPlan[]): false {
+    for (const plan of plans) this.#options.checkpoints.noteUnlogged(this.#cluster(slice, plan.index));
     return false;
   }
 
   /** A guest write: none of the mappings that lead to it may be lost with the process. */
-  #acknowledge(table: L2Table, plans: readonly ClusterPlan[]): boolean {
+  #acknowledge(slice: L2Slice, plans: readonly ClusterPlan[]): boolean {
     let mustWait = false;
     for (const plan of plans) {
-      if (plan.mapped && !this.#options.checkpoints.isUnlogged(this.#cluster(table, plan.index))) continue;
-      if (this.acknowledge(table, plan.index)) mustWait = true;
+      if (plan.mapped && !this.#options.checkpoints.isUnlogged(this.#cluster(slice, plan.index))) continue;
+      if (this.acknowledge(slice, plan.index)) mustWait = true;
     }
     return mustWait;
   }
 
   /** Keeps one mapping over the death of the process; true when only a checkpoint can. */
-  acknowledge(table: L2Table, index: number): boolean {
+  acknowledge(slice: L2Slice, index: number): boolean {
     const { entryBytes } = this.#options.codec;
-    const entry = table.bytes.subarray(index * entryBytes, (index + 1) * entryBytes);
-    return this.#options.checkpoints.noteAcknowledged(this.#cluster(table, index), entry);
+    const entry = slice.bytes.subarray(index * entryBytes, (index + 1) * entryBytes);
+    return this.#options.checkpoints.noteAcknowledged(this.#cluster(slice, index), entry);
   }
 
-  #cluster(table: L2Table, index: number): number {
-    return table.l1Index * this.#options.geometry.tableEntries + index;
+  #cluster(slice: L2Slice, index: number): number {
+    return slice.index * this.#options.geometry.sliceEntries + index;
   }
-}
-
-function bitCount(mask: number): number {
-  let bits = 0;
-  for (let rest = mask; rest !== 0; rest = (rest & (rest - 1)) >>> 0) bits++;
-  return bits;
 }

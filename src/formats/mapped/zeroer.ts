@@ -5,22 +5,26 @@
  * data, since an unmapped cluster would show the base.
  */
 
+import type { BlockNode } from "../../block/index.ts";
 import type { Checkpoints } from "./checkpoint.ts";
 import type { MappingCodec } from "./codec.ts";
-import { type Geometry, partMask, roundDown } from "./geometry.ts";
+import { bitCount, type Geometry, partMask, roundDown } from "./geometry.ts";
 import { newEntry } from "./runs.ts";
-import type { L2Table, MappingTables } from "./tables.ts";
+import type { L2Slice, MappingTables } from "./tables.ts";
 import type { MappedWriter } from "./writer.ts";
 
 const ZEROES = new Uint8Array(1024 * 1024);
 
 export interface ZeroerOptions {
+  readonly file: BlockNode;
   readonly codec: MappingCodec;
   readonly geometry: Geometry;
   readonly tables: MappingTables;
   readonly checkpoints: Checkpoints;
   readonly writer: MappedWriter;
   readonly hasBacking: () => boolean;
+  /** Whether the format can hand out again what is given back. */
+  readonly reclaims: boolean;
 }
 
 /** What happened to the mapping. */
@@ -46,10 +50,10 @@ export class MappedZeroer {
     let position = start;
     while (position < end) {
       if (tables.crowded) await checkpoints.run(false);
-      const l1Index = Math.floor(position / geometry.tableSpan);
-      const to = Math.min(end, (l1Index + 1) * geometry.tableSpan);
+      const index = Math.floor(position / geometry.sliceSpan);
+      const to = Math.min(end, (index + 1) * geometry.sliceSpan);
       if (mustWrite) await this.#writeZeroes(position, to, onlyMissing, total);
-      else await this.#zeroInTable(l1Index, position, to, onlyMissing, total);
+      else await this.#zeroInSlice(index, position, to, onlyMissing, total);
       position = to;
     }
     return total;
@@ -64,38 +68,55 @@ export class MappedZeroer {
     }
   }
 
-  async #zeroInTable(l1Index: number, start: number, end: number, onlyMissing: boolean, total: Zeroed): Promise<void> {
+  async #zeroInSlice(
+    sliceIndex: number,
+    start: number,
+    end: number,
+    onlyMissing: boolean,
+    total: Zeroed,
+  ): Promise<void> {
     const { geometry, tables, hasBacking } = this.#options;
-    const present = tables.peek(l1Index) ?? (await tables.load(l1Index));
+    const present = tables.peek(sliceIndex) ?? (await tables.load(sliceIndex));
     if (present === null && !hasBacking()) return;
-    const ready = tables.forWrite(l1Index);
-    const table = ready instanceof Promise ? await ready : ready;
-    table.pins++;
+    const ready = tables.forWrite(sliceIndex);
+    const slice = ready instanceof Promise ? await ready : ready;
+    slice.pins++;
     try {
       for (let cluster = roundDown(start, geometry.clusterSize); cluster < end; cluster += geometry.clusterSize) {
         const from = Math.max(start, cluster);
         const to = Math.min(end, cluster + geometry.clusterSize);
+        const at = (cluster / geometry.clusterSize) % geometry.sliceEntries;
         const touched = partMask((from - cluster) / geometry.grain, (to - cluster) / geometry.grain);
-        const split = this.#zeroCluster(table, cluster, touched, onlyMissing, total);
-        // Part of a compressed cluster: it has to be taken apart first.
-        if (split) await this.#writeZeroes(from, to, false, total);
+        const way = this.#zeroCluster(slice, at, touched, onlyMissing, total);
+        if (way === "write") await this.#writeZeroes(from, to, false, total);
+        else if (way === "hole") await this.#punch(slice, at, total);
       }
     } finally {
-      table.pins--;
+      slice.pins--;
     }
   }
 
-  /** Returns true when the cluster cannot be zeroed in part by its entry. */
-  #zeroCluster(table: L2Table, cluster: number, touched: number, onlyMissing: boolean, total: Zeroed): boolean {
-    const { codec, geometry, tables, checkpoints, writer, hasBacking } = this.#options;
-    const index = (cluster / geometry.clusterSize) % geometry.tableEntries;
+  /**
+   * Zeroes parts of a cluster by its entry, if that can be.
+   * @returns "write" for part of a compressed cluster, which has to be taken apart; "hole" where the format has no use for space
+   * that is given back: the cluster keeps its place, and the file gets a hole there
+   */
+  #zeroCluster(
+    slice: L2Slice,
+    at: number,
+    touched: number,
+    onlyMissing: boolean,
+    total: Zeroed,
+  ): "done" | "write" | "hole" {
+    const { codec, geometry, tables, checkpoints, writer, hasBacking, reclaims } = this.#options;
     const entry = this.#entry;
-    codec.decode(table.view, index, entry);
+    codec.decode(slice.view, at, entry);
     const missing = (touched & ~(entry.data | entry.zero)) >>> 0;
     const shown = hasBacking() ? missing : 0;
     const mask = onlyMissing ? shown : ((touched & entry.data) | shown) >>> 0;
-    if (mask === 0) return false;
-    if (entry.compressedLength > 0 && (entry.data & ~mask) !== 0) return true;
+    if (mask === 0) return "done";
+    if (entry.compressedLength > 0 && (entry.data & ~mask) !== 0) return "write";
+    if (!reclaims && entry.data !== 0) return "hole";
     const oldHost = entry.host;
     const oldLength = entry.host === 0 ? 0 : entry.compressedLength || geometry.clusterSize;
     entry.data = (entry.data & ~mask) >>> 0;
@@ -106,11 +127,21 @@ export class MappedZeroer {
       entry.compressedLength = 0;
       if (oldLength > 0) tables.free(oldHost, oldLength);
     }
-    tables.set(table, index, entry);
+    tables.set(slice, at, entry);
     if (onlyMissing) {
-      for (let part = mask; part !== 0; part = (part & (part - 1)) >>> 0) total.bytes += geometry.grain;
-      checkpoints.noteUnlogged(table.l1Index * geometry.tableEntries + index);
-    } else if (writer.acknowledge(table, index)) total.mustCheckpoint = true;
-    return false;
+      total.bytes += bitCount(mask) * geometry.grain;
+      checkpoints.noteUnlogged(slice.index * geometry.sliceEntries + at);
+    } else if (writer.acknowledge(slice, at)) total.mustCheckpoint = true;
+    return "done";
+  }
+
+  async #punch(slice: L2Slice, at: number, total: Zeroed): Promise<void> {
+    const { codec, geometry, file, writer, checkpoints } = this.#options;
+    codec.decode(slice.view, at, this.#entry);
+    const { host } = this.#entry;
+    const inside = Math.min(geometry.clusterSize, file.length - host);
+    if (inside > 0) await file.writeZeroes(host, inside);
+    if (!checkpoints.isUnlogged(slice.index * geometry.sliceEntries + at)) return;
+    if (writer.acknowledge(slice, at)) total.mustCheckpoint = true;
   }
 }

@@ -124,10 +124,10 @@ async function checkOwnership(image: Qcow2Image, findings: Findings, { signal }:
     references: new ReferenceCounts(header.clusterSize, file.name),
     findings: new Findings(),
     signal,
-    onTable: async (host, view, bad, l1Index) => {
+    onSlice: async (host, view, bad, l1Index) => {
       codec.decodeL1(l1View, l1Index, table);
-      await verify("L2 table", host, table.owned);
-      for (let index = 0; index < geometry.tableEntries; index++) {
+      if (host === table.host) await verify("L2 table", host, table.owned);
+      for (let index = 0; index < geometry.sliceEntries; index++) {
         if (bad.includes(index)) continue;
         codec.decode(view, index, entry);
         if (entry.host !== 0 && entry.compressedLength === 0) await verify("cluster", entry.host, entry.owned);

@@ -43,6 +43,7 @@ export interface RefcountsOptions {
 }
 
 export class Refcounts implements ClusterAllocator {
+  readonly reclaims = true;
   readonly #options: RefcountsOptions;
   readonly #perBlock: number;
   readonly #cache = new Map<number, RefcountBlock>();

@@ -1,6 +1,7 @@
 /**
- * QED appends: the file's end is where the next cluster comes from, and no list of free clusters exists on disk. What is given back
- * is punched out of the file and handed out again while the image is open; after that it is a leak that `check` can find.
+ * QED appends: the file's end is where the next cluster comes from, and no list of free clusters exists on disk. So nothing is given
+ * back while the image is in use: a cluster that is zeroed keeps its place, with a hole in the file. What a write that
+ * failed had reserved is leaked, and `check` can give it back.
  */
 import type { BlockNode } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
@@ -10,12 +11,11 @@ import { roundUp } from "../mapped/geometry.ts";
 const NOTHING: AllocatorSnapshot = { blocks: [], roots: [], done: () => {}, undo: () => {} };
 
 export class QedAllocator implements ClusterAllocator {
+  readonly reclaims = false;
   readonly dirty = false;
   readonly #file: BlockNode;
   readonly #clusterSize: number;
   #end: number;
-  /** Single clusters to hand out again, by host offset. */
-  readonly #free: number[] = [];
 
   constructor(file: BlockNode, clusterSize: number) {
     this.#file = file;
@@ -23,9 +23,7 @@ export class QedAllocator implements ClusterAllocator {
     this.#end = roundUp(file.length, clusterSize);
   }
 
-  async allocate(least: number, most: number): Promise<HostRun> {
-    const reused = least === 1 ? this.#free.pop() : undefined;
-    if (reused !== undefined) return { host: reused, count: 1 };
+  async allocate(_least: number, most: number): Promise<HostRun> {
     const host = this.#end;
     const end = host + most * this.#clusterSize;
     if (!Number.isSafeInteger(end)) {
@@ -49,14 +47,9 @@ export class QedAllocator implements ClusterAllocator {
   /** The file has been cut by a repair. */
   reset(): void {
     this.#end = roundUp(this.#file.length, this.#clusterSize);
-    this.#free.length = 0;
   }
 
-  async release(host: number, length: number): Promise<void> {
-    const end = Math.min(host + length, this.#file.length);
-    if (host < end) await this.#file.discard(host, end - host);
-    for (let at = host; at < host + length; at += this.#clusterSize) this.#free.push(at);
-  }
+  async release(): Promise<void> {}
 
   snapshot(): AllocatorSnapshot {
     return NOTHING;

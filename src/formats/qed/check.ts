@@ -11,13 +11,14 @@ import type { MappingCodec } from "../mapped/codec.ts";
 import type { Geometry } from "../mapped/geometry.ts";
 import { Findings, type MappingFigures, ReferenceCounts, walkMapping } from "../mapped/references.ts";
 import { newEntry } from "../mapped/runs.ts";
-import type { QedHeader } from "./header.ts";
+import { type QedHeader, qedTableBytes } from "./header.ts";
 
 export interface QedImage {
   readonly file: BlockNode;
   readonly codec: MappingCodec;
   readonly geometry: Geometry;
   readonly header: QedHeader;
+  /** The L1 entries in use. */
   readonly l1: Uint8Array;
 }
 
@@ -25,12 +26,6 @@ interface Survey {
   readonly references: ReferenceCounts;
   readonly findings: Findings;
   readonly figures: MappingFigures;
-}
-
-/** Where an L2 entry that refers to a cluster lies. */
-interface EntryPlace {
-  readonly table: number;
-  readonly index: number;
 }
 
 /**
@@ -71,8 +66,8 @@ async function surveyQed(image: QedImage, options: CheckOptions): Promise<Survey
   const findings = new Findings();
   const figures: MappingFigures = { allocated: 0, fragmented: 0, compressed: 0, endOffset: 0 };
   references.add(0, header.headerClusters * header.clusterSize);
-  references.add(header.l1Offset, image.l1.length);
-  figures.endOffset = header.l1Offset + image.l1.length;
+  references.add(header.l1Offset, qedTableBytes(header));
+  figures.endOffset = header.l1Offset + qedTableBytes(header);
   await walkMapping({
     ...image,
     references,
@@ -99,7 +94,7 @@ export async function dropInvalidEntries(image: QedImage): Promise<readonly stri
     ...image,
     references,
     findings,
-    onTable: async (host, _view, bad) => {
+    onSlice: async (host, _view, bad) => {
       for (const index of bad) {
         await file.write(host + index * 8, new Uint8Array(8));
         changed = true;
@@ -135,7 +130,7 @@ async function compact(image: QedImage, references: ReferenceCounts, total: numb
     if (hole >= end || place === undefined) break;
     await file.read(last, bytes);
     await file.write(hole * clusterSize, bytes);
-    updates.push({ at: place.table + place.index * 8, host: hole * clusterSize });
+    updates.push({ at: place, host: hole * clusterSize });
     hole++;
     end--;
   }
@@ -154,19 +149,19 @@ async function compact(image: QedImage, references: ReferenceCounts, total: numb
   return total - end;
 }
 
-/** Which entry refers to each data cluster. */
-async function dataClusters(image: QedImage): Promise<Map<number, EntryPlace>> {
-  const places = new Map<number, EntryPlace>();
+/** Where the entry lies that refers to each data cluster. */
+async function dataClusters(image: QedImage): Promise<Map<number, number>> {
+  const places = new Map<number, number>();
   const entry = newEntry();
   const { file, codec, geometry } = image;
   await walkMapping({
     ...image,
     references: new ReferenceCounts(image.header.clusterSize, file.name),
     findings: new Findings(),
-    onTable: (table, view) => {
-      for (let index = 0; index < geometry.tableEntries; index++) {
+    onSlice: (slice, view) => {
+      for (let index = 0; index < geometry.sliceEntries; index++) {
         codec.decode(view, index, entry);
-        if (entry.data !== 0) places.set(entry.host, { table, index });
+        if (entry.data !== 0) places.set(entry.host, slice + index * 8);
       }
     },
   });

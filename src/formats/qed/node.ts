@@ -17,7 +17,7 @@ import { MappingTables } from "../mapped/tables.ts";
 import { QedAllocator } from "./allocator.ts";
 import { checkQed, dropInvalidEntries } from "./check.ts";
 import { qedCodec } from "./entries.ts";
-import { type QedHeader, qedMaxSize, qedTableBytes } from "./header.ts";
+import { type QedHeader, qedMaxSize, qedTableBytes, qemuCannotOpen } from "./header.ts";
 import { readQedHeader, writeQedHeader } from "./header-file.ts";
 import { type QedHeaderUpdate, rewriteHeader, setBacking, setImageSize, setNeedCheck } from "./header-update.ts";
 
@@ -31,11 +31,11 @@ export async function openQed(file: BlockNode, options: OpenFormatOptions): Prom
   const tableBytes = qedTableBytes(header);
   const shape = geometry(header.clusterSize, tableBytes, 8, 1);
   const codec = qedCodec({ clusterSize: header.clusterSize, tableBytes, name: file.name });
-  const l1 = new Uint8Array(tableBytes);
-  await file.read(header.l1Offset, l1);
+  const l1 = await readL1(file, header, header.imageSize);
   const image = { file, codec, geometry: shape, header, l1 };
 
-  const warnings: string[] = [];
+  const foreign = qemuCannotOpen(header.clusterSize, header.tableClusters);
+  const warnings = foreign === undefined ? [] : [`'${file.name}': ${foreign}`];
   const repairing = header.needCheck && !options.readOnly && options.forCheck !== true;
   const records = header.needCheck && options.forCheck !== true ? lastRecords(options.log?.replay() ?? []) : [];
   if (repairing) warnings.push(...(await dropInvalidEntries(image)));
@@ -79,6 +79,15 @@ export async function openQed(file: BlockNode, options: OpenFormatOptions): Prom
     options.log?.remove();
   }
   return node;
+}
+
+/** As much of the L1 table as a virtual size needs: the whole could have a gigabyte. */
+async function readL1(file: BlockNode, header: QedHeader, imageSize: number): Promise<Uint8Array> {
+  const tableBytes = qedTableBytes(header);
+  const entries = Math.ceil(imageSize / ((tableBytes / 8) * header.clusterSize));
+  const l1 = new Uint8Array(Math.min(entries * 8, tableBytes));
+  await file.read(header.l1Offset, l1);
+  return l1;
 }
 
 /** One past the last host byte that logged mappings refer to. */
@@ -130,9 +139,14 @@ class QedImageHeader implements ImageHeader {
     await this.#write(setImageSize(this.#header, length, this.#file.name));
   }
 
-  async growL1(length: number): Promise<never> {
-    const { clusterSize, tableClusters } = this.#header;
+  /** The L1 table is as large as it ever gets; more of it comes into use. */
+  async growL1(length: number): Promise<() => Promise<void>> {
+    const { clusterSize, tableClusters, l1Offset } = this.#header;
     const most = qedMaxSize(clusterSize, tableClusters);
+    if (length <= most) {
+      const l1 = await readL1(this.#file, this.#header, length);
+      return async () => this.#tables.moveL1(l1, l1Offset);
+    }
     throw new StreamdiskError(
       "invalid-argument",
       `Could not grow '${this.#file.name}' to ${length} bytes: a QED image with its table size holds ${most} at the most`,

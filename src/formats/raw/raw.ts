@@ -6,7 +6,7 @@
  * last sector: what the file lacks of it reads as zeroes, and a write there makes the file longer. Only where it could not (a device
  * or export of odd size, open for writing) does the disk end with the file.
  */
-import type { BlockNode, Extent } from "../../block/index.ts";
+import { type BlockNode, type Extent, validateOpen, validateRange, validateWritable } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { CheckResult, FormatDetails, FormatNode } from "../format.ts";
 
@@ -128,26 +128,12 @@ class RawNode implements FormatNode {
   }
 
   #validate(operation: string, offset: number, length: number): void {
-    if (this.#closing !== undefined) {
-      throw new StreamdiskError("shutdown", `Could not ${operation} '${this.name}': it is closed`, {
-        node: this.name,
-        operation,
-      });
-    }
-    if (offset >= 0 && length >= 0 && offset + length <= this.#length && Number.isSafeInteger(offset + length)) return;
-    throw new StreamdiskError(
-      "invalid-argument",
-      `Could not ${operation} ${length} bytes at ${offset} of '${this.name}': it has ${this.#length} bytes`,
-      { node: this.name, operation, offset, length },
-    );
+    validateOpen(this, operation, this.#closing !== undefined);
+    validateRange(this, operation, offset, length);
   }
 
   #validateChange(operation: string, offset: number, length: number): void {
     this.#validate(operation, offset, length);
-    if (!this.readOnly) return;
-    throw new StreamdiskError("permission", `Could not ${operation} '${this.name}': it is open read-only`, {
-      node: this.name,
-      operation,
-    });
+    validateWritable(this, operation);
   }
 }
