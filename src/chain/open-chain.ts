@@ -12,9 +12,10 @@
  * Every layer belongs to the chain: a layer that a stream has taken out from between two others stays open until the chain
  * is closed.
  */
-import type { BackingReference } from "../block/index.ts";
+import { type BackingReference, isOverlay } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { type FormatName, type FormatNode, openFormat, probeFormat } from "../formats/index.ts";
+import { openMappingLog } from "../host/index.ts";
 import { type FileNode, openFile } from "../sources/index.ts";
 import { AllowList } from "./allow-list.ts";
 import { identityOf, identityOfPath } from "./identity.ts";
@@ -79,9 +80,10 @@ class ChainOpener {
     named: string,
     depth: number,
   ): Promise<FormatNode> {
-    const readOnly = file.readOnly;
-    if (spec.backing === null) return openFormat(format, file, { readOnly });
-    if (this.#policy.forCheck) return openFormat(format, file, { readOnly, forCheck: true });
+    const { readOnly } = file;
+    const options = { readOnly, log: openMappingLog(file.identity, { readOnly }) };
+    if (spec.backing === null) return openFormat(format, file, options);
+    if (this.#policy.forCheck) return openFormat(format, file, { ...options, forCheck: true });
     let broken: { readonly error: unknown } | undefined;
     const openBacking = async (reference: BackingReference): Promise<FormatNode> => {
       try {
@@ -93,11 +95,11 @@ class ChainOpener {
       }
     };
     try {
-      return await openFormat(format, file, { readOnly, openBacking });
+      return await openFormat(format, file, { ...options, openBacking });
     } catch (error) {
       if (!this.#policy.partial || broken?.error !== error) throw error;
       this.warnings.push(error instanceof Error ? error.message : String(error));
-      return openFormat(format, file, { readOnly });
+      return openFormat(format, file, options);
     }
   }
 
@@ -152,6 +154,11 @@ class OpenedChain implements Chain {
     const linked = new Set<unknown>();
     for (let node = this.node as FormatNode["backing"]; node !== undefined; node = node.backing) linked.add(node);
     return this.#opened.filter(({ node }) => linked.has(node));
+  }
+
+  get whole(): boolean {
+    const bottom = this.layers.at(-1)?.node ?? this.node;
+    return !isOverlay(bottom) || bottom.backingReference === undefined;
   }
 
   close(): Promise<void> {

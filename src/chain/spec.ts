@@ -52,6 +52,8 @@ export interface Chain extends AsyncDisposable {
   readonly node: FormatNode;
   /** From the top to the bottom; at least one. */
   readonly layers: readonly ChainLayer[];
+  /** Whether the bottom was reached: false when a link was left unfollowed. */
+  readonly whole: boolean;
   /** What its user should know, each a sentence. */
   readonly warnings: readonly string[];
   /** Flushes and closes every layer. A second close does nothing. */

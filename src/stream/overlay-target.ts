@@ -8,19 +8,13 @@
  *
  * A fetched range is read into a buffer of the pool, so memory is what the job has under way at a time.
  */
-import {
-  type BackingReference,
-  type BlockNode,
-  chainExtents,
-  isZero,
-  layerExtents,
-  type OverlayNode,
-} from "../block/index.ts";
+import { type BackingReference, type BlockNode, chainExtents, layerExtents, type OverlayNode } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import { wholeGrains } from "./grain.ts";
 import type { Populated, StreamExtent, StreamTarget } from "./target.ts";
 import { LARGEST_WINDOW } from "./window.ts";
+import { dataRuns } from "./zero-runs.ts";
 
 /** The layer that stays below the overlay, and how the overlay shall refer to it. */
 export interface StreamBase {
@@ -34,9 +28,6 @@ export interface OverlayTargetOptions {
   /** Makes copied data that is zero throughout zero clusters. @default true */
   readonly detectZeroes?: boolean;
 }
-
-/** Zeroes shorter than this are copied as data: looking closer costs more than it saves. */
-const SMALLEST_ZERO = 4096;
 
 export function overlayTarget(overlay: OverlayNode, options: OverlayTargetOptions = {}): StreamTarget {
   return new OverlayTarget(overlay, options);
@@ -122,19 +113,12 @@ class OverlayTarget implements StreamTarget {
     }
   }
 
-  /** Splits what was read into data and zeroes, and populates each. */
+  /** Populates data as data and zeroes as zeroes. */
   async #store(offset: number, data: Uint8Array): Promise<Populated> {
-    const granule = Math.max(this.grain, SMALLEST_ZERO);
     const done = { data: 0, zero: 0 };
-    let start = 0;
-    while (start < data.length) {
-      const zero = isZero(data, start, Math.min(start + granule, data.length));
-      let end = start + granule;
-      while (end < data.length && isZero(data, end, Math.min(end + granule, data.length)) === zero) end += granule;
-      end = Math.min(end, data.length);
+    for (const { start, end, zero } of dataRuns(data, this.grain)) {
       if (zero) done.zero += await this.#overlay.populateZeroes(offset + start, end - start);
       else done.data += await this.#overlay.populate(offset + start, data.subarray(start, end));
-      start = end;
     }
     return done;
   }

@@ -50,7 +50,7 @@ export class Pump {
   #undone = Number.POSITIVE_INFINITY;
   #tally: Tally = { local: 0, zero: 0, missing: 0, fetch: 0, first: 0 };
   #copied = 0;
-  #halted = false;
+  #halted: boolean;
   #failure: Failure | undefined;
   #wake: (() => void) | undefined;
 
@@ -60,6 +60,7 @@ export class Pump {
     this.#chunk = options.chunk;
     this.#clock = clock;
     this.#signal = options.signal;
+    this.#halted = options.signal.aborted;
     this.#limit = speed === undefined ? undefined : new RateLimit(speed, clock);
     this.window = new AdaptiveWindow(clock.now(), options.window);
     this.durability = new Durability(target, clock, (error) => {

@@ -45,7 +45,6 @@ export function infoLines(info: ImageInfo): string[] {
   }
   const backingFormat = info["backing-filename-format"];
   if (backingFormat !== undefined) lines.push(`backing file format: ${backingFormat}`);
-  if (info["in-use"] !== undefined) lines.push(`in use: ${info["in-use"]} (the figures may be stale)`);
   if (info.snapshots !== undefined && info.snapshots.length > 0) lines.push(...snapshotLines(info.snapshots));
   const specific = Object.entries(info["format-specific"]?.data ?? {});
   if (specific.length > 0) lines.push("Format specific information:");

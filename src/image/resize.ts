@@ -1,0 +1,34 @@
+import { StreamdiskError } from "../errors/index.ts";
+import { withImage } from "./open.ts";
+import type { ImageOptions } from "./options.ts";
+
+export interface ResizeImageOptions extends ImageOptions {
+  /** Allows a smaller size, which throws away what lies beyond. @default false */
+  readonly shrink?: boolean;
+}
+
+export interface ResizeResult {
+  readonly from: number;
+  readonly to: number;
+}
+
+/**
+ * Changes the virtual size of an image, in bytes. What a larger size adds reads as zeroes, whatever the backing file has there.
+ *
+ * @throws {StreamdiskError} `refused` for a smaller size without `shrink`, `invalid-argument` for one that cannot be
+ */
+export async function resizeImage(path: string, size: number, options: ResizeImageOptions = {}): Promise<ResizeResult> {
+  if (!Number.isSafeInteger(size) || size < 0) {
+    throw new StreamdiskError("invalid-argument", `'${path}' cannot have ${size} bytes`, { node: path });
+  }
+  return withImage(path, { format: options.format, allowBacking: options.allowBacking }, async ({ node }) => {
+    const from = node.length;
+    if (size < from && !options.shrink) {
+      const message = `'${path}' has ${from} bytes: ${size} would throw away what lies beyond. Allow it with --shrink (shrink: true)`;
+      throw new StreamdiskError("refused", message, { node: path });
+    }
+    await node.resize(size);
+    await node.flush();
+    return { from, to: node.length };
+  });
+}

@@ -1,0 +1,44 @@
+/**
+ * The library's face.
+ *
+ * @module
+ */
+export type { BackingReference, BlockNode, Extent, ExtentKind, OverlayNode } from "./block/index.ts";
+export type { ChainLayer } from "./chain/index.ts";
+export { ERROR_TABLE, type ErrorCode, type ErrorContext, StreamdiskError } from "./errors/index.ts";
+export type { CheckResult, FormatName, FormatNode } from "./formats/index.ts";
+export {
+  type CheckImageOptions,
+  type CompareImagesOptions,
+  type Comparison,
+  type ConvertImageOptions,
+  type ConvertProgress,
+  type ConvertResult,
+  type CreatedImage,
+  type CreateImageOptions,
+  checkImage,
+  compareImages,
+  convertImage,
+  createImage,
+  type Image,
+  type ImageCheck,
+  type ImageInfo,
+  type ImageOptions,
+  imageChainInfo,
+  imageInfo,
+  imageMap,
+  type MapEntry,
+  type OpenImageOptions,
+  openImage,
+  type RebaseImageOptions,
+  type RebaseResult,
+  type ResizeImageOptions,
+  type ResizeResult,
+  rebaseImage,
+  resizeImage,
+  type StepImageOptions,
+  type StreamImageOptions,
+  stepImage,
+  streamImage,
+} from "./image/index.ts";
+export type { StepResult, StreamProgress, StreamReason, StreamState } from "./stream/index.ts";
