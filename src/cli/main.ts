@@ -1,6 +1,6 @@
 /**
  * The entry of the command line: runs one command and sets the exit code. The process ends by itself, so that what is
- * still on its way to a pipe arrives.
+ * still on its way to a reader arrives.
  */
 import { reportFailure } from "./failure.ts";
 import { buildProgram, separateSize } from "./program.ts";
@@ -8,10 +8,16 @@ import { buildProgram, separateSize } from "./program.ts";
 /** Shell's code for a process that a closed pipe ended. */
 const EXIT_PIPE = 141;
 
+// What others see in lists of processes, and of who holds a lock.
+process.title = "streamdisk";
+
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   // The reader went away (`| head`): end as other programs do. An image survives that like any kill.
   process.exit(error.code === "EPIPE" ? EXIT_PIPE : reportFailure(error));
 });
+
+// An error that nobody waited for is one of the program: it ends, and looks like any other failure.
+process.once("uncaughtException", (error) => process.exit(reportFailure(error)));
 
 try {
   const argv = separateSize(process.argv.slice(2));

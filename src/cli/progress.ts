@@ -44,14 +44,16 @@ export function progressOption(command: Command): Command {
 export class ProgressMeter {
   readonly #screen: MeterScreen;
   readonly #mode: "bar" | "lines" | "off";
+  readonly #indent: string;
   readonly #blocks: readonly [string, string];
   #drawnAt = Number.NEGATIVE_INFINITY;
   #last: Moment | Fraction | undefined;
   #isDrawn = false;
 
   /** @param wanted `--progress`, `--no-progress`, or neither */
-  constructor(wanted: boolean | undefined, screen: MeterScreen = process.stderr) {
+  constructor(wanted: boolean | undefined, screen: MeterScreen = process.stderr, indent = "") {
     this.#screen = screen;
+    this.#indent = indent;
     this.#mode = wanted === false ? "off" : screen.isTTY ? "bar" : wanted ? "lines" : "off";
     this.#blocks = speaksUtf8() ? ["█", "░"] : ["#", "."];
   }
@@ -82,10 +84,10 @@ export class ProgressMeter {
 
   #draw(moment: Moment | Fraction): void {
     if (this.#mode === "lines") {
-      this.#screen.write(`${figures(moment)}\n`);
+      this.#screen.write(`${this.#indent}${figures(moment)}\n`);
       return;
     }
-    const text = `${this.#bar(moment)} ${figures(moment)}`;
+    const text = `${this.#indent}${this.#bar(moment)} ${figures(moment)}`;
     this.#screen.write(CLEAR_LINE + text.slice(0, Math.max(20, (this.#screen.columns ?? 80) - 1)));
     this.#isDrawn = true;
   }
@@ -104,7 +106,7 @@ export function figures(moment: Moment | Fraction): string {
   const { done, total, rate, eta, note } = moment;
   const parts = [percent, `${formatSize(done)} of ${formatSize(total)}`];
   if (note !== undefined) parts.push(note);
-  else if (rate !== undefined && done < total) {
+  else if (rate !== undefined && rate > 0 && done < total) {
     parts.push(`${formatSize(Math.round(rate))}/s`);
     if (eta !== undefined && Number.isFinite(eta)) parts.push(`${formatDuration(Math.max(1000, eta * 1000))} left`);
   }

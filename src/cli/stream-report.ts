@@ -69,7 +69,7 @@ export class StreamReport {
 }
 
 /** Local and known-zero bytes are done. */
-export function momentOf(progress: StreamProgress): Moment {
+function momentOf(progress: StreamProgress): Moment {
   const { localBytes, zeroBytes, missingBytes, rate, eta } = progress;
   const done = localBytes + zeroBytes;
   return { done, total: done + missingBytes, rate, eta, note: noteOf(progress) };

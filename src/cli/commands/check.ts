@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { checkImage, type ImageCheck } from "../../image/index.ts";
+import { reportFailure } from "../failure.ts";
 import { helpAfter } from "../help.ts";
 import { interruptible } from "../interrupt.ts";
 import { jsonOption, parseFormat } from "../options.ts";
@@ -41,14 +42,19 @@ export function define(command: Command): void {
     .action(async (image: string, flags: Flags) => {
       const path = filePath(image);
       const meter = new ProgressMeter(flags.progress);
-      const result = await interruptible((signal) =>
-        checkImage(path, {
-          format: flags.format,
-          repair: flags.repair,
-          signal,
-          onProgress: (fraction) => meter.update({ fraction }),
-        }),
-      ).finally(() => meter.clear());
+      const onProgress = (fraction: number) => meter.update({ fraction });
+      const { format, repair } = flags;
+      let result: ImageCheck;
+      try {
+        result = await interruptible((signal) => checkImage(path, { format, repair, signal, onProgress }));
+      } catch (error) {
+        if (!hasNoCheck(error)) throw error;
+        reportFailure(error);
+        process.exitCode = EXIT_NO_CHECK;
+        return;
+      } finally {
+        meter.clear();
+      }
       if (flags.json) printJson(result);
       else printLines(...checkLines(result));
       process.exitCode = exitOf(result);
@@ -84,6 +90,11 @@ export function checkLines(result: ImageCheck): string[] {
   }
   lines.push(`Image end offset: ${result["image-end-offset"]}`);
   return lines;
+}
+
+/** Not any feature that is not supported, but the check itself. */
+function hasNoCheck(error: unknown): boolean {
+  return error instanceof StreamdiskError && error.code === "unsupported" && error.context.operation === "check";
 }
 
 function exitOf(result: ImageCheck): number {

@@ -3,7 +3,7 @@ import type { FormatName } from "../../formats/index.ts";
 import { createImage } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
 import { jsonOption, moreFormatOptions, newFormat, parseFormat } from "../options.ts";
-import { printJson, printLines, sizeWithBytes } from "../output.ts";
+import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
 import { filePath } from "../targets.ts";
 import { parseSize } from "../units.ts";
 
@@ -44,6 +44,7 @@ export function define(command: Command): void {
         options: flags.option,
         force: flags.force,
       });
+      printWarnings(made.warnings);
       if (flags.json) {
         printJson({
           filename: made.path,

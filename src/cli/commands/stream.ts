@@ -72,7 +72,7 @@ async function stream(path: string, flags: Flags): Promise<void> {
   try {
     await interruptible(async (signal) => {
       const { format, base, speed, window, detectZeroes, retryFor } = flags;
-      const allowBacking = allowedWithBase(flags);
+      const allowBacking = allowed(flags);
       const options = { format, allowBacking, base, speed, window, detectZeroes, retryFor, signal };
       for await (const progress of streamImage(path, options)) report.update(progress);
     });
@@ -84,16 +84,11 @@ async function stream(path: string, flags: Flags): Promise<void> {
 
 async function step(path: string, flags: Flags): Promise<void> {
   const { format, base, offset, length, detectZeroes } = flags;
-  const allowBacking = allowedWithBase(flags);
+  const allowBacking = allowed(flags);
   const result = await interruptible((signal) =>
     stepImage(path, { format, allowBacking, base, offset, length, detectZeroes, signal }),
   );
   if (flags.json) printJson(result);
   else printLines(String(result.next));
   if (result.done) process.exitCode = EXIT_STEPS_DONE;
-}
-
-/** Who names a base allows it. */
-function allowedWithBase(flags: Flags): readonly string[] | "any" {
-  return flags.base === undefined ? allowed(flags) : allowed(flags, flags.base);
 }

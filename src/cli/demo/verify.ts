@@ -39,8 +39,8 @@ export async function writeModel(path: string, model: DiskModel, signal: AbortSi
 }
 
 export interface Verdict {
-  readonly ok: boolean;
-  /** What it said, one line. */
+  readonly exit: number;
+  /** The first line of what it said. */
   readonly said: string;
 }
 
@@ -48,10 +48,11 @@ export interface Verdict {
 export async function qemuImg(args: readonly string[], signal: AbortSignal): Promise<Verdict | undefined> {
   return await new Promise((resolve, reject) => {
     execFile("qemu-img", args, { signal }, (error, stdout, stderr) => {
-      if (error?.name === "AbortError") reject(error);
-      else if (error !== null && "code" in error && error.code === "ENOENT") resolve(undefined);
-      else
-        resolve({ ok: error === null, said: (error === null ? stdout : stderr || stdout).trim().split("\n")[0] ?? "" });
+      const said = (stdout.trim() || stderr.trim()).split("\n")[0] ?? "";
+      if (error === null) resolve({ exit: 0, said });
+      else if (error.code === "ENOENT") resolve(undefined);
+      else if (typeof error.code === "number") resolve({ exit: error.code, said });
+      else reject(error);
     });
   });
 }
