@@ -15,7 +15,7 @@ import type { BlockNode, Extent } from "../block/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { blockDeviceSize, type FileIdentity, fileRuns, fileSystemFacts, punchHole, zeroRange } from "../host/index.ts";
 import { Flusher } from "./flusher.ts";
-import { type LockMode, lockImage } from "./image-lock.ts";
+import { type ImageLock, type LockMode, lockImage } from "./image-lock.ts";
 import { closeFile, fileLength, fileSpace, flushDirectoryOf, openPlainFile, type PlainFile } from "./plain-file.ts";
 
 export interface OpenFileOptions {
@@ -40,16 +40,17 @@ const TRANSFER_A_CALL = 0x7ffff000;
  */
 export async function openFile(path: string, options: OpenFileOptions): Promise<FileNode> {
   const plain = await openPlainFile(path, options.readOnly, options.create ?? false);
+  let lock: ImageLock | undefined;
   try {
-    const mode = options.lock ?? (options.readOnly ? "shared" : "exclusive");
-    const lockWarning = await lockImage(plain.fd, path, mode);
+    lock = await lockImage(plain.fd, path, options.lock ?? (options.readOnly ? "shared" : "exclusive"));
     if (options.create) await flushDirectoryOf(path);
     // Asked after locking: until then somebody else may have been at work on it.
     const length = await currentLength(plain);
     const { remote } = await fileSystemFacts(path);
-    return new FileNode(path, plain, { length, readOnly: options.readOnly, remote, lockWarning });
+    return new FileNode(path, plain, { length, readOnly: options.readOnly, remote, lock });
   } catch (error) {
     await closeFile(plain.fd);
+    await lock?.release();
     throw wrapSystemError(error, path, "open", { operation: "open" });
   }
 }
@@ -65,7 +66,7 @@ interface FileFacts {
   readonly length: number;
   readonly readOnly: boolean;
   readonly remote: string | undefined;
-  readonly lockWarning: string | undefined;
+  readonly lock: ImageLock;
 }
 
 /** Made by {@link openFile}. */
@@ -83,6 +84,7 @@ export class FileNode implements BlockNode {
   readonly remote: string | undefined;
 
   readonly #fd: number;
+  readonly #lock: ImageLock;
   #length: number;
   #reach: number;
   #underWay = 0;
@@ -94,7 +96,8 @@ export class FileNode implements BlockNode {
     this.path = path;
     this.readOnly = facts.readOnly;
     this.grows = plain.rdev === undefined;
-    this.lockWarning = facts.lockWarning;
+    this.lockWarning = facts.lock.warning;
+    this.#lock = facts.lock;
     this.identity = plain.identity;
     this.remote = facts.remote;
     this.#fd = plain.fd;
@@ -264,6 +267,7 @@ export class FileNode implements BlockNode {
       await this.#flusher.flush();
     } finally {
       await closeFile(this.#fd);
+      await this.#lock.release();
     }
   }
 

@@ -9,13 +9,15 @@
  * What QEMU 7.2 takes, seen in /proc/PID/fdinfo, is what is taken here: a guest's disk, qemu-io or qemu-nbd 100, 101, 103,
  * 201, 203; a backing file, a read-only disk, `qemu-img info` 100, 201, 203; `qemu-img info -U` 100.
  *
- * Without the native calls no lock can be taken, but the kernel's table of locks says what others have taken. On a file
- * system without locks nobody can know anything. Both are a warning and not an error, as they are to QEMU.
+ * Without the native calls no lock can be taken, but the kernel's table of locks says what others have taken, and a claimed
+ * name keeps writers of ours apart. On a file system without locks nobody can know anything. Both are a warning and not an
+ * error, as they are to QEMU.
  */
 import { fstat } from "node:fs";
 import { promisify } from "node:util";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import {
+  claimName,
   type HeldLock,
   heldLocks,
   isByteLocked,
@@ -23,6 +25,7 @@ import {
   lockByte,
   lockHolders,
   lockTableKey,
+  type NameClaim,
   nativeCalls,
   nativeProblem,
   unlockBytes,
@@ -57,40 +60,72 @@ const fstatBig = promisify(
     fstat(fd, { bigint: true }, callback),
 );
 
+/** What was locked. The bytes of the file fall with its descriptor, after which this is to be released. */
+export interface ImageLock {
+  /** A sentence for the user: the lock protects less than it should, or (mode `none`) somebody writes. */
+  readonly warning: string | undefined;
+  release(): Promise<void>;
+}
+
 /**
  * Locks an open image.
  *
  * @param name what the user calls it, for messages
- * @returns a sentence that the user should read: the lock protects less than it should, or (mode `none`) someone writes
  * @throws {StreamdiskError} `in-use` when somebody else's use contradicts; nothing stays locked then
  */
-export async function lockImage(fd: number, name: string, mode: LockMode): Promise<string | undefined> {
+export async function lockImage(fd: number, name: string, mode: LockMode): Promise<ImageLock> {
   try {
-    if (mode === "none") return await warnOfWriter(fd, name);
+    if (mode === "none") return warned(await warnOfWriter(fd, name));
     const { used, unshared } = PERMISSIONS[mode];
     const contrary = [...unshared.map((bit) => USED_BASE + bit), ...used.map((bit) => UNSHARED_BASE + bit)];
-    if (nativeCalls() === undefined) return await lookInTable(fd, name, contrary);
+    if (nativeCalls() === undefined) return await lockWithoutCalls(fd, name, mode, contrary);
 
     const own = [...used.map((bit) => USED_BASE + bit), ...unshared.map((bit) => UNSHARED_BASE + bit)];
     // A byte that can't be locked for reading is locked for writing: QEMU does so only for the moment of a test.
     const conflict = own.find((byte) => !lockByte(fd, byte)) ?? contrary.find((byte) => isByteLocked(fd, byte));
-    if (conflict === undefined) return undefined;
+    if (conflict === undefined) return warned(undefined);
     unlockBytes(fd, USED_BASE, LAST - USED_BASE + 1);
     throw await inUse(fd, name, conflict);
   } catch (error) {
     if (hasNoLocks(error)) {
-      return `The file system of '${name}' has no locks: nothing keeps other programs from using it at the same time.`;
+      return warned(`The file system of '${name}' has no locks: nothing keeps other programs from using it meanwhile.`);
     }
     throw wrapSystemError(error, name, "lock", { operation: "open" });
   }
 }
 
-async function lookInTable(fd: number, name: string, contrary: readonly number[]): Promise<string> {
+async function lockWithoutCalls(
+  fd: number,
+  name: string,
+  mode: LockMode,
+  contrary: readonly number[],
+): Promise<ImageLock> {
+  const claim = mode === "exclusive" ? await claimWriter(fd, name) : undefined;
   const locks = await locksInTable(fd);
   const conflict = locks && firstLocked(locks, contrary);
-  if (conflict !== undefined) throw await inUse(fd, name, conflict);
+  if (conflict !== undefined) {
+    await claim?.release();
+    throw await inUse(fd, name, conflict);
+  }
   const seen = locks === undefined ? "there is no /proc/locks to see who uses it" : "nobody used it when it was opened";
-  return `'${name}' is not locked, so QEMU and other programs are not kept out (${nativeProblem()}); ${seen}.`;
+  const warning = `'${name}' is not locked, so QEMU and other programs are not kept out (${nativeProblem()}); ${seen}.`;
+  return { warning, release: async () => claim?.release() };
+}
+
+async function claimWriter(fd: number, name: string): Promise<NameClaim | undefined> {
+  let claim: NameClaim | undefined;
+  try {
+    claim = await claimName(`writer of ${await tableKey(fd)}`);
+  } catch {
+    return undefined; // No Linux: the warning says it.
+  }
+  if (claim !== undefined) return claim;
+  const message = `'${name}' is being written by another process of streamdisk: end that first, or wait for it`;
+  throw new StreamdiskError("in-use", message, { node: name, operation: "open" });
+}
+
+function warned(warning: string | undefined): ImageLock {
+  return { warning, release: async () => {} };
 }
 
 async function warnOfWriter(fd: number, name: string): Promise<string | undefined> {
@@ -104,7 +139,11 @@ async function warnOfWriter(fd: number, name: string): Promise<string | undefine
 }
 
 async function locksInTable(fd: number): Promise<HeldLock[] | undefined> {
-  return heldLocks(await lockTableKey(fd, await fstatBig(fd)));
+  return heldLocks(await tableKey(fd));
+}
+
+async function tableKey(fd: number): Promise<string> {
+  return lockTableKey(fd, await fstatBig(fd));
 }
 
 function firstLocked(locks: readonly HeldLock[], bytes: readonly number[]): number | undefined {
@@ -118,8 +157,7 @@ async function inUse(fd: number, name: string, byte: number): Promise<Streamdisk
 }
 
 async function holderText(fd: number, byte: number): Promise<string> {
-  const key = await lockTableKey(fd, await fstatBig(fd));
-  const holders = await lockHolders(key, byte, byte, fd);
+  const holders = await lockHolders(await tableKey(fd), byte, byte, fd);
   if (holders.length === 0) return "another program (which one, this user may not see)";
   return holders.map(describeHolder).join(" and ");
 }

@@ -209,5 +209,11 @@ test("without the native calls what QEMU holds is refused, and what is not prote
     open.said.warning ?? "",
     /not locked, so QEMU and other programs are not kept out \(STREAMDISK_NATIVE=off/,
   );
+  const second = await openElsewhere(overlay, writer, off);
+  assert.equal(second.said.code, "in-use", "writers of ours are kept apart all the same");
+  await second.kill();
   await open.kill();
+  const third = await openElsewhere(overlay, writer, off);
+  assert.equal(third.said.opened, true);
+  await third.kill();
 });
