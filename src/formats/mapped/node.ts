@@ -385,7 +385,9 @@ export class MappedNode implements MappedFormatNode {
   async check(options: CheckOptions = {}): Promise<CheckResult> {
     if (options.repair !== undefined) validateWritable(this, "repair");
     if (!this.readOnly) await this.#checkpoints.run(true);
-    return this.#options.header.check(options);
+    const result = await this.#options.header.check(options);
+    if (options.repair !== undefined) await this.#checkpoints.run(true);
+    return result;
   }
 
   /** Applies what an earlier process acknowledged and could not hand to the image (ADR 1). */
