@@ -31,7 +31,8 @@ test("the demo with QED keeps its images on request, and says in JSON what it fo
   assert(Number(result["resumed-bytes"]) >= killed && Number(result["resumed-bytes"]) < before);
   const [kept = ""] = readdirSync(directory);
   assert(stderr.includes(kept), stderr);
-  peer("qemu-img", "check", "-q", "-f", "qed", join(directory, kept, "vm.qed"));
+  const [image = "", expected = ""] = ["vm.qed", "expected.raw"].map((name) => join(directory, kept, name));
+  peer("qemu-img", "compare", "-q", "-f", "qed", "-F", "raw", image, expected);
 });
 
 test("Ctrl-C ends the demo and its child, and nothing is left", async (t) => {

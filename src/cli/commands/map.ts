@@ -28,14 +28,16 @@ async function printMap(entries: AsyncIterable<MapEntry>): Promise<void> {
 
 async function printTable(path: string, flags: ImageFlags): Promise<void> {
   const infos = await imageChainInfo(path, flags);
-  printWarnings(infos.flatMap((info) => info.warnings));
-  printLines(row("Offset", "Length", "State", "Mapped to", "File"));
+  let isFirst = true;
   for await (const entry of imageMap(path, flags)) {
+    if (isFirst) printLines(row("Offset", "Length", "State", "Mapped to", "File"));
+    isFirst = false;
     const state = entry.missing ? "missing" : entry.data ? "local" : "zero";
     const file = entry.data ? (infos[entry.depth]?.filename ?? `layer ${entry.depth}`) : "-";
     const host = entry.data && entry.offset !== undefined ? hex(entry.offset) : "-";
     printLines(row(hex(entry.start), hex(entry.length), state, host, file));
   }
+  printWarnings(infos.flatMap((info) => info.warnings));
 }
 
 function row(offset: string, length: string, state: string, host: string, file: string): string {

@@ -119,8 +119,14 @@ export class Demo {
     const half = (this.#missing[0] ?? 0) / 2;
     const end = await this.#stream(({ missingBytes }) => missingBytes <= half);
     if (end.killedBy !== "SIGKILL") throw new Wrong(`the stream could not be killed half-way: ${ended(end)}`);
-    this.#say("   Killed with -9. Nobody had a chance to tidy up; what is in the image now:");
+    const before = this.#missing[0] ?? 0;
+    const arrived = before - (end.last?.missingBytes ?? before);
+    this.#say(`   Killed with -9 after ${formatSize(arrived)}: nobody had a chance to tidy up. In the image now:`);
     await this.#look();
+    const kept = before - (this.#missing[1] ?? before);
+    this.#say(
+      kept < arrived ? `   ${formatSize(kept)} of that were recorded by then and are kept.` : "   All of that is kept.",
+    );
     const check = await checkImage(this.#overlay, { format: this.#format, signal: this.#signal });
     if (check.corruptions + check["check-errors"] > 0) {
       throw new Wrong(
