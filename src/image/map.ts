@@ -2,7 +2,8 @@
  * What a reader of an image sees, in qemu-img's words: each range with the layer that answers and where in its file.
  *
  * qemu-img counts a range past the end of a shorter backing file as the upper layer's, not present; and what no layer has
- * allocated as the bottom's, not present. Neighbours of which all is equal, and whose places in the file touch, are one entry.
+ * allocated as the bottom's, not present. (With extended L2 it tells a place in the file of some of that too, where nothing
+ * is; that is left out.) Neighbours of which all is equal, and whose places in the file touch, are one entry.
  */
 import { type BlockNode, layerExtents } from "../block/index.ts";
 import { openChain } from "../chain/index.ts";

@@ -170,7 +170,8 @@ export class MappedReader {
 function extentOf(offset: number, length: number, kind: number, host: number): Extent {
   if (kind === DATA) return { offset, length, kind: "data", depth: 0, hostOffset: host };
   if (kind === COMPRESSED) return { offset, length, kind: "data", depth: 0, compressed: true };
-  return { offset, length, kind: kind === ZERO ? "zero" : "missing", depth: 0 };
+  if (kind === MISSING) return { offset, length, kind: "missing", depth: 0 };
+  return { offset, length, kind: "zero", depth: 0, ...(host !== 0 && { hostOffset: host }) };
 }
 
 /** Adds an extent, joined to the last one when both say the same. */

@@ -16,7 +16,7 @@ export type RunKind = typeof MISSING | typeof ZERO | typeof DATA | typeof COMPRE
 export interface Run {
   kind: RunKind;
   length: number;
-  /** DATA: host offset of the first byte. COMPRESSED: of the first compressed byte. */
+  /** DATA, and ZERO that keeps space (else 0): host offset of the first byte. COMPRESSED: of the first compressed byte. */
   host: number;
   /** COMPRESSED: upper bound of the compressed bytes. */
   compressedLength: number;
@@ -75,14 +75,17 @@ export class RunFinder {
         if (kind === undefined) {
           kind = partOf;
           run.kind = kind;
-          if (kind === DATA) run.host = entry.host + (position - clusterStart);
+          if (kind === DATA || kind === ZERO) run.host = entry.host && entry.host + (position - clusterStart);
           else if (kind === COMPRESSED) {
             run.host = entry.host;
             run.compressedLength = entry.compressedLength;
             run.length = Math.min(limit, clusterStart + clusterSize) - offset;
             return;
           }
-        } else if (partOf !== kind || (kind === DATA && run.host + (position - offset) !== entry.host + part * grain)) {
+        } else if (
+          partOf !== kind ||
+          (kind !== MISSING && !touches(run, position - offset, entry.host, part * grain))
+        ) {
           run.length = position - offset;
           return;
         }
@@ -92,4 +95,9 @@ export class RunFinder {
     }
     run.length = position - offset;
   }
+}
+
+/** Whether the place in the file goes on from that of the run, or both have none. */
+function touches(run: Run, length: number, host: number, within: number): boolean {
+  return run.host === 0 ? host === 0 : host !== 0 && run.host + length === host + within;
 }
