@@ -13,10 +13,14 @@
  * (`MappingTables.free`) is given back only when the change is durable and all requests that might still read it have ended.
  */
 import type { BlockNode } from "../../block/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
 import { Activity } from "./activity.ts";
 import type { ClusterAllocator, MetadataWrite } from "./allocator.ts";
 import type { MappingLog } from "./mapping-log.ts";
 import type { HostRange, MappingTables } from "./tables.ts";
+
+/** So many logged mappings and a checkpoint is due, that the log stays small. */
+const LOGGED_BETWEEN_CHECKPOINTS = 16384;
 
 export class Checkpoints {
   readonly #file: BlockNode;
@@ -34,6 +38,7 @@ export class Checkpoints {
   #releasing: Promise<void> = Promise.resolve();
   #releaseError: unknown;
   #oldLog = false;
+  #logged = 0;
 
   #running: Promise<void> | undefined;
   #next: { promise: Promise<void>; durable: boolean } | undefined;
@@ -52,17 +57,32 @@ export class Checkpoints {
 
   /**
    * A mapping must outlive this process before the caller acknowledges.
-   * @returns whether the caller has to wait for a checkpoint, since there is no log
+   * @returns whether the caller has to wait for a checkpoint, since no log has it
    */
   noteAcknowledged(cluster: number, entry: Uint8Array): boolean {
-    if (this.#log === undefined) {
+    if (!this.#append(cluster, entry)) {
       this.#unlogged.add(cluster);
       return true;
     }
-    this.#log.append(cluster, entry);
     this.#unlogged.delete(cluster);
     this.#unloggedInFlight.delete(cluster);
     return false;
+  }
+
+  /** False when there is no log, or no room in it: a checkpoint does as well, and empties it. */
+  #append(cluster: number, entry: Uint8Array): boolean {
+    if (this.#log === undefined) return false;
+    try {
+      this.#log.append(cluster, entry);
+    } catch (error) {
+      if (error instanceof StreamdiskError && error.code === "no-space") return false;
+      throw error;
+    }
+    if (++this.#logged % LOGGED_BETWEEN_CHECKPOINTS === 0) {
+      // A failure keeps everything dirty, and the next flush reports it.
+      this.run(false).catch(() => {});
+    }
+    return true;
   }
 
   /** Whether the mapping of a cluster would be lost with the process. */

@@ -31,9 +31,6 @@ import type { MappingTables } from "./tables.ts";
 import { MappedWriter } from "./writer.ts";
 import { MappedZeroer, type Zeroed } from "./zeroer.ts";
 
-/** So many logged mappings and a checkpoint is due, that the log stays small. */
-const LOGGED_BETWEEN_CHECKPOINTS = 16384;
-
 /** What a format does to its header, each durable when it resolves. */
 export interface ImageHeader {
   /** Says on disk that the image is being changed, and that features we do not keep up are void. */
@@ -87,7 +84,6 @@ export class MappedNode implements MappedFormatNode {
   #backing: BlockNode | undefined;
   #backingReference: BackingReference | undefined;
   #marking: Promise<void> | undefined;
-  #logged = 0;
   #closing: Promise<void> | undefined;
 
   constructor(options: MappedNodeOptions) {
@@ -469,9 +465,7 @@ export class MappedNode implements MappedFormatNode {
 
   /** The mapping has changed: waits until it outlives the process, if it does not yet. */
   async #acknowledged(mustCheckpoint: boolean): Promise<void> {
-    if (mustCheckpoint) return this.#checkpoints.run(false);
-    // Keeps the log short. A failure keeps everything dirty, and the next flush reports it.
-    if (++this.#logged % LOGGED_BETWEEN_CHECKPOINTS === 0) this.#checkpoints.run(false).catch(() => {});
+    if (mustCheckpoint) await this.#checkpoints.run(false);
   }
 
   #validate(operation: string, offset: number, length: number): void {
