@@ -90,11 +90,6 @@ export class Checkpoints {
     return this.#unlogged.has(cluster) || this.#unloggedInFlight.has(cluster);
   }
 
-  /** Whether any mapping would be lost with the process. */
-  get anyUnlogged(): boolean {
-    return this.#unlogged.size > 0 || this.#unloggedInFlight.size > 0;
-  }
-
   get #dirty(): boolean {
     return this.#tables.dirty || this.#allocator.dirty;
   }
