@@ -88,7 +88,7 @@ export class ProgressMeter {
       return;
     }
     const text = `${this.#indent}${this.#bar(moment)} ${figures(moment)}`;
-    this.#screen.write(CLEAR_LINE + text.slice(0, Math.max(20, (this.#screen.columns ?? 80) - 1)));
+    this.#screen.write(CLEAR_LINE + text.slice(0, Math.max(20, (this.#screen.columns || 80) - 1)));
     this.#isDrawn = true;
   }
 

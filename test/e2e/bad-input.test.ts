@@ -1,4 +1,4 @@
-/** Issue by issue what people get wrong: one line that names the thing, the right exit code, and no file changed. */
+/** What people get wrong: one line that names the thing, the right exit code, and no file changed. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import {
@@ -249,6 +249,25 @@ test("a disk that is full: the stream says where it stopped, and goes on when th
   assertComplete(overlay);
 });
 
+test("a disk that is full: with --retry-for the stream waits, says so, and goes on by itself", async (t) => {
+  const directory = temporaryDirectory(t);
+  const overlay = makeOverlay(directory);
+  peer("qemu-img", "rebase", "-u", "-b", overlay.base, "-F", "raw", overlay.image);
+  const end = onSmallDisk(
+    directory,
+    `cp "${overlay.image}" vm.qcow2
+     "$NODE" "$MAIN" stream vm.qcow2 --allow-backing any --retry-for 60s >said 2>warned &
+     until grep -q waiting warned; do sleep 0.1; done
+     mount -o remount,size=64m .
+     wait $! && cat said
+     cat warned >&2
+     cp vm.qcow2 "${overlay.image}"`,
+  );
+  assert.match(end.stdout, /^'vm\.qcow2' stands alone now/, end.stderr);
+  assert.match(end.stderr, /^streamdisk: warning: waiting: [^\n]*no space left[^\n]*$/m);
+  assertComplete(overlay);
+});
+
 test("a disk that is full: convert leaves nothing behind", (t) => {
   const directory = temporaryDirectory(t);
   const { image } = makeOverlay(directory);
@@ -266,3 +285,10 @@ function onSmallDisk(directory: string, script: string): { stdout: string; stder
   const env = { ...process.env, NODE: process.execPath, MAIN };
   return spawnSync("unshare", [...flags, "sh", "-c", `${mount}\n${script}`], { encoding: "utf8", env });
 }
+
+test("STREAMDISK_DEBUG=1 adds the stack trace", async (t) => {
+  const gone = join(temporaryDirectory(t), "gone.qcow2");
+  const end = await cli(["info", gone], { env: { STREAMDISK_DEBUG: "1" } });
+  assert.equal(end.exit, 66);
+  assert.match(end.stderr, /^streamdisk: [^\n]*no such file[^\n]*\nStreamdiskError: [\s\S]*\n {4}at /);
+});

@@ -1,8 +1,30 @@
 import assert from "node:assert/strict";
-import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, renameSync, statSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  watch,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { assertFails, cli, cliOk, hashes, makeOverlay, peer, temporaryDirectory } from "../support/cli.ts";
+import {
+  assertFails,
+  cli,
+  cliOk,
+  hashes,
+  makeOverlay,
+  noise,
+  peer,
+  startCli,
+  temporaryDirectory,
+} from "../support/cli.ts";
 
 const MIB = 1024 ** 2;
 
@@ -164,6 +186,21 @@ test("convert copies what a reader sees", async (t) => {
   const json = await cliOk(["convert", image, target, "-O", "qcow2", "-o", "cluster_size=2M", "--force", "--json"]);
   assert.equal((JSON.parse(json.stdout) as Json)["virtual-size"], 32 * MIB);
   assert.equal(qemuInfo(target)["cluster-size"], 2 * MIB);
+});
+
+test("Ctrl-C ends a convert, and nothing of the new image is left", async (t) => {
+  const directory = temporaryDirectory(t);
+  const source = join(directory, "source.raw");
+  writeFileSync(source, noise(96 * MIB, 7));
+  const places = join(directory, "new");
+  mkdirSync(places);
+  const running = startCli(["convert", source, join(places, "copy.qcow2"), "-f", "raw", "-o", "cluster_size=64K"]);
+  const watcher = watch(places, () => running.child.killed || running.child.kill("SIGINT"));
+  const end = await running.ended;
+  watcher.close();
+  assert.equal(end.exit, 130, end.stderr + end.stdout);
+  assert.equal(end.stderr, "streamdisk: Interrupted by SIGINT\n");
+  assert.deepEqual(readdirSync(places), []);
 });
 
 test("resize takes sizes, more and less", async (t) => {

@@ -9,6 +9,7 @@ import {
   cli,
   cliOk,
   hashes,
+  MAIN,
   makeOverlay,
   peer,
   startCli,
@@ -53,6 +54,16 @@ test("--progress prints lines where there is no terminal", async (t) => {
   const overlay = makeOverlay(temporaryDirectory(t));
   const { stderr } = await cliOk(["stream", overlay.image, "--progress"]);
   assert.match(stderr, /^100% {2}32 MiB of 32 MiB\n$/m);
+});
+
+test("a terminal gets a bar", async (t) => {
+  const overlay = makeOverlay(temporaryDirectory(t));
+  const command = `"${process.execPath}" "${MAIN}" stream "${overlay.image}" --speed 32M`;
+  const seen = peer("script", "--quiet", "--return", "--command", command, "/dev/null");
+  const frames = seen.split("\r\u001b[K").slice(1);
+  assert(frames.length >= 2, seen);
+  for (const frame of frames) assert.match(frame, /^[█░#.]{30} +\d+% {2}\S+ MiB of 32 MiB/);
+  assert.match(frames.at(-1) ?? "", / 100% {2}32 MiB of 32 MiB\r\n'.*' stands alone now/);
 });
 
 for (const [signal, exit] of [
