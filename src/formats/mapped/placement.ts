@@ -39,6 +39,8 @@ export interface PlanRange {
   readonly onlyMissing: boolean;
 }
 
+const NOTHING: Readonly<ClusterEntry> = newEntry();
+
 export class Planner {
   readonly #codec: MappingCodec;
   readonly #geometry: Geometry;
@@ -56,7 +58,7 @@ export class Planner {
     let start = roundDown(range.start, clusterSize);
     for (; start < range.end; start += clusterSize) {
       const index = (start / clusterSize) % sliceEntries;
-      if (range.slice === null) blank(this.#entry);
+      if (range.slice === null) Object.assign(this.#entry, NOTHING);
       else this.#codec.decode(range.slice.view, index, this.#entry);
       const plan = this.#planCluster(start, index, range);
       if (plan !== undefined) plans.push(plan);
@@ -90,14 +92,6 @@ export class Planner {
       oldLength,
     };
   }
-}
-
-function blank(entry: ClusterEntry): void {
-  entry.host = 0;
-  entry.compressedLength = 0;
-  entry.owned = false;
-  entry.data = 0;
-  entry.zero = 0;
 }
 
 /** A run of set bits in a mask: parts [from, to). */

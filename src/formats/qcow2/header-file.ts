@@ -1,5 +1,6 @@
 /** A qcow2 header in its file: read, and changed in the order that keeps it valid. */
 import type { BlockNode } from "../../block/index.ts";
+import { writeDurably } from "../mapped/durable-writes.ts";
 import { viewOf } from "./big-endian.ts";
 import { hasMagic, MAX_CLUSTER_BITS, type Qcow2Header } from "./header.ts";
 import { parseHeader } from "./header-parse.ts";
@@ -26,10 +27,6 @@ export async function readHeader(file: BlockNode, options: { readonly forCheck?:
 
 /** Makes an update, durably. What was written before is durable when this begins to change anything. */
 export async function writeHeader(file: BlockNode, update: HeaderUpdate): Promise<Qcow2Header> {
-  await file.flush();
-  for (const { offset, bytes } of update.writes) {
-    await file.write(offset, bytes);
-    await file.flush();
-  }
+  await writeDurably(file, update.writes);
   return update.header;
 }

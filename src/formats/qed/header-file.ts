@@ -1,5 +1,6 @@
 /** A QED header in its file: read with its backing reference, and changed in the order that keeps it valid. */
 import type { BackingReference, BlockNode } from "../../block/index.ts";
+import { writeDurably } from "../mapped/durable-writes.ts";
 import { decodeBackingName, parseQedHeader, QED_HEADER_BYTES, type QedHeader } from "./header.ts";
 import type { QedHeaderUpdate } from "./header-update.ts";
 
@@ -22,10 +23,6 @@ export async function readQedHeader(
 
 /** Makes an update, durably. What was written before is durable when this begins to change anything. */
 export async function writeQedHeader(file: BlockNode, update: QedHeaderUpdate): Promise<QedHeader> {
-  await file.flush();
-  for (const { offset, bytes } of update.writes) {
-    await file.write(offset, bytes);
-    await file.flush();
-  }
+  await writeDurably(file, update.writes);
   return update.header;
 }
