@@ -41,7 +41,7 @@ const SEES_ONLY: Partial<Record<Room, readonly Room[]>> = {
 const NODE_MODULES: Partial<Record<Room, readonly string[]>> = {
   errors: [],
   block: [],
-  formats: ["node:zlib"],
+  formats: ["node:util", "node:zlib"],
   filters: [],
   stream: [],
   api: [],
