@@ -1,5 +1,6 @@
-export { chainExtents, type Extent, type ExtentKind, layerExtents } from "./extent.ts";
+export type { Extent, ExtentKind } from "./extent.ts";
 export { type BackingReference, type BlockNode, isOverlay, type OverlayNode } from "./node.ts";
 export { RangeLock, type RangeLockHandle } from "./range-lock.ts";
 export { validateOpen, validateRange, validateWritable } from "./validate.ts";
+export { chainExtents, layerExtents } from "./walk.ts";
 export { isZero } from "./zero-test.ts";

@@ -25,28 +25,14 @@ import { Checkpoints } from "./checkpoint.ts";
 import type { MappingCodec } from "./codec.ts";
 import { type Geometry, roundDown, roundUp } from "./geometry.ts";
 import type { HostMap } from "./host-map.ts";
+import type { ImageHeader } from "./image-header.ts";
 import type { MappingLog, MappingRecord } from "./mapping-log.ts";
 import { type Decompress, MappedReader } from "./reader.ts";
+import { replay } from "./replay.ts";
+import { grow, type Resizable, shrink } from "./resize.ts";
 import type { MappingTables } from "./tables.ts";
 import { MappedWriter } from "./writer.ts";
 import { MappedZeroer, type Zeroed } from "./zeroer.ts";
-
-/** What a format does to its header, each durable when it resolves. */
-export interface ImageHeader {
-  /** Says on disk that the image is being changed, and that features we do not keep up are void. */
-  markDirty(): Promise<void>;
-  markClean(): Promise<void>;
-  setLength(length: number): Promise<void>;
-  /**
-   * Writes a larger L1 table, with room for `length`, to another place, or refuses. Nothing is dirty.
-   * @returns turns the header to it, and is to be called when it is durable
-   */
-  growL1(length: number): Promise<() => Promise<void>>;
-  /** @throws {StreamdiskError} `refused` when the link may not be changed */
-  setBacking(reference: BackingReference | undefined): Promise<void>;
-  describe(): FormatDetails;
-  check(options: CheckOptions): Promise<CheckResult>;
-}
 
 export interface MappedNodeOptions {
   readonly format: FormatName;
@@ -80,6 +66,7 @@ export class MappedNode implements MappedFormatNode {
   readonly #reader: MappedReader;
   readonly #writer: MappedWriter;
   readonly #zeroer: MappedZeroer;
+  readonly #resizing: Resizable;
   #length: number;
   #backing: BlockNode | undefined;
   #backingReference: BackingReference | undefined;
@@ -131,6 +118,19 @@ export class MappedNode implements MappedFormatNode {
       writer: this.#writer,
       reclaims: allocator.reclaims,
     });
+    this.#resizing = {
+      ...options,
+      checkpoints,
+      reader: this.#reader,
+      writer: this.#writer,
+      zeroer: this.#zeroer,
+      hasBacking,
+      backing: () => this.#backing,
+      length: () => this.#length,
+      setLength: (length) => {
+        this.#length = length;
+      },
+    };
   }
 
   get name(): string {
@@ -164,7 +164,7 @@ export class MappedNode implements MappedFormatNode {
     await this.#changing("write", offset, data.length, async () => {
       if (await this.#overwrite(offset, data)) return;
       const mustCheckpoint = await this.#exclusively(offset, data.length, async () => {
-        const placed = await this.#place(offset, data, false);
+        const placed = await this.#writer.place(offset, data, false);
         return placed.mustCheckpoint;
       });
       await this.#acknowledged(mustCheckpoint);
@@ -211,7 +211,7 @@ export class MappedNode implements MappedFormatNode {
       for (const extent of await this.#reader.extents(offset, length)) {
         const silent = extent.kind === "zero" || (extent.kind === "missing" && this.#backingReference === undefined);
         if (silent) continue;
-        const placed = await this.#place(extent.offset, new Uint8Array(extent.length), false);
+        const placed = await this.#writer.place(extent.offset, new Uint8Array(extent.length), false);
         must ||= placed.mustCheckpoint;
       }
       return must;
@@ -242,7 +242,7 @@ export class MappedNode implements MappedFormatNode {
     return this.#changing("populate", offset, data.length, async () => {
       let bytes = 0;
       await this.#exclusively(offset, data.length, async () => {
-        bytes = (await this.#place(offset, data, true)).bytes;
+        bytes = (await this.#writer.place(offset, data, true)).bytes;
         return false;
       });
       return Math.min(bytes, data.length);
@@ -259,23 +259,6 @@ export class MappedNode implements MappedFormatNode {
       });
       return Math.min(zeroed.bytes, length);
     });
-  }
-
-  /** Splits at the spans of slices. Exclusive lock held. */
-  async #place(offset: number, data: Uint8Array, onlyMissing: boolean): Promise<Zeroed> {
-    const { sliceSpan } = this.#options.geometry;
-    const total: Zeroed = { bytes: 0, mustCheckpoint: false };
-    let done = 0;
-    while (done < data.length) {
-      if (this.#options.tables.crowded) await this.#checkpoints.run(false);
-      const most = sliceSpan - ((offset + done) % sliceSpan);
-      const part = data.subarray(done, done + most);
-      const placed = await this.#writer.place(offset + done, part, onlyMissing);
-      total.bytes += placed.bytes;
-      total.mustCheckpoint ||= placed.mustCheckpoint;
-      done += part.length;
-    }
-    return total;
   }
 
   async flush(): Promise<void> {
@@ -298,71 +281,12 @@ export class MappedNode implements MappedFormatNode {
     await this.#changing("resize", 0, 0, async () => {
       const handle = await this.#lock.acquire(0, Number.POSITIVE_INFINITY);
       try {
-        if (length > this.#length) await this.#grow(length);
-        else if (length < this.#length) await this.#shrink(length);
+        if (length > this.#length) await grow(this.#resizing, length);
+        else if (length < this.#length) await shrink(this.#resizing, length);
       } finally {
         this.#lock.release(handle);
       }
     });
-  }
-
-  /** What the larger size adds is zeroed and durable before the header says that it is there. */
-  async #grow(length: number): Promise<void> {
-    const { tables, header } = this.#options;
-    const old = this.#length;
-    await this.#checkpoints.run(true);
-    if (length > tables.capacity) {
-      const turn = await header.growL1(length);
-      await this.#checkpoints.run(true);
-      await this.#checkpoints.alone(turn);
-    }
-    const partEnd = Math.min(length, roundUp(old, this.grain));
-    if (partEnd > old) await this.#hideTail(old, partEnd);
-    this.#length = length;
-    try {
-      for (let position = partEnd; position < length; ) {
-        for (const extent of await this.#reader.extents(position, length - position)) {
-          const end = extent.offset + extent.length;
-          const shownEnd = extent.kind === "missing" ? Math.min(end, this.#backing?.length ?? end) : end;
-          const shows = extent.kind === "data" || (extent.kind === "missing" && this.#backingReference !== undefined);
-          if (shows && shownEnd > extent.offset) {
-            await this.#zeroer.zero(extent.offset, roundUp(shownEnd, this.grain), false);
-          }
-          position = end;
-        }
-      }
-      await this.#checkpoints.run(true);
-      await this.#checkpoints.alone(() => header.setLength(length));
-    } catch (error) {
-      this.#length = old;
-      throw error;
-    }
-  }
-
-  /** The last part of the disk was shorter than a grain: what its space or the base holds past the old end becomes zeroes. */
-  async #hideTail(old: number, partEnd: number): Promise<void> {
-    const extents = await this.#reader.extents(old, partEnd - old);
-    const shown = extents.some(
-      ({ kind }) =>
-        kind === "data" ||
-        (kind === "missing" && this.#backingReference !== undefined && (this.#backing?.length ?? partEnd) > old),
-    );
-    // The length is the old one still, so that the fill of the part's beginning takes the old content and zeroes after it.
-    if (shown) await this.#writer.place(old, new Uint8Array(partEnd - old), false);
-  }
-
-  async #shrink(length: number): Promise<void> {
-    const { header } = this.#options;
-    const old = this.#length;
-    await this.#checkpoints.run(true);
-    await this.#checkpoints.alone(() => header.setLength(length));
-    this.#length = length;
-    // Without a zero in the format the clusters would have to be written: they stay, and growing again zeroes them.
-    if (!this.#options.codec.hasZero && this.#backingReference !== undefined) return;
-    const start = roundUp(length, this.clusterSize);
-    const end = roundUp(old, this.clusterSize);
-    if (start < end) await this.#zeroer.zero(start, end, false);
-    await this.#checkpoints.run(true);
   }
 
   async changeBacking(reference: BackingReference | undefined, node: BlockNode | undefined): Promise<void> {
@@ -386,23 +310,12 @@ export class MappedNode implements MappedFormatNode {
     return result;
   }
 
-  /** Applies what an earlier process acknowledged and could not hand to the image (ADR 1). */
+  /** Applies what an earlier process acknowledged and could not hand to the image (ADR 1): it was marked, and still is. */
   async replay(records: readonly MappingRecord[]): Promise<void> {
-    const { tables, geometry, codec } = this.#options;
-    for (const { cluster, entry } of records) {
-      const slice = await tables.forWrite(Math.floor(cluster / geometry.sliceEntries));
-      const index = cluster % geometry.sliceEntries;
-      const at = index * codec.entryBytes;
-      const before = { host: 0, compressedLength: 0, owned: false, data: 0, zero: 0 };
-      const after = { ...before };
-      codec.decode(slice.view, index, before);
-      slice.bytes.set(entry, at);
-      codec.decode(slice.view, index, after);
-      tables.touch(slice, index);
-      if (before.host !== 0 && before.host !== after.host) {
-        tables.free(before.host, before.compressedLength || geometry.clusterSize);
-      }
-    }
+    this.#marking = Promise.resolve();
+    await replay(this.#options, records);
+    await this.#checkpoints.run(true);
+    this.#options.log?.remove();
   }
 
   close(): Promise<void> {
@@ -442,11 +355,6 @@ export class MappedNode implements MappedFormatNode {
     } finally {
       activity.end(ticket);
     }
-  }
-
-  /** The mark stands already: an image that was dirty when it was opened. */
-  assumeMarked(): void {
-    this.#marking = Promise.resolve();
   }
 
   async #exclusively(offset: number, length: number, act: () => Promise<boolean>): Promise<boolean> {

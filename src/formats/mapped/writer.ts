@@ -75,8 +75,25 @@ export class MappedWriter {
     }
   }
 
-  /** Writes a range within one slice; exclusive lock held. */
+  /** Writes a range, slice by slice; exclusive lock held. */
   async place(offset: number, data: Uint8Array, onlyMissing: boolean): Promise<Placed> {
+    const { tables, checkpoints, geometry } = this.#options;
+    let bytes = 0;
+    let mustCheckpoint = false;
+    let done = 0;
+    while (done < data.length) {
+      if (tables.crowded) await checkpoints.run(false);
+      const most = geometry.sliceSpan - ((offset + done) % geometry.sliceSpan);
+      const part = data.subarray(done, done + most);
+      const placed = await this.#placeInSlice(offset + done, part, onlyMissing);
+      bytes += placed.bytes;
+      mustCheckpoint ||= placed.mustCheckpoint;
+      done += part.length;
+    }
+    return { bytes, mustCheckpoint };
+  }
+
+  async #placeInSlice(offset: number, data: Uint8Array, onlyMissing: boolean): Promise<Placed> {
     const { tables, geometry, allocator } = this.#options;
     const sliceIndex = Math.floor(offset / geometry.sliceSpan);
     const end = offset + data.length;

@@ -10,8 +10,9 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { CheckOptions, CheckResult, FormatDetails, MappedFormatNode, OpenFormatOptions } from "../format.ts";
 import { geometry, roundUp } from "../mapped/geometry.ts";
 import { HostMap, tableOffsets } from "../mapped/host-map.ts";
+import type { ImageHeader } from "../mapped/image-header.ts";
 import { lastRecords } from "../mapped/mapping-log.ts";
-import { type ImageHeader, MappedNode } from "../mapped/node.ts";
+import { MappedNode } from "../mapped/node.ts";
 import { MappingTables } from "../mapped/tables.ts";
 import { type Bitmap, bitmapWarning, readBitmaps } from "./bitmaps.ts";
 import { checkQcow2, type Qcow2Image, repairRefcounts } from "./check.ts";
@@ -85,8 +86,10 @@ export async function openQcow2(file: BlockNode, options: OpenFormatOptions): Pr
   const image: Qcow2Image = { file, codec, geometry: shape, header, l1, refcounts };
   // A dirty image alone has a log: without the mark somebody else has repaired it since (ADR 1).
   const log = version === 3 ? options.log : undefined;
-  const records = isDirty(header) && !forCheck ? lastRecords(log?.replay() ?? []) : [];
-  const repairing = isDirty(header) && !options.readOnly && !forCheck;
+  if (!isDirty(header) && !options.readOnly) log?.remove();
+  const records = isDirty(header) ? lastRecords(log?.replay() ?? []) : [];
+  // What acknowledged writes wrote would be taken for leaks, and given away, if a check came before the log.
+  const repairing = isDirty(header) && !options.readOnly && (!forCheck || records.length > 0);
   if (options.readOnly) tables.patch(records);
 
   const node = new MappedNode({
@@ -107,11 +110,8 @@ export async function openQcow2(file: BlockNode, options: OpenFormatOptions): Pr
     warnings: options.readOnly ? [] : [bitmapWarning(bitmaps, file.name)].filter((warning) => warning !== undefined),
   });
   if (repairing) {
-    node.assumeMarked();
     await repairRefcounts(image, records);
     await node.replay(records);
-    await node.flush();
-    options.log?.remove();
   }
   return node;
 }

@@ -10,8 +10,9 @@ import type { CheckOptions, CheckResult, FormatDetails, MappedFormatNode, OpenFo
 import type { MappingCodec } from "../mapped/codec.ts";
 import { type Geometry, geometry } from "../mapped/geometry.ts";
 import { HostMap, tableOffsets } from "../mapped/host-map.ts";
+import type { ImageHeader } from "../mapped/image-header.ts";
 import { lastRecords, type MappingRecord } from "../mapped/mapping-log.ts";
-import { type ImageHeader, MappedNode } from "../mapped/node.ts";
+import { MappedNode } from "../mapped/node.ts";
 import { newEntry } from "../mapped/runs.ts";
 import { MappingTables } from "../mapped/tables.ts";
 import { QedAllocator } from "./allocator.ts";
@@ -36,8 +37,12 @@ export async function openQed(file: BlockNode, options: OpenFormatOptions): Prom
 
   const foreign = qemuCannotOpen(header.clusterSize, header.tableClusters);
   const warnings = foreign === undefined ? [] : [`'${file.name}': ${foreign}`];
-  const repairing = header.needCheck && !options.readOnly && options.forCheck !== true;
-  const records = header.needCheck && options.forCheck !== true ? lastRecords(options.log?.replay() ?? []) : [];
+  const { readOnly, log } = options;
+  // Without the mark somebody else has repaired the image since: what a log says is of a past that is over (ADR 1).
+  if (!header.needCheck && !readOnly) log?.remove();
+  const records = header.needCheck ? lastRecords(log?.replay() ?? []) : [];
+  // What acknowledged writes wrote would be taken for leaks, and given away, if a check came before the log.
+  const repairing = header.needCheck && !readOnly && (options.forCheck !== true || records.length > 0);
   if (repairing) warnings.push(...(await dropInvalidEntries(image)));
 
   const hostMap = new HostMap(header.clusterSize, tableOffsets(codec, l1), tableBytes);
@@ -54,7 +59,7 @@ export async function openQed(file: BlockNode, options: OpenFormatOptions): Prom
     l1,
     l1Offset: header.l1Offset,
   });
-  if (options.readOnly) tables.patch(records);
+  if (readOnly) tables.patch(records);
 
   const node = new MappedNode({
     format: "qed",
@@ -65,18 +70,15 @@ export async function openQed(file: BlockNode, options: OpenFormatOptions): Prom
     allocator,
     hostMap,
     header: new QedImageHeader(file, header, tables, allocator, { codec, geometry: shape }),
-    log: options.log,
+    log,
     length: header.imageSize,
-    readOnly: options.readOnly,
+    readOnly,
     backingReference: reference,
     backing: reference === undefined ? undefined : await options.openBacking?.(reference),
     warnings,
   });
   if (repairing) {
-    node.assumeMarked();
     await node.replay(records);
-    await node.flush();
-    options.log?.remove();
   }
   return node;
 }
