@@ -78,14 +78,14 @@ function overlayOf({ node }: Chain): OverlayNode {
 }
 
 /** Without a backing file what is missing would read as zeroes. */
-async function refuseMissing(overlay: OverlayNode, { force }: RebaseImageOptions): Promise<void> {
+async function refuseMissing(overlay: OverlayNode, whole: boolean, { force }: RebaseImageOptions): Promise<void> {
   if (force || overlay.backingReference === undefined) return;
-  const gone = overlay.backing === undefined;
-  const { missing } = gone ? { missing: undefined } : await takeTally(overlayTarget(overlay));
+  const missing = whole ? (await takeTally(overlayTarget(overlay))).missing : undefined;
   if (missing === 0) return;
-  const what = gone
-    ? "cannot be read, so what is missing cannot be known"
-    : `has ${missing} bytes that are missing here`;
+  const what =
+    missing === undefined
+      ? "cannot be read, so what is missing cannot be known"
+      : `has ${missing} bytes that are missing here`;
   const message =
     `'${overlay.name}' needs its backing file '${overlay.backingReference.reference}', which ${what}: ` +
     "fetch them with stream, or lose them with --force (force: true)";

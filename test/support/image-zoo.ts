@@ -91,7 +91,8 @@ function fill({ name, path, format }: ZooImage, kind: Kind, below: ZooImage | un
   }
   qemuImg("create", "-q", "-f", format, ...options, ...backing, path, `${sectors * 512}`);
   if (kind.empty) return;
-  qemuIo(path, writes(random, sectors, format), "-f", format, "-d", "unmap");
+  // Where a file system has holes is settled only by writing back.
+  qemuIo(path, [...writes(random, sectors, format), "flush"], "-f", format, "-d", "unmap");
   if (!kind.snapshot) return;
   qemuImg("snapshot", "-c", "first", path);
   qemuIo(path, writes(random, sectors, format), "-f", format, "-d", "unmap");
