@@ -122,8 +122,9 @@ async function compact(image: QedImage, references: ReferenceCounts, total: numb
   const bytes = new Uint8Array(clusterSize);
   const updates: { at: number; host: number }[] = [];
   while (true) {
-    while (end > 0 && references.get(end - 1) === 0) end--;
+    // Everything below `hole` is in use: places that were filled here too, of which `references` knows nothing.
     while (hole < end && references.get(hole) !== 0) hole++;
+    while (end > hole && references.get(end - 1) === 0) end--;
     const last = (end - 1) * clusterSize;
     const place = places.get(last);
     // Tables are left where they are: what lies before one stays leaked until the table goes.
