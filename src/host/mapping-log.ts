@@ -26,6 +26,9 @@ import {
   readGeneration,
 } from "./log-generation.ts";
 
+/** How often the directory is made anew before a log is given up. */
+const ATTEMPTS = 100;
+
 /**
  * The log of an image.
  *
@@ -106,9 +109,21 @@ export class FileMappingLog {
 
   #begin(entryBytes: number): GenerationWriter {
     if (this.#readOnly) throw new Error("it was opened read-only");
-    makeLogDirectory(this.#directory);
-    this.#fd ??= openSync(this.#path(this.#current), CREATE_FLAGS, 0o600);
+    this.#fd ??= this.#create(this.#path(this.#current));
     return new GenerationWriter(this.#fd, this.#identity, this.#directory.bootId, entryBytes);
+  }
+
+  /** Another process may remove the directory, empty as it is, between the two steps: then again. */
+  #create(path: string): number {
+    for (let attempt = 1; ; attempt++) {
+      makeLogDirectory(this.#directory);
+      try {
+        return openSync(path, CREATE_FLAGS, 0o600);
+      } catch (error) {
+        const gone = this.#directory.own && (error as NodeJS.ErrnoException).code === "ENOENT";
+        if (!gone || attempt === ATTEMPTS) throw error;
+      }
+    }
   }
 
   #endCurrent(fd: number): void {
