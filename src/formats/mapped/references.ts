@@ -155,22 +155,25 @@ export async function walkMapping(options: WalkOptions): Promise<void> {
     }
     references.add(host, geometry.tableBytes);
     if (options.figures) raiseEnd(options.figures, host + geometry.tableBytes);
+    const previous = { end: 0 };
     for (let at = 0; at < geometry.tableBytes; at += bytes.length) {
       await file.read(host + at, bytes);
       const first = l1Index * geometry.tableEntries + at / codec.entryBytes;
-      const bad = countSlice(options, view, first);
+      const bad = countSlice(options, view, first, previous);
       await options.onSlice?.(host + at, view, bad, l1Index);
     }
     options.onProgress?.((l1Index + 1) / count);
   }
 }
 
-/** @param first guest cluster of the slice's first entry */
-function countSlice(options: WalkOptions, view: DataView, first: number): number[] {
+/**
+ * @param first guest cluster of the slice's first entry
+ * @param previous where the table's last cluster ended in the file, kept from slice to slice
+ */
+function countSlice(options: WalkOptions, view: DataView, first: number, previous: { end: number }): number[] {
   const { codec, geometry, file, references, findings, figures } = options;
   const entry: ClusterEntry = newEntry();
   const bad: number[] = [];
-  let expected = 0;
   for (let index = 0; index < geometry.sliceEntries; index++) {
     try {
       codec.decode(view, index, entry);
@@ -195,8 +198,8 @@ function countSlice(options: WalkOptions, view: DataView, first: number): number
       figures.compressed++;
       figures.fragmented++;
     } else {
-      if (expected !== 0 && entry.host !== expected) figures.fragmented++;
-      expected = entry.host + geometry.clusterSize;
+      if (previous.end !== 0 && entry.host !== previous.end) figures.fragmented++;
+      previous.end = entry.host + geometry.clusterSize;
     }
     raiseEnd(figures, entry.host + length);
   }
