@@ -20,7 +20,11 @@ const manifest = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as
 };
 
 before(() => {
-  execFileSync("npm", ["pack", "--loglevel=error", "--pack-destination", directory], { cwd: ROOT, stdio: "pipe" });
+  const packing = spawnSync("npm", ["pack", "--loglevel=error", "--pack-destination", directory], {
+    cwd: ROOT,
+    encoding: "utf8",
+  });
+  assert.equal(packing.status, 0, `npm pack says:\n${packing.stdout}${packing.stderr}`);
   mkdirSync(installed, { recursive: true });
   const tarball = join(directory, `streamdisk-${manifest.version}.tgz`);
   execFileSync("tar", ["-xzf", tarball, "-C", installed, "--strip-components=1"]);
