@@ -27,7 +27,7 @@ export async function makeFile<T>(path: string, force: boolean, fill: (file: Fil
   // Whoever uses what is there keeps us from replacing it.
   await using _old = await openFile(path, { readOnly: false });
   const place = await realpath(path);
-  return fillNew(`${place}.${randomBytes(6).toString("hex")}.new`, place, fill);
+  return await fillNew(`${place}.${randomBytes(6).toString("hex")}.new`, place, fill);
 }
 
 async function whatIsThere(path: string): Promise<"nothing" | "empty" | "something" | "device"> {

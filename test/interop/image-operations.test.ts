@@ -38,7 +38,7 @@ const DESTINATIONS: readonly { format: FormatName; options?: Record<string, stri
 ];
 const CONVERSIONS = ZOO_NAMES.flatMap((name) => DESTINATIONS.map((to) => ({ name, to })));
 
-for (const { name, to } of sample("conversions", CONVERSIONS, 40)) {
+for (const { name, to } of sample("conversions", CONVERSIONS, 24)) {
   test(`converted: ${name} to ${to.format} ${JSON.stringify(to.options ?? {})}`, async () => {
     const { path, format } = zooImage(name);
     const destination = place("converted");
