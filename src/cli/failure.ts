@@ -8,7 +8,7 @@ import { Interrupted } from "./interrupt.ts";
 import { printable } from "./output.ts";
 
 /** sysexits.h: an error of the program itself. */
-export const EXIT_INTERNAL = 70;
+const EXIT_INTERNAL = 70;
 
 const EXIT_USAGE = ERROR_TABLE["invalid-argument"].exit;
 

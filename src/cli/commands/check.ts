@@ -62,7 +62,7 @@ export function define(command: Command): void {
 }
 
 /** qemu-img's words. */
-export function checkLines(result: ImageCheck): string[] {
+function checkLines(result: ImageCheck): string[] {
   const lines: string[] = [...result.findings];
   if (lines.length > 0) lines.push("");
   if (result["leaks-fixed"] > 0) lines.push(`${result["leaks-fixed"]} leaked clusters were given back.`);

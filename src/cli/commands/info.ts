@@ -25,7 +25,7 @@ export function define(command: Command): void {
 }
 
 /** What qemu-img says, in its order, and what is local. */
-export function infoLines(info: ImageInfo): string[] {
+function infoLines(info: ImageInfo): string[] {
   const missing = info["missing-bytes"];
   const lines = [
     `image: ${info.filename}`,

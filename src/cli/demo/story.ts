@@ -17,7 +17,7 @@ import { firstDifference, qemuImg, writeModel } from "./verify.ts";
 const MEBIBYTES = 512;
 const GUEST_WRITES = 300;
 /** Bytes a second as an option's value: slow enough to be killed half-way and to be watched. */
-const SPEED = "80M";
+const SPEED = "64M";
 /** qemu-img's exit code for an image that has wasted space and no other fault. */
 const EXIT_LEAKS = 3;
 
