@@ -1,6 +1,7 @@
+import { systemClock } from "../block/index.ts";
 import { createFormat, type FormatName, openFormat } from "../formats/index.ts";
 import type { FileNode } from "../sources/index.ts";
-import { Pump, systemClock } from "../stream/index.ts";
+import { Pump } from "../stream/index.ts";
 import { CopyTarget } from "./copy-target.ts";
 import { makeFile } from "./new-file.ts";
 import { finallyClose, type Image, openImage } from "./open.ts";

@@ -5,7 +5,7 @@
  * One of the two is under way at a time. Copying goes on meanwhile, until as much has gathered as a kill may cost; then `full`
  * holds it up.
  */
-import type { Clock } from "./clock.ts";
+import type { Clock } from "../block/index.ts";
 import type { StreamTarget } from "./target.ts";
 
 const CHECKPOINT_MS = 2000;

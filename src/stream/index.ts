@@ -1,5 +1,4 @@
 export { BufferPool } from "./buffer-pool.ts";
-export { type Clock, systemClock } from "./clock.ts";
 export { wholeGrains } from "./grain.ts";
 export { StreamJob, type StreamOptions } from "./job.ts";
 export { type OverlayTargetOptions, overlayTarget, type StreamBase } from "./overlay-target.ts";
@@ -8,4 +7,3 @@ export { Pump, type PumpOptions } from "./pump.ts";
 export { type StepOptions, type StepResult, stepStream } from "./step.ts";
 export { type Tally, takeTally } from "./tally.ts";
 export type { Populated, StreamExtent, StreamExtentKind, StreamTarget } from "./target.ts";
-export { dataRuns } from "./zero-runs.ts";

@@ -10,8 +10,9 @@
  * Whatever ends a round early (a pause, an error, its user), what was fetched is made durable before anything else. After
  * an error that may pass, the job waits, with growing intervals, for `retryFor` milliseconds in all since it last got anywhere.
  */
+
+import { type Clock, systemClock } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { type Clock, systemClock } from "./clock.ts";
 import type { StreamProgress, StreamReason, StreamState } from "./progress.ts";
 import { ProgressFeed, RateMeter } from "./progress-feed.ts";
 import { Pump } from "./pump.ts";

@@ -8,13 +8,19 @@
  *
  * A fetched range is read into a buffer of the pool, so memory is what the job has under way at a time.
  */
-import { type BackingReference, type BlockNode, chainExtents, layerExtents, type OverlayNode } from "../block/index.ts";
+import {
+  type BackingReference,
+  type BlockNode,
+  chainExtents,
+  dataRuns,
+  layerExtents,
+  type OverlayNode,
+} from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import { wholeGrains } from "./grain.ts";
 import type { Populated, StreamExtent, StreamTarget } from "./target.ts";
 import { LARGEST_WINDOW } from "./window.ts";
-import { dataRuns } from "./zero-runs.ts";
 
 /** The layer that stays below the overlay, and how the overlay shall refer to it. */
 export interface StreamBase {

@@ -5,7 +5,7 @@
  * However a pass ends (at the end of the disk, halted from outside, by a failure of its own), no request is
  * under way when it has ended. A failure does not break off what else is under way; only the signal does.
  */
-import type { Clock } from "./clock.ts";
+import type { Clock } from "../block/index.ts";
 import { Durability } from "./durability.ts";
 import { RateLimit } from "./rate-limit.ts";
 import type { Failure } from "./stopped.ts";

@@ -1,4 +1,4 @@
-import type { Clock } from "./clock.ts";
+import type { Clock } from "../block/index.ts";
 
 /** What may pass at once after a time of nothing: a tenth of a second's worth. */
 const BURST_MS = 100;

@@ -1,4 +1,4 @@
-import type { Clock } from "../../src/stream/index.ts";
+import type { Clock } from "../../src/block/index.ts";
 
 interface Sleeper {
   readonly until: number;

@@ -1,4 +1,4 @@
-import { isZero } from "../block/index.ts";
+import { isZero } from "./zero-test.ts";
 
 /** Zeroes shorter than this are copied as data: looking closer costs more than it saves. */
 const SMALLEST_ZERO = 4096;

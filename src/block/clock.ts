@@ -1,4 +1,4 @@
-/** Time, as the stream sees it: tests pass one that they move by hand. */
+/** Time, for whatever waits or measures: tests pass one that they move by hand. */
 export interface Clock {
   /** Milliseconds since some moment, never going back. */
   now(): number;
