@@ -26,6 +26,7 @@ export const PEERS: readonly Peer[] = [
   },
   { debianPackage: "nbdkit", commands: ["nbdkit"], purpose: "sources with known content, delay and faults" },
   { debianPackage: "libnbd-bin", commands: ["nbdcopy", "nbdinfo"], purpose: "an NBD client that is not QEMU's" },
+  { debianPackage: "gnutls-bin", commands: ["certtool", "psktool"], purpose: "certificates and keys for TLS" },
 ];
 
 function isInstalled(command: string): boolean {
