@@ -44,7 +44,7 @@ export async function checkQed(image: QedImage, options: CheckOptions): Promise<
   }
   let fixed = 0;
   if (options.repair === "leaks" && findings.leaks > 0 && findings.corruptions === 0) {
-    fixed = await compact(image, references, total);
+    fixed = await compact(image, references, total, findings.leaks);
   }
   return {
     "check-errors": 0,
@@ -113,10 +113,11 @@ export async function dropInvalidEntries(image: QedImage): Promise<readonly stri
 }
 
 /** Moves clusters from the end of the file into leaked places, then cuts the file. Returns how many leaks went. */
-async function compact(image: QedImage, references: ReferenceCounts, total: number): Promise<number> {
+async function compact(image: QedImage, references: ReferenceCounts, total: number, leaks: number): Promise<number> {
   const { file } = image;
   const { clusterSize } = image.header;
-  const places = await dataClusters(image);
+  // No cluster moves but from the end that the file loses.
+  const places = await dataClusters(image, (total - leaks) * clusterSize);
   let hole = 0;
   let end = total;
   const bytes = new Uint8Array(clusterSize);
@@ -150,8 +151,8 @@ async function compact(image: QedImage, references: ReferenceCounts, total: numb
   return total - end;
 }
 
-/** Where the entry lies that refers to each data cluster. */
-async function dataClusters(image: QedImage): Promise<Map<number, number>> {
+/** Where the entry lies that refers to each data cluster, for those from `start` on. */
+async function dataClusters(image: QedImage, start: number): Promise<Map<number, number>> {
   const places = new Map<number, number>();
   const entry = newEntry();
   const { file, codec, geometry } = image;
@@ -162,7 +163,7 @@ async function dataClusters(image: QedImage): Promise<Map<number, number>> {
     onSlice: (slice, view) => {
       for (let index = 0; index < geometry.sliceEntries; index++) {
         codec.decode(view, index, entry);
-        if (entry.data !== 0) places.set(entry.host, slice + index * 8);
+        if (entry.data !== 0 && entry.host >= start) places.set(entry.host, slice + index * 8);
       }
     },
   });

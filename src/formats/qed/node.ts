@@ -2,7 +2,8 @@
  * A QED image as a node: the header's acts, and opening. What it does with data is shared with qcow2 (`src/formats/mapped`).
  *
  * `need_check` stands for the mark of ADR 1: it is set, durably, before the first change, and cleared by a clean close. An image
- * that has it when it is opened for writing is repaired: our own log is replayed, entries that cannot be true are dropped.
+ * that has it when it is opened for writing is repaired: our own log is replayed, entries that cannot be true are dropped, leaked
+ * clusters are given back.
  */
 import type { BackingReference, BlockNode } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
@@ -79,6 +80,8 @@ export async function openQed(file: BlockNode, options: OpenFormatOptions): Prom
   });
   if (repairing) {
     await node.replay(records);
+    // No later program would find them: QED has no list of free clusters.
+    await node.check({ repair: "leaks" });
   }
   return node;
 }
