@@ -1,0 +1,2 @@
+export { CopyOnRead, type CopyOnReadCounts, type CopyOnReadOptions } from "./copy-on-read.ts";
+export { ExtentCache } from "./extent-cache.ts";
