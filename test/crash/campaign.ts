@@ -18,6 +18,7 @@ import {
   Remains,
   verifyForeignWriter,
   verifyLeakRepair,
+  verifyLostCounts,
   verifyRemains,
   verifyWithQemu,
 } from "./verify.ts";
@@ -141,6 +142,7 @@ class Life {
       await verifyRemains(remains(), expected);
       if (chance(random, 0.3)) await verifyLeakRepair(remains(), expected);
       if (chance(random, 0.2)) await verifyForeignWriter(remains(), 1_000_000);
+      if (disk.lazyCounts && chance(random, 0.1)) await verifyLostCounts(remains(), expected, random);
       if (chance(random, 0.04)) verifyWithQemu(remains(), expected, join(this.#options.directory));
     } catch (error) {
       throw failure(point, `at the crash '${point.at(-1)}'`, error);

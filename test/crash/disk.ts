@@ -53,6 +53,8 @@ export interface Disk {
   readonly format: FormatName;
   /** Whether a clean close leaves no leaked clusters. */
   readonly closesWithoutLeaks: boolean;
+  /** Whether its reference counts are repaired when it is opened. */
+  readonly lazyCounts: boolean;
   readonly base: Base | undefined;
   readonly bytes: FileBytes;
   /** What an earlier process left of its log. */

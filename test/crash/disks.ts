@@ -26,9 +26,11 @@ export async function newDisk(shape: Shape, random: Random): Promise<Disk> {
     options: shape.options,
     ...(base !== undefined && { backing: { reference: "base.raw", format: "raw" } }),
   });
+  const counted = shape.format === "qcow2" && shape.options.compat !== "v2";
   return {
     format: shape.format,
-    closesWithoutLeaks: shape.format === "qcow2" && !/^(v2|0\.10)$/.test(shape.options.compat ?? ""),
+    closesWithoutLeaks: counted,
+    lazyCounts: counted,
     base,
     bytes,
     records: [],

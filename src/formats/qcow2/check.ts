@@ -164,7 +164,10 @@ export async function repairRefcounts(image: Qcow2Image, records: readonly Mappi
   await refcounts.each(clusters, (cluster, count) => {
     if (count !== references.get(cluster)) wrong.push(cluster);
   });
-  // What is in use comes first, so that nothing that has to be made on the way is put there.
-  wrong.sort((a, b) => references.get(b) - references.get(a));
-  for (const cluster of wrong) await refcounts.correct(cluster, references.get(cluster));
+  // Blocks and a larger table may have to be made on the way: not in what is in use and not counted yet.
+  refcounts.keepFrom(clusters);
+  const used = wrong.filter((cluster) => references.get(cluster) > 0);
+  const free = wrong.filter((cluster) => references.get(cluster) === 0);
+  for (const cluster of [...used, ...free]) await refcounts.correct(cluster, references.get(cluster));
+  refcounts.keepFrom(0);
 }

@@ -227,25 +227,14 @@ export class Refcounts implements ClusterAllocator {
     }
   }
 
-  /**
-   * Makes the block of a region that has none. It lies in its own region, which it describes, unless something may lie there
-   * already: then past the end of the file.
-   */
+  /** Makes the block of a region that has none. */
   async #create(region: number): Promise<RefcountBlock> {
     if (region >= this.regions) await this.#growTable(region + 1);
+    const cluster = await this.#placeForBlock(region);
+    // What had to be made on the way may have needed it.
     const made = this.#cache.get(region);
     if (made !== undefined) return made;
-    const { file, clusterSize, refcountBits, hostMap } = this.#options;
-    const used = Math.ceil(file.length / clusterSize);
-    let cluster = region * this.#perBlock;
-    if (cluster < used) {
-      cluster = used;
-      const there = Math.floor(cluster / this.#perBlock);
-      if (there !== region) {
-        const block = await this.#block(there);
-        while (block.get(cluster % this.#perBlock) !== 0) cluster++;
-      }
-    }
+    const { clusterSize, refcountBits, hostMap } = this.#options;
     const host = cluster * clusterSize;
     const block = new RefcountBlock(region, host, new Uint8Array(clusterSize), refcountBits, true);
     this.#cache.set(region, block);
@@ -255,6 +244,17 @@ export class Refcounts implements ClusterAllocator {
     this.#touchTable(region * 8, region * 8 + 8);
     await this.#set(cluster, 1);
     return block;
+  }
+
+  /** A block lies in its own region, which it describes, unless something may lie there already: then past the end of the file. */
+  async #placeForBlock(region: number): Promise<number> {
+    const { file, clusterSize } = this.#options;
+    const used = Math.ceil(file.length / clusterSize);
+    if (region * this.#perBlock >= used) return region * this.#perBlock;
+    for (let cluster = used; ; cluster++) {
+      const there = Math.floor(cluster / this.#perBlock);
+      if (there === region || (await this.#block(there)).get(cluster % this.#perBlock) === 0) return cluster;
+    }
   }
 
   #touchTable(from: number, to: number): void {
@@ -354,6 +354,11 @@ export class Refcounts implements ClusterAllocator {
       const last = Math.min(this.#perBlock, clusters - first);
       for (let at = 0; at < last; at++) visit(first + at, block?.get(at) ?? 0);
     }
+  }
+
+  /** Nothing below is handed out: for a repair, as long as the counts there may be too low. */
+  keepFrom(cluster: number): void {
+    this.#hint = cluster;
   }
 
   /** Sets the count of one cluster: for a repair, while nothing else goes on. */

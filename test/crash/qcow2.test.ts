@@ -1,0 +1,33 @@
+/** qcow2 through crashes: what was acknowledged is there, what was not written is as the base (ADR 1). */
+import { test } from "node:test";
+import { temporaryDirectory } from "../support/cli.ts";
+import { pick, seed } from "../support/seed.ts";
+import { runCampaign } from "./campaign.ts";
+import { newDisk, type Shape } from "./disks.ts";
+
+const qcow2 = (name: string, sectors: number, options: Record<string, string>): Shape => {
+  return { name: `qcow2-${name}`, format: "qcow2", options, sectors };
+};
+
+const shapes: readonly Shape[] = [
+  qcow2("512", 1500, { cluster_size: "512" }),
+  qcow2("512-counts-64", 2500, { cluster_size: "512", refcount_bits: "64" }),
+  qcow2("512-v2", 1500, { cluster_size: "512", compat: "v2" }),
+  qcow2("4K", 6000, { cluster_size: "4K" }),
+  qcow2("4K-counts-1", 6000, { cluster_size: "4K", refcount_bits: "1", lazy_refcounts: "on" }),
+  qcow2("4K-v2", 6000, { cluster_size: "4K", compat: "v2" }),
+  qcow2("16K-extended", 4000, { cluster_size: "16K", extended_l2: "on" }),
+  qcow2("64K", 4000, { cluster_size: "64K" }),
+];
+
+for (const shape of shapes) {
+  test(`${shape.name} (seed ${seed})`, async (t) => {
+    const result = await runCampaign({
+      shape: shape.name,
+      makeDisk: (random) => newDisk(shape, random),
+      points: pick(40, 2000),
+      directory: temporaryDirectory(t),
+    });
+    t.diagnostic(`cells ${result.points}`);
+  });
+}
