@@ -5,41 +5,21 @@
  * Extents are asked for in whole regions, once each, when something in the region is first looked at. A source does not
  * change while it is a source, so nothing is ever forgotten but for want of room.
  */
-import type { BlockNode, Extent } from "../block/index.ts";
-import { validateWritable } from "../block/index.ts";
+import type { Extent } from "../block/index.ts";
+import { ReadOnlyFilter } from "./read-only-filter.ts";
 
 const REGION = 64 * 1024 * 1024;
 /** Over all regions: some tens of MiB of memory. */
 const MOST_EXTENTS = 256 * 1024;
 
-export class ExtentCache implements BlockNode {
-  readonly readOnly = true;
-  readonly grows = false;
-  readonly #source: BlockNode;
+export class ExtentCache extends ReadOnlyFilter {
   readonly #regions = new Map<number, readonly Extent[]>();
   readonly #asking = new Map<number, Promise<readonly Extent[]>>();
   #count = 0;
 
-  /** @param source read-only, and not changing; closing it stays its owner's affair */
-  constructor(source: BlockNode) {
-    this.#source = source;
-  }
-
-  get name(): string {
-    return this.#source.name;
-  }
-
-  get length(): number {
-    return this.#source.length;
-  }
-
-  get backing(): BlockNode | undefined {
-    return this.#source.backing;
-  }
-
   async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
     if (this.knownZero(offset, target.length)) target.fill(0);
-    else await this.#source.read(offset, target, signal);
+    else await this.source.read(offset, target, signal);
   }
 
   /** Whether the source has said already that all of a range is zero. */
@@ -55,7 +35,7 @@ export class ExtentCache implements BlockNode {
   }
 
   #isZero({ kind }: Extent): boolean {
-    return kind === "zero" || (kind === "missing" && this.#source.backing === undefined);
+    return kind === "zero" || (kind === "missing" && this.source.backing === undefined);
   }
 
   async extents(offset: number, length: number): Promise<Extent[]> {
@@ -85,7 +65,7 @@ export class ExtentCache implements BlockNode {
     const end = Math.min((index + 1) * REGION, this.length);
     let position = index * REGION;
     while (position < end) {
-      for (const extent of await this.#source.extents(position, end - position)) {
+      for (const extent of await this.source.extents(position, end - position)) {
         extents.push(extent);
         position = extent.offset + extent.length;
       }
@@ -102,32 +82,6 @@ export class ExtentCache implements BlockNode {
       this.#regions.delete(other);
       this.#count -= kept.length;
     }
-  }
-
-  async write(): Promise<void> {
-    validateWritable(this, "write");
-  }
-
-  async writeZeroes(): Promise<void> {
-    validateWritable(this, "write zeroes to");
-  }
-
-  async discard(): Promise<void> {
-    validateWritable(this, "discard");
-  }
-
-  async resize(): Promise<void> {
-    validateWritable(this, "resize");
-  }
-
-  async flush(): Promise<void> {}
-
-  async close(): Promise<void> {
-    this.#regions.clear();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
   }
 }
 
