@@ -72,8 +72,10 @@ export class Timed extends ReadOnlyFilter {
     this.#queue.add(granted);
     try {
       await Promise.race([turn, late]);
-    } finally {
-      this.#queue.delete(granted);
+    } catch (error) {
+      // It may have been granted in the same moment.
+      if (!this.#queue.delete(granted)) this.#release();
+      throw error;
     }
   }
 
