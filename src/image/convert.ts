@@ -84,8 +84,9 @@ async function fill(
     const timer = setInterval(report, PROGRESS_MS);
     try {
       const failure = await pump.pass();
-      if (failure !== undefined) throw failure.error;
       signal?.throwIfAborted();
+      if (failure !== undefined) throw failure.error;
+      await pump.durability.settle();
     } finally {
       clearInterval(timer);
     }

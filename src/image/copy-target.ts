@@ -1,6 +1,6 @@
 /**
  * A stream target that copies one node into another, new one: what `convert` pumps through. The new node reads as zeroes
- * everywhere, so only data is copied, and all that is asked of durability is one flush in the end.
+ * everywhere, so only data is copied. What was copied is written back as it goes, or the end would wait for all of it.
  *
  * An overlay is populated rather than written: a populate does not wait for its mapping to be safe.
  */
@@ -12,6 +12,7 @@ export class CopyTarget implements StreamTarget {
   readonly length: number;
   readonly grain: number;
   readonly #source: BlockNode;
+  readonly #destination: BlockNode;
   readonly #detectZeroes: boolean;
   readonly #store: (offset: number, data: Uint8Array) => Promise<unknown>;
   readonly #pool: BufferPool;
@@ -21,6 +22,7 @@ export class CopyTarget implements StreamTarget {
     this.name = destination.name;
     this.length = source.length;
     this.#source = source;
+    this.#destination = destination;
     this.#detectZeroes = detectZeroes;
     this.#pool = new BufferPool(window);
     if (isOverlay(destination)) {
@@ -66,9 +68,13 @@ export class CopyTarget implements StreamTarget {
     throw new Error("A new image reads as zeroes already");
   }
 
-  async checkpoint(): Promise<void> {}
+  checkpoint(): Promise<void> {
+    return isOverlay(this.#destination) ? this.#destination.checkpoint() : this.#destination.flush();
+  }
 
-  async flush(): Promise<void> {}
+  flush(): Promise<void> {
+    return this.#destination.flush();
+  }
 
   async finish(): Promise<void> {}
 }
