@@ -12,9 +12,9 @@ import { dirname, join } from "node:path";
 import { seed } from "../test/support/seed.ts";
 import { ensurePeers } from "./peers.ts";
 import { RESULTS_PATH, writeResults } from "./test-results.ts";
-import { ROOT, runTestFiles, type TestRunResult, testFiles } from "./test-run.ts";
+import { CACHE, ROOT, runTestFiles, type TestRunResult, testFiles } from "./test-run.ts";
 
-const STATE_PATH = join(ROOT, "node_modules/.cache/streamdisk/test-full.json");
+const STATE_PATH = join(CACHE, "test-full.json");
 const CONCURRENT_FILES = 2;
 
 interface State {
