@@ -189,7 +189,7 @@ export async function verifyLostCounts(remains: Remains, expected: Expectation, 
   }
   const node = await remains.open();
   await readContent(node, expected, "after lost reference counts were repaired");
-  assertSound(await node.check(), "after lost reference counts were repaired", false);
+  assertSound(await node.check(), "after lost reference counts were repaired");
   await node.write(0, new Uint8Array(Math.min(node.length, 100 * SECTOR)));
   await node.close();
   await remains.check("after lost reference counts were repaired, and a clean close", false);

@@ -56,7 +56,10 @@ async function survey(image: Qcow2Image, options: CheckOptions): Promise<Survey>
     if (snapshotL1.length > 0) references.add(snapshot.l1Offset, snapshotL1.length);
     await walkMapping({ ...image, l1: snapshotL1, references, findings, signal });
   }
-  for await (const { host, length } of bitmapClusters(file, header)) references.add(host, length);
+  for await (const { host, length } of bitmapClusters(file, header)) {
+    if (host + length <= file.length) references.add(host, length);
+    else findings.corrupt(`Bits of a bitmap lie at ${host}, past the end of the file at ${file.length}`);
+  }
   return { references, findings, figures };
 }
 
@@ -68,7 +71,7 @@ function countBlocks({ file, header, refcounts }: Qcow2Image, references: Refere
     if (refcounts.blockIsSound(region)) references.add(host, header.clusterSize);
     else
       findings.corrupt(
-        `Refcount block ${region} at ${host} is not aligned, or past the end of the file (${file.length})`,
+        `Refcount block ${region} at ${host} is not aligned, past the end of the file (${file.length}), or that of another region too`,
       );
   }
 }
@@ -81,9 +84,8 @@ export async function checkQcow2(image: Qcow2Image, options: CheckOptions): Prom
   const clusters = Math.max(Math.ceil(file.length / clusterSize), references.end);
   const leaked: number[] = [];
   let end = 0;
-  await refcounts.each(clusters, (cluster, count) => {
-    const wanted = references.get(cluster);
-    if (count > 0) end = cluster + 1;
+  await compare(refcounts, references, clusters, (cluster, count, wanted) => {
+    if (count > 0) end = Math.max(end, cluster + 1);
     if (count === wanted) return;
     const numbers = `has a count of ${count}, and ${wanted} references`;
     if (count < wanted) findings.corrupt(`The cluster at ${cluster * clusterSize} ${numbers}`);
@@ -108,6 +110,17 @@ export async function checkQcow2(image: Qcow2Image, options: CheckOptions): Prom
   };
 }
 
+/** Visits each of the clusters [0, clusters) that has a count or a reference. */
+async function compare(
+  refcounts: Refcounts,
+  references: ReferenceCounts,
+  clusters: number,
+  visit: (cluster: number, count: number, wanted: number) => void,
+): Promise<void> {
+  await refcounts.each(clusters, (cluster, count) => visit(cluster, count, references.get(cluster)));
+  for (const [cluster, wanted] of references) if (!refcounts.isCounted(cluster)) visit(cluster, 0, wanted);
+}
+
 /** The active mapping says "owned" of exactly what has one reference. */
 async function checkOwnership(image: Qcow2Image, findings: Findings, { signal }: CheckOptions): Promise<void> {
   const { codec, geometry, refcounts, file, header } = image;
@@ -115,7 +128,8 @@ async function checkOwnership(image: Qcow2Image, findings: Findings, { signal }:
   const table = { host: 0, owned: false };
   const l1View = new DataView(image.l1.buffer, image.l1.byteOffset, image.l1.byteLength);
   const verify = async (what: string, host: number, owned: boolean) => {
-    const count = await refcounts.get(host / header.clusterSize);
+    const cluster = host / header.clusterSize;
+    const count = refcounts.isCounted(cluster) ? await refcounts.get(cluster) : 0;
     if ((count === 1) === owned) return;
     findings.corrupt(`The ${what} at ${host} is ${owned ? "" : "not "}marked as owned, and its count is ${count}`);
   };
@@ -127,8 +141,9 @@ async function checkOwnership(image: Qcow2Image, findings: Findings, { signal }:
     onSlice: async (host, view, bad, l1Index) => {
       codec.decodeL1(l1View, l1Index, table);
       if (host === table.host) await verify("L2 table", host, table.owned);
+      const refused = new Set(bad);
       for (let index = 0; index < geometry.sliceEntries; index++) {
-        if (bad.includes(index)) continue;
+        if (refused.has(index)) continue;
         codec.decode(view, index, entry);
         if (entry.host !== 0 && entry.compressedLength === 0) await verify("cluster", entry.host, entry.owned);
       }
@@ -161,9 +176,10 @@ export async function repairRefcounts(image: Qcow2Image, records: readonly Mappi
   }
   const clusters = Math.max(Math.ceil(file.length / header.clusterSize), references.end);
   const wrong: number[] = [];
-  await refcounts.each(clusters, (cluster, count) => {
-    if (count !== references.get(cluster)) wrong.push(cluster);
+  await compare(refcounts, references, clusters, (cluster, count, wanted) => {
+    if (count !== wanted) wrong.push(cluster);
   });
+  await refcounts.eachFrom(clusters, (cluster) => wrong.push(cluster));
   // Blocks and a larger table may have to be made on the way: not in what is in use and not counted yet.
   refcounts.keepFrom(clusters);
   const used = wrong.filter((cluster) => references.get(cluster) > 0);

@@ -13,6 +13,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { AllocatorSnapshot, ClusterAllocator, HostRun, MetadataWrite } from "../mapped/allocator.ts";
 import { roundUp } from "../mapped/geometry.ts";
 import type { HostMap } from "../mapped/host-map.ts";
+import { repeatedOffsets } from "../mapped/references.ts";
 import { getUint64, viewOf } from "./big-endian.ts";
 import { RefcountBlock } from "./refcount-block.ts";
 
@@ -58,6 +59,8 @@ export class Refcounts implements ClusterAllocator {
   /** No free cluster lies below. */
   #hint = 0;
   #queue: Promise<unknown> = Promise.resolve();
+  /** Offsets that several regions have for their block. */
+  readonly #repeated: ReadonlyMap<number, number>;
 
   constructor(options: RefcountsOptions) {
     this.#options = options;
@@ -65,6 +68,7 @@ export class Refcounts implements ClusterAllocator {
     this.#table = options.table;
     this.#view = viewOf(options.table);
     this.#tableOffset = options.tableOffset;
+    this.#repeated = repeatedOffsets(blockOffsets(options.table));
   }
 
   get dirty(): boolean {
@@ -89,11 +93,18 @@ export class Refcounts implements ClusterAllocator {
     return region < this.regions ? getUint64(this.#view, region * 8) : 0;
   }
 
-  /** Whether a region's block can be read. */
+  /** Whether a region's block can be read: it lies in the file, and is that of no other region. */
   blockIsSound(region: number): boolean {
+    if (this.#cache.has(region)) return true;
     const { file, clusterSize } = this.#options;
     const host = this.blockHost(region);
-    return this.#cache.has(region) || (host !== 0 && host % clusterSize === 0 && host + clusterSize <= file.length);
+    const placed = host !== 0 && host % clusterSize === 0 && host + clusterSize <= file.length;
+    return placed && !this.#repeated.has(host);
+  }
+
+  /** Whether the count of a cluster can be read; otherwise it is 0. */
+  isCounted(cluster: number): boolean {
+    return this.blockIsSound(Math.floor(cluster / this.#perBlock));
   }
 
   /** The references to a cluster. */
@@ -205,7 +216,7 @@ export class Refcounts implements ClusterAllocator {
     if (!this.blockIsSound(region)) {
       throw new StreamdiskError(
         "invalid-image",
-        `Image '${file.name}' is damaged or truncated: its refcount block ${region} at ${host} is not in the file of ${file.length} bytes`,
+        `Image '${file.name}' is damaged or truncated: its refcount block ${region} at ${host} is not in the file of ${file.length} bytes, or that of another region too`,
         { node: file.name, offset: host, length: clusterSize },
       );
     }
@@ -346,13 +357,31 @@ export class Refcounts implements ClusterAllocator {
     };
   }
 
-  /** Visits the counts of clusters [0, clusters); where the block is missing or damaged, they are 0. */
+  /** Visits the counts of those of the clusters [0, clusters) that are counted. */
   async each(clusters: number, visit: (cluster: number, count: number) => void): Promise<void> {
-    for (let first = 0; first < clusters; first += this.#perBlock) {
-      const region = first / this.#perBlock;
-      const block = this.blockIsSound(region) ? await this.#block(region) : undefined;
+    const regions = Math.min(this.regions, Math.ceil(clusters / this.#perBlock));
+    for (let region = 0; region < regions; region++) {
+      if (!this.blockIsSound(region)) continue;
+      const block = await this.#block(region);
+      const first = region * this.#perBlock;
       const last = Math.min(this.#perBlock, clusters - first);
-      for (let at = 0; at < last; at++) visit(first + at, block?.get(at) ?? 0);
+      for (let at = 0; at < last; at++) visit(first + at, block.get(at));
+    }
+  }
+
+  /**
+   * Visits what is counted from cluster `end` on: the file may have lost its end. Each block is looked at once, so that a table that
+   * names one over and over costs no more than the file has.
+   */
+  async eachFrom(end: number, visit: (cluster: number) => void): Promise<void> {
+    const hosts = new Set<number>();
+    for (let region = Math.floor(end / this.#perBlock); region < this.regions; region++) {
+      const host = this.blockHost(region);
+      if (!this.blockIsSound(region) || hosts.has(host)) continue;
+      hosts.add(host);
+      const block = await this.#block(region);
+      const first = region * this.#perBlock;
+      for (let at = Math.max(0, end - first); at < this.#perBlock; at++) if (block.get(at) > 0) visit(first + at);
     }
   }
 
@@ -363,6 +392,14 @@ export class Refcounts implements ClusterAllocator {
 
   /** Sets the count of one cluster: for a repair, while nothing else goes on. */
   async correct(cluster: number, count: number): Promise<void> {
+    const { refcountBits, clusterSize, file } = this.#options;
+    if (count >= 2 ** refcountBits) {
+      throw new StreamdiskError(
+        "invalid-image",
+        `Could not repair '${file.name}': the cluster at ${cluster * clusterSize} has ${count} references, more than a count of ${refcountBits} bits can say`,
+        { node: file.name, offset: cluster * clusterSize, length: clusterSize },
+      );
+    }
     await this.#alone(() => this.#set(cluster, count));
     if (count === 0 && cluster < this.#hint) this.#hint = cluster;
   }
