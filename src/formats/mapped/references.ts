@@ -9,6 +9,7 @@ import type { BlockNode } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { ClusterEntry, MappingCodec } from "./codec.ts";
 import type { Geometry } from "./geometry.ts";
+import { tableOffsets } from "./host-map.ts";
 import { newEntry } from "./runs.ts";
 
 const CHUNK = 1024;
@@ -25,14 +26,13 @@ export class ReferenceCounts {
     this.#node = node;
   }
 
-  /** One more reference to each cluster that [host, host + length) touches. */
-  add(host: number, length: number): void {
+  /** `times` more references to each cluster that [host, host + length) touches. */
+  add(host: number, length: number, times = 1): void {
     const last = Math.floor((host + length - 1) / this.#clusterSize);
     for (let cluster = Math.floor(host / this.#clusterSize); cluster <= last; cluster++) {
       const chunk = this.#chunk(Math.floor(cluster / CHUNK));
       const at = cluster % CHUNK;
-      const count = chunk[at] as number;
-      if (count < SATURATED) chunk[at] = count + 1;
+      chunk[at] = Math.min(SATURATED, (chunk[at] as number) + times);
     }
   }
 
@@ -78,6 +78,19 @@ export class ReferenceCounts {
   }
 }
 
+/** Offsets that are there more than once, and how often. */
+export function repeatedOffsets(offsets: Float64Array): Map<number, number> {
+  const repeated = new Map<number, number>();
+  const sorted = offsets.slice().sort();
+  for (let i = 1; i < sorted.length; i++) {
+    const offset = sorted[i] as number;
+    if (offset === sorted[i - 1]) repeated.set(offset, (repeated.get(offset) ?? 1) + 1);
+  }
+  return repeated;
+}
+
+const MOST_SENTENCES = 100;
+
 /** What was found; the first hundred sentences are kept. */
 export class Findings {
   readonly sentences: string[] = [];
@@ -94,8 +107,13 @@ export class Findings {
     this.#keep(sentence);
   }
 
+  /** Whether one more sentence would be kept. */
+  get hasRoom(): boolean {
+    return this.sentences.length < MOST_SENTENCES;
+  }
+
   #keep(sentence: string): void {
-    if (this.sentences.length < 100) this.sentences.push(sentence);
+    if (this.hasRoom) this.sentences.push(sentence);
   }
 }
 
@@ -129,7 +147,10 @@ export interface WalkOptions {
   readonly onBadTable?: (l1Index: number) => void;
 }
 
-/** Counts every reference that a mapping makes. Tables are read slice by slice, each once per reference. */
+/**
+ * Counts every reference that a mapping makes. Tables are read slice by slice, each once: no sound image refers to a table twice, and
+ * one that is all references to the same table would be the work of days.
+ */
 export async function walkMapping(options: WalkOptions): Promise<void> {
   const { file, codec, geometry, l1, references, findings, signal } = options;
   const l1View = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
@@ -137,6 +158,7 @@ export async function walkMapping(options: WalkOptions): Promise<void> {
   const bytes = new Uint8Array(geometry.sliceBytes);
   const view = new DataView(bytes.buffer);
   const count = l1.length / 8;
+  const repeated = repeatedOffsets(tableOffsets(codec, l1));
   for (let l1Index = 0; l1Index < count; l1Index++) {
     signal?.throwIfAborted();
     try {
@@ -153,24 +175,32 @@ export async function walkMapping(options: WalkOptions): Promise<void> {
       options.onBadTable?.(l1Index);
       continue;
     }
-    references.add(host, geometry.tableBytes);
+    const times = repeated.get(host) ?? 1;
+    if (times === 0) continue;
+    if (times > 1) repeated.set(host, 0);
+    references.add(host, geometry.tableBytes, times);
     if (options.figures) raiseEnd(options.figures, host + geometry.tableBytes);
     const previous = { end: 0 };
     for (let at = 0; at < geometry.tableBytes; at += bytes.length) {
       await file.read(host + at, bytes);
       const first = l1Index * geometry.tableEntries + at / codec.entryBytes;
-      const bad = countSlice(options, view, first, previous);
+      const bad = countSlice(options, view, { first, previous, times });
       await options.onSlice?.(host + at, view, bad, l1Index);
     }
     options.onProgress?.((l1Index + 1) / count);
   }
 }
 
-/**
- * @param first guest cluster of the slice's first entry
- * @param previous where the table's last cluster ended in the file, kept from slice to slice
- */
-function countSlice(options: WalkOptions, view: DataView, first: number, previous: { end: number }): number[] {
+interface SlicePlace {
+  /** Guest cluster of the slice's first entry. */
+  readonly first: number;
+  /** Where the table's last cluster ended in the file, kept from slice to slice. */
+  readonly previous: { end: number };
+  /** How often the table is referred to. */
+  readonly times: number;
+}
+
+function countSlice(options: WalkOptions, view: DataView, { first, previous, times }: SlicePlace): number[] {
   const { codec, geometry, file, references, findings, figures } = options;
   const entry: ClusterEntry = newEntry();
   const bad: number[] = [];
@@ -184,13 +214,14 @@ function countSlice(options: WalkOptions, view: DataView, first: number, previou
     }
     if (entry.host === 0) continue;
     const length = entry.compressedLength || geometry.clusterSize;
-    if (entry.host >= file.length && entry.data !== 0) {
+    // The last cluster of a file may be short, not absent.
+    if (entry.host + length - file.length >= geometry.clusterSize) {
       const guest = (first + index) * geometry.clusterSize;
       findings.corrupt(`The cluster of guest offset ${guest} lies at ${entry.host}, past the end of the file`);
       bad.push(index);
       continue;
     }
-    references.add(entry.host, length);
+    references.add(entry.host, length, times);
     if (figures === undefined) continue;
     figures.allocated++;
     if (entry.compressedLength > 0) {

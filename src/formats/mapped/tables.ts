@@ -252,7 +252,9 @@ export class MappingTables {
   /** Something on disk lost a reference that its mapping held until now. */
   free(host: number, length: number): void {
     const last = this.#freed.at(-1);
-    if (last !== undefined && last.host + last.length === host) {
+    // Not within a cluster: two compressed ones that touch there have a reference each.
+    const joins = host % this.#options.geometry.clusterSize === 0;
+    if (joins && last !== undefined && last.host + last.length === host) {
       this.#freed[this.#freed.length - 1] = { host: last.host, length: last.length + length };
     } else this.#freed.push({ host, length });
   }

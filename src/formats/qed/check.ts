@@ -36,12 +36,17 @@ export async function checkQed(image: QedImage, options: CheckOptions): Promise<
   const { references, findings, figures } = survey;
   const { clusterSize } = image.header;
   const total = Math.ceil(image.file.length / clusterSize);
+  let used = 0;
   for (const [cluster, count] of references) {
+    if (cluster < total) used++;
     if (count > 1) findings.corrupt(`The cluster at ${cluster * clusterSize} is referred to ${count} times`);
   }
-  for (let cluster = 0; cluster < total; cluster++) {
+  // Not one by one: a sparse file may have more clusters than could ever be looked at.
+  const leaks = total - used;
+  for (let cluster = 0; findings.leaks < leaks && findings.hasRoom; cluster++) {
     if (references.get(cluster) === 0) findings.leak(`The cluster at ${cluster * clusterSize} is leaked`);
   }
+  findings.leaks = leaks;
   let fixed = 0;
   if (options.repair === "leaks" && findings.leaks > 0 && findings.corruptions === 0) {
     fixed = await compact(image, references, total, findings.leaks);
@@ -118,6 +123,8 @@ async function compact(image: QedImage, references: ReferenceCounts, total: numb
   const { clusterSize } = image.header;
   // No cluster moves but from the end that the file loses.
   const places = await dataClusters(image, (total - leaks) * clusterSize);
+  const used = Float64Array.from(references, ([cluster]) => cluster).sort();
+  let top = used.length;
   let hole = 0;
   let end = total;
   const bytes = new Uint8Array(clusterSize);
@@ -125,7 +132,7 @@ async function compact(image: QedImage, references: ReferenceCounts, total: numb
   while (true) {
     // Everything below `hole` is in use: places that were filled here too, of which `references` knows nothing.
     while (hole < end && references.get(hole) !== 0) hole++;
-    while (end > hole && references.get(end - 1) === 0) end--;
+    end = Math.max(hole, (used[top - 1] as number) + 1);
     const last = (end - 1) * clusterSize;
     const place = places.get(last);
     // Tables are left where they are: what lies before one stays leaked until the table goes.
@@ -134,7 +141,7 @@ async function compact(image: QedImage, references: ReferenceCounts, total: numb
     await file.write(hole * clusterSize, bytes);
     updates.push({ at: place, host: hole * clusterSize });
     hole++;
-    end--;
+    top--;
   }
   if (updates.length > 0) {
     await file.flush();
