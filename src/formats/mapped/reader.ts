@@ -6,6 +6,7 @@ import type { BlockNode, Extent } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { MappingCodec } from "./codec.ts";
 import type { Geometry } from "./geometry.ts";
+import { letGo } from "./let-go.ts";
 import { COMPRESSED, DATA, MISSING, newRun, RunFinder, ZERO } from "./runs.ts";
 import type { L2Slice, MappingTables } from "./tables.ts";
 
@@ -138,6 +139,8 @@ export class MappedReader {
     const start = offset - (offset % geometry.clusterSize);
     const cluster = await decompress(compressed, start);
     part.set(cluster.subarray(offset - start, offset - start + part.length));
+    letGo(compressed);
+    letGo(cluster);
   }
 
   /** What this layer alone knows of a range. */

@@ -20,6 +20,8 @@ const zstd = promisify(zstdDecompress);
 const MAX_WINDOW_BITS = 24;
 /** QEMU writes one frame a cluster and reads any number; a host of tiny ones would only cost time. */
 const MAX_FRAMES = 64;
+/** Past the end of a cluster: without it zlib, which cannot know that there is no more, goes on into a second buffer. */
+const ROOM = 64;
 
 /** The expander of one image's clusters. It refuses damage with `invalid-image` and the guest offset. */
 export function decompressor(image: {
@@ -55,7 +57,7 @@ async function expandDeflate(compressed: Uint8Array, clusterSize: number): Promi
   // Some writers leave the end mark out; the length of the output is checked by the caller.
   return inflate(compressed, {
     maxOutputLength: clusterSize,
-    chunkSize: clusterSize,
+    chunkSize: clusterSize + ROOM,
     finishFlush: constants.Z_SYNC_FLUSH,
   });
 }
@@ -70,7 +72,7 @@ async function expandZstd(compressed: Uint8Array, clusterSize: number): Promise<
     if (length === undefined) break;
     const part = await zstd(rest.subarray(0, length), {
       maxOutputLength: missing,
-      chunkSize: missing,
+      chunkSize: missing + ROOM,
       params: { [constants.ZSTD_d_windowLogMax]: MAX_WINDOW_BITS },
     });
     if (part.length === 0) break;
