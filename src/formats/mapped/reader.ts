@@ -53,23 +53,28 @@ export class MappedReader {
     let first: Promise<void> | undefined;
     let rest: Promise<void>[] | undefined;
     let position = offset;
-    while (position < end) {
-      let slice = this.#slice(position);
-      if (slice === undefined) {
-        const loading = this.#load(position);
-        // A read that was started before must not be left alone if this one fails.
-        if (first !== undefined) await allDone([loading, ...(rest ?? [first])]);
-        slice = await loading;
+    try {
+      while (position < end) {
+        let slice = this.#slice(position);
+        if (slice === undefined) {
+          const loading = this.#load(position);
+          if (first !== undefined) await allDone([loading, ...(rest ?? [first])]);
+          slice = await loading;
+        }
+        this.#runs.find(slice, position, end, run);
+        const part = target.subarray(position - offset, position - offset + run.length);
+        const doing = this.#readRun(position, part, signal);
+        if (doing !== undefined) {
+          if (first === undefined) first = doing;
+          else if (rest === undefined) rest = [first, doing];
+          else rest.push(doing);
+        }
+        position += part.length;
       }
-      this.#runs.find(slice, position, end, run);
-      const part = target.subarray(position - offset, position - offset + run.length);
-      const doing = this.#readRun(position, part, signal);
-      if (doing !== undefined) {
-        if (first === undefined) first = doing;
-        else if (rest === undefined) rest = [first, doing];
-        else rest.push(doing);
-      }
-      position += part.length;
+    } catch (error) {
+      // A table or an entry is damaged: the reads that were started before must not be left alone.
+      if (first !== undefined) await Promise.allSettled(rest ?? [first]);
+      throw error;
     }
     if (rest !== undefined) await allDone(rest);
     else if (first !== undefined) await first;
