@@ -43,7 +43,7 @@ export async function compareImages(a: string, b: string, options: CompareImages
 }
 
 const PIECE = 2 ** 20;
-const PIECES_AT_ONCE = 8;
+const PIECES_AT_ONCE = 4;
 
 interface Pair {
   readonly offset: number;

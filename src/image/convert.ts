@@ -40,7 +40,7 @@ export interface ConvertResult {
 }
 
 const CHUNK = 2 ** 20;
-const WINDOW = 16 * 2 ** 20;
+const WINDOW = 4 * 2 ** 20;
 const PROGRESS_MS = 200;
 
 /**

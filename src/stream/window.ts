@@ -2,19 +2,21 @@
  * How many bytes may be under way at once.
  *
  * The rule is that of somebody who turns a knob and looks: the window doubles while each doubling raises the throughput
- * by a tenth or more. When one does not, it is taken back, and the window rests for some time; then it tries the other way: it is
- * halved, and stays so when that costs nothing (less than a twentieth), since a smaller window is less memory
- * and less in front of a guest. After the next rest it tries to grow again.
+ * by a quarter or more. Where answers take their time it nearly doubles too; less may be chance. When it does not, it is
+ * taken back, and the window rests for some time; then it tries the other way: it is halved, and stays so when that costs
+ * nothing (less than a twentieth), since a smaller window is less memory and less in front of a guest. After the next
+ * rest it tries to grow again.
  *
  * One try lasts an epoch: at least two windows full of bytes and a tenth of a second.
  */
 
 export const SMALLEST_WINDOW = 4 * 2 ** 20;
 export const LARGEST_WINDOW = 64 * 2 ** 20;
-const FIRST_WINDOW = 8 * 2 ** 20;
 
 const SHORTEST_EPOCH = 100;
 const EPOCHS_OF_REST = 10;
+/** A program that has just started gets faster by itself. */
+const EPOCHS_OF_FIRST_REST = 4;
 
 export class AdaptiveWindow {
   #size: number;
@@ -25,11 +27,11 @@ export class AdaptiveWindow {
   #lastRate = 0;
   #trying: "grow" | "shrink" | "rest" = "rest";
   #nextTry: "grow" | "shrink" = "grow";
-  #rest = 0;
+  #rest = EPOCHS_OF_FIRST_REST;
 
   /** @param fixed a size in bytes that never changes */
   constructor(now: number, fixed?: number) {
-    this.#size = fixed ?? FIRST_WINDOW;
+    this.#size = fixed ?? SMALLEST_WINDOW;
     this.#adapts = fixed === undefined;
     this.#epochStart = now;
   }
@@ -55,7 +57,7 @@ export class AdaptiveWindow {
   }
 
   #endEpoch(rate: number): void {
-    if (this.#trying === "grow" && rate < this.#lastRate * 1.1) {
+    if (this.#trying === "grow" && rate < this.#lastRate * 1.25) {
       this.#size /= 2;
       this.#takeRest("shrink");
     } else if (this.#trying === "shrink" && rate < this.#lastRate * 0.95) {
