@@ -24,9 +24,18 @@ export interface BlockNode extends AsyncDisposable {
 
   /** Fills `target` from `offset`. */
   read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void>;
+  /**
+   * Fills `target` at once where that needs no waiting: what is in the page cache, by tables that are in memory. It never goes
+   * to the backing node. Absent from a node that can't do this at all.
+   *
+   * @returns false when it would have to wait, or would fail: then `target` holds anything, and `read` is to be called
+   */
+  readNow?(offset: number, target: Uint8Array): boolean;
   write(offset: number, data: Uint8Array): Promise<void>;
   /** Makes the range read as zeroes, giving space back where the node can. */
   writeZeroes(offset: number, length: number): Promise<void>;
+  /** Whether `writeZeroes` would take less time than a write of as many bytes. Absent: it would not. */
+  canZeroFast?(offset: number, length: number): boolean;
   /** The range is not needed any more: it reads as zeroes or as before afterwards, never as the backing file. */
   discard(offset: number, length: number): Promise<void>;
   /** Resolves when all that was resolved before the call survives the loss of power. */

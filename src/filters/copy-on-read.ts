@@ -87,6 +87,11 @@ export class CopyOnRead implements BlockNode {
     });
   }
 
+  /** What is local, the overlay itself answers; it says no to what is missing. */
+  readNow(offset: number, target: Uint8Array): boolean {
+    return this.#overlay.readNow?.(offset, target) ?? false;
+  }
+
   /** Fetches what of a range is missing, and resolves when it is kept. */
   async cache(offset: number, length: number): Promise<void> {
     await this.#walk(offset, length, async (extent) => {
@@ -198,6 +203,10 @@ export class CopyOnRead implements BlockNode {
 
   writeZeroes(offset: number, length: number): Promise<void> {
     return this.#overlay.writeZeroes(offset, length);
+  }
+
+  canZeroFast(offset: number, length: number): boolean {
+    return this.#overlay.canZeroFast?.(offset, length) ?? false;
   }
 
   discard(offset: number, length: number): Promise<void> {

@@ -8,3 +8,4 @@ export { claimName, type NameClaim } from "./name-claim.ts";
 export { nativeCalls, nativeProblem } from "./native.ts";
 export { isByteLocked, lockByte, unlockBytes } from "./ofd-locks.ts";
 export { punchHole, zeroRange } from "./punch.ts";
+export { canReadNow, readNow } from "./read-now.ts";

@@ -21,6 +21,10 @@ export interface NativeCalls {
   fallocateAsync(fd: number, mode: number, offset: number, length: number): Promise<number>;
   /** fcntl(2) with a `struct flock`, which the kernel may fill in. */
   fcntl(fd: number, command: number, flock: Uint8Array): number;
+  /** preadv2(2) into one `struct iovec`; undefined where the C library is older than the call. */
+  readonly preadv2: ((fd: number, iovec: Uint8Array, offset: number, flags: number) => number) | undefined;
+  /** Where in memory a buffer lies, which it does for as long as it lives. */
+  addressOf(buffer: ArrayBuffer): number;
 }
 
 const KNOWN_MACHINES: readonly string[] = ["x64", "arm64", "riscv64", "loong64"];
@@ -80,6 +84,10 @@ function bind(): NativeCalls {
   const fallocate = program.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)");
   const fcntl = program.func("int fcntl(int fd, int command, void *flock)");
 
+  const preadv2 = optional(() =>
+    program.func("int64_t preadv2(int fd, void *iovec, int count, int64_t offset, int flags)"),
+  );
+
   const outcome = (result: number | bigint): number => (result === -1 ? -koffi.errno() : Number(result));
   const later = (call: (callback: Callback) => void): Promise<number> =>
     new Promise((resolve, reject) => {
@@ -95,5 +103,15 @@ function bind(): NativeCalls {
     fallocateAsync: (fd, mode, offset, length) =>
       later((callback) => fallocate.async(fd, mode, offset, length, callback)),
     fcntl: (fd, command, flock) => outcome(fcntl(fd, command, flock)),
+    preadv2: preadv2 && ((fd, iovec, offset, flags) => outcome(preadv2(fd, iovec, 1, offset, flags))),
+    addressOf: (buffer) => Number(koffi.address(buffer)),
   };
+}
+
+function optional<T>(find: () => T): T | undefined {
+  try {
+    return find();
+  } catch {
+    return undefined;
+  }
 }

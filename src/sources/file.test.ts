@@ -265,3 +265,30 @@ if (native) {
     assert.equal(run.status, 0, run.stdout + run.stderr);
   });
 }
+
+test("what is in the page cache is read at once; what is not there or not inside is left to read", async () => {
+  const content = Buffer.from(Array.from({ length: 10_000 }, (_, index) => index % 251));
+  await using file = await openFile(made(content), writable);
+  const target = new Uint8Array(20_000).fill(0xee).subarray(5000);
+  const part = target.subarray(1000, 5000);
+  // A page may be dropped at any time; once in many tries it is there.
+  const found = Array.from({ length: 10 }, () => file.readNow(3001, part)).some(Boolean);
+  assert.equal(found, native);
+  if (found) assert.deepEqual(Buffer.from(part), content.subarray(3001, 7001));
+  assert.equal(target[999], 0xee);
+  assert.equal(target[5000], 0xee);
+  assert.equal(file.readNow(9000, new Uint8Array(1001)), false);
+  assert.equal(file.readNow(-1, new Uint8Array(1)), false);
+  await file.write(3001, Buffer.from("changed"));
+  if (file.readNow(3001, part)) assert.equal(Buffer.from(part.subarray(0, 7)).toString(), "changed");
+  await file.close();
+  assert.equal(file.readNow(0, new Uint8Array(1)), false);
+});
+
+test("only a file that can be punched is zeroed faster than written", async () => {
+  await using file = await openFile(made(10_000), writable);
+  assert.equal(file.canZeroFast(), native);
+  assert.equal(file.length, 10_000);
+  await using readOnly = await openFile(made(10_000), { readOnly: true });
+  assert.equal(readOnly.canZeroFast(), false);
+});

@@ -13,7 +13,16 @@ import { fdatasync, ftruncate, ftruncateSync, read, write } from "node:fs";
 import { promisify } from "node:util";
 import type { BlockNode, Extent } from "../block/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
-import { blockDeviceSize, type FileIdentity, fileRuns, fileSystemFacts, punchHole, zeroRange } from "../host/index.ts";
+import {
+  blockDeviceSize,
+  canReadNow,
+  type FileIdentity,
+  fileRuns,
+  fileSystemFacts,
+  punchHole,
+  readNow,
+  zeroRange,
+} from "../host/index.ts";
 import { Flusher } from "./flusher.ts";
 import { type ImageLock, type LockMode, lockImage } from "./image-lock.ts";
 import { closeFile, fileLength, fileSpace, flushDirectoryOf, openPlainFile, type PlainFile } from "./plain-file.ts";
@@ -28,6 +37,9 @@ export interface OpenFileOptions {
 
 /** How many extents one call gives at most: each costs a system call or two. */
 const EXTENTS_A_CALL = 1024;
+
+/** The errno of a file system that can't tell what is in memory. */
+const ENOTSUP = 95;
 
 /** Linux moves no more in one call (read(2), "Notes"). */
 const TRANSFER_A_CALL = 0x7ffff000;
@@ -46,8 +58,9 @@ export async function openFile(path: string, options: OpenFileOptions): Promise<
     if (options.create) await flushDirectoryOf(path);
     // Asked after locking: until then somebody else may have been at work on it.
     const length = await currentLength(plain);
-    const { remote } = await fileSystemFacts(path);
-    return new FileNode(path, plain, { length, readOnly: options.readOnly, remote, lock });
+    const { remote, tmpfs } = await fileSystemFacts(path);
+    const punches = !options.readOnly && plain.rdev === undefined && (await canPunch(plain.fd, length));
+    return new FileNode(path, plain, { length, readOnly: options.readOnly, remote, tmpfs, punches, lock });
   } catch (error) {
     await closeFile(plain.fd);
     await lock?.release();
@@ -62,10 +75,17 @@ function currentLength(plain: PlainFile): Promise<number> {
   return plain.rdev === undefined ? fileLength(plain.fd) : blockDeviceSize(plain.fd, plain.rdev);
 }
 
+/** Past the end of the file there is nothing to be punched; the answer is the same. */
+async function canPunch(fd: number, length: number): Promise<boolean> {
+  return await punchHole(fd, length, 1).catch(() => false);
+}
+
 interface FileFacts {
   readonly length: number;
   readonly readOnly: boolean;
   readonly remote: string | undefined;
+  readonly tmpfs: boolean;
+  readonly punches: boolean;
   readonly lock: ImageLock;
 }
 
@@ -85,6 +105,9 @@ export class FileNode implements BlockNode {
 
   readonly #fd: number;
   readonly #lock: ImageLock;
+  readonly #tmpfs: boolean;
+  readonly #punches: boolean;
+  #readsNow: boolean;
   #length: number;
   #reach: number;
   #underWay = 0;
@@ -100,6 +123,9 @@ export class FileNode implements BlockNode {
     this.#lock = facts.lock;
     this.identity = plain.identity;
     this.remote = facts.remote;
+    this.#tmpfs = facts.tmpfs;
+    this.#punches = facts.punches;
+    this.#readsNow = facts.remote === undefined && canReadNow();
     this.#fd = plain.fd;
     this.#length = facts.length;
     this.#reach = facts.length;
@@ -136,6 +162,14 @@ export class FileNode implements BlockNode {
     });
   }
 
+  readNow(offset: number, target: Uint8Array): boolean {
+    const { length } = target;
+    if (!this.#readsNow || this.#closing !== undefined || offset < 0 || offset + length > this.#length) return false;
+    const count = readNow(this.#fd, target, offset, this.#tmpfs);
+    if (count === -ENOTSUP) this.#readsNow = false;
+    return count === length;
+  }
+
   write(offset: number, data: Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {
       const length = data.length;
@@ -169,6 +203,10 @@ export class FileNode implements BlockNode {
     } finally {
       this.#endChange();
     }
+  }
+
+  canZeroFast(): boolean {
+    return this.#punches;
   }
 
   async discard(offset: number, length: number): Promise<void> {

@@ -54,6 +54,11 @@ class RawNode implements FormatNode {
     if (present > 0) await this.file.read(offset, target.subarray(0, present), signal);
   }
 
+  readNow(offset: number, target: Uint8Array): boolean {
+    const inside = this.#closing === undefined && offset >= 0 && offset + target.length <= this.file.length;
+    return inside && (this.file.readNow?.(offset, target) ?? false);
+  }
+
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#validateChange("write", offset, data.length);
     await this.file.write(offset, data);
@@ -63,6 +68,10 @@ class RawNode implements FormatNode {
     this.#validateChange("write zeroes to", offset, length);
     const present = this.#inFile(offset, length);
     if (present > 0) await this.file.writeZeroes(offset, present);
+  }
+
+  canZeroFast(offset: number, length: number): boolean {
+    return this.file.canZeroFast?.(offset, length) ?? false;
   }
 
   async discard(offset: number, length: number): Promise<void> {
