@@ -52,7 +52,12 @@ const BROWSER_SAFE: readonly Room[] = ["errors", "api", "client"];
 const NODE_GLOBALS = /\b(?:Buffer\.|process\.|require\()/;
 
 /** Where each third-party package lives, and modules of Node.js that have a home of their own. */
-const HOMES: Readonly<Record<string, Room>> = { commander: "cli", koffi: "host", "node:sqlite": "daemon" };
+const HOMES: Readonly<Record<string, Room>> = {
+  commander: "cli",
+  koffi: "host",
+  undici: "sources",
+  "node:sqlite": "daemon",
+};
 
 const VAGUE_NAME = /^(?:utils?|helpers?|types?|common|misc|shared)\.ts$/;
 const MAX_LINES = 400;
