@@ -5,7 +5,7 @@
  * Leaks are given back by moving the clusters at the end of the file into the leaked places and cutting the file, which is
  * safe at every point: the copy is durable before the entry that points at it, and the entry before the cut.
  */
-import type { BlockNode } from "../../block/index.ts";
+import { type BlockNode, isZero } from "../../block/index.ts";
 import type { CheckOptions, CheckResult } from "../format.ts";
 import type { MappingCodec } from "../mapped/codec.ts";
 import type { Geometry } from "../mapped/geometry.ts";
@@ -18,8 +18,26 @@ export interface QedImage {
   readonly codec: MappingCodec;
   readonly geometry: Geometry;
   readonly header: QedHeader;
-  /** The L1 entries in use. */
+  /** The L1 entries in memory: those that the virtual size needs. */
   readonly l1: Uint8Array;
+}
+
+/** The whole L1 table of the largest shape has a gigabyte. */
+const L1_PIECE = 1024 * 1024;
+
+/**
+ * All of the L1 table on disk, piece by piece; pieces of zeroes are left out. Entries past the virtual size count too: a disk that was
+ * larger once may have left tables there, and finds them when it grows again.
+ *
+ * @returns `at`: where in the table a piece begins, in bytes
+ */
+async function* l1Pieces({ file, header }: QedImage): AsyncGenerator<{ at: number; l1: Uint8Array }, void, undefined> {
+  const end = qedTableBytes(header);
+  for (let at = 0; at < end; at += L1_PIECE) {
+    const l1 = new Uint8Array(Math.min(L1_PIECE, end - at));
+    await file.read(header.l1Offset + at, l1);
+    if (!isZero(l1)) yield { at, l1 };
+  }
 }
 
 interface Survey {
@@ -73,14 +91,10 @@ async function surveyQed(image: QedImage, options: CheckOptions): Promise<Survey
   references.add(0, header.headerClusters * header.clusterSize);
   references.add(header.l1Offset, qedTableBytes(header));
   figures.endOffset = header.l1Offset + qedTableBytes(header);
-  await walkMapping({
-    ...image,
-    references,
-    findings,
-    figures,
-    signal: options.signal,
-    onProgress: options.onProgress,
-  });
+  for await (const { at, l1 } of l1Pieces(image)) {
+    const onProgress = (part: number) => options.onProgress?.((at + part * l1.length) / qedTableBytes(header));
+    await walkMapping({ ...image, l1, references, findings, figures, signal: options.signal, onProgress });
+  }
   return { references, findings, figures };
 }
 
@@ -91,29 +105,27 @@ async function surveyQed(image: QedImage, options: CheckOptions): Promise<Survey
  * @returns sentences about what was dropped
  */
 export async function dropInvalidEntries(image: QedImage): Promise<readonly string[]> {
-  const { file, header, l1 } = image;
+  const { file, header } = image;
   const references = new ReferenceCounts(header.clusterSize, file.name);
   const findings = new Findings();
-  let changed = false;
-  await walkMapping({
-    ...image,
-    references,
-    findings,
-    onSlice: async (host, _view, bad) => {
-      for (const index of bad) {
-        await file.write(host + index * 8, new Uint8Array(8));
-        changed = true;
-      }
-    },
-    onBadTable: (l1Index) => {
-      l1.fill(0, l1Index * 8, l1Index * 8 + 8);
-      changed = true;
-    },
-  });
-  if (changed) {
-    await file.write(header.l1Offset, l1);
-    await file.flush();
+  const places: number[] = [];
+  for await (const { at, l1 } of l1Pieces(image)) {
+    await walkMapping({
+      ...image,
+      l1,
+      references,
+      findings,
+      onSlice: (host, _view, bad) => {
+        for (const index of bad) places.push(host + index * 8);
+      },
+      onBadTable: (l1Index) => {
+        image.l1.fill(0, at + l1Index * 8, at + l1Index * 8 + 8);
+        places.push(header.l1Offset + at + l1Index * 8);
+      },
+    });
   }
+  for (const place of places) await file.write(place, new Uint8Array(8));
+  if (places.length > 0) await file.flush();
   return findings.sentences;
 }
 
@@ -163,16 +175,19 @@ async function dataClusters(image: QedImage, start: number): Promise<Map<number,
   const places = new Map<number, number>();
   const entry = newEntry();
   const { file, codec, geometry } = image;
-  await walkMapping({
-    ...image,
-    references: new ReferenceCounts(image.header.clusterSize, file.name),
-    findings: new Findings(),
-    onSlice: (slice, view) => {
-      for (let index = 0; index < geometry.sliceEntries; index++) {
-        codec.decode(view, index, entry);
-        if (entry.data !== 0 && entry.host >= start) places.set(entry.host, slice + index * 8);
-      }
-    },
-  });
+  for await (const { l1 } of l1Pieces(image)) {
+    await walkMapping({
+      ...image,
+      l1,
+      references: new ReferenceCounts(image.header.clusterSize, file.name),
+      findings: new Findings(),
+      onSlice: (slice, view) => {
+        for (let index = 0; index < geometry.sliceEntries; index++) {
+          codec.decode(view, index, entry);
+          if (entry.data !== 0 && entry.host >= start) places.set(entry.host, slice + index * 8);
+        }
+      },
+    });
+  }
   return places;
 }
