@@ -56,6 +56,7 @@ const HOMES: Readonly<Record<string, Room>> = {
   commander: "cli",
   koffi: "host",
   undici: "sources",
+  undici: "sources",
   "node:sqlite": "daemon",
 };
 
