@@ -56,7 +56,6 @@ const HOMES: Readonly<Record<string, Room>> = {
   commander: "cli",
   koffi: "host",
   undici: "sources",
-  undici: "sources",
   "node:sqlite": "daemon",
 };
 
