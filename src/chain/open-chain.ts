@@ -12,11 +12,11 @@
  * Every layer belongs to the chain: a layer that a stream has taken out from between two others stays open until the chain
  * is closed.
  */
-import { type BackingReference, isOverlay } from "../block/index.ts";
+import { type BackingReference, type BlockNode, isOverlay } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { type FormatName, type FormatNode, openFormat, probeFormat } from "../formats/index.ts";
+import { type FormatName, type FormatNode, type OpenFormatOptions, openFormat, probeFormat } from "../formats/index.ts";
 import { openMappingLog } from "../host/index.ts";
-import { type FileNode, openFile } from "../sources/index.ts";
+import { openFile } from "../sources/index.ts";
 import { AllowList } from "./allow-list.ts";
 import { identityOf, identityOfPath } from "./identity.ts";
 import { referencedFormat, referencedPath } from "./reference.ts";
@@ -61,8 +61,10 @@ class ChainOpener {
     try {
       const identity = identityOf(file);
       this.#identities.add(identity);
-      const format = spec.format ?? (await probeFormat(file));
-      const node = await this.#openFormat(format, file, spec, named, depth);
+      const source = depth === 0 ? file : (this.#policy.wrapSource?.(file) ?? file);
+      const format = spec.format ?? (await probeFormat(source));
+      const options = { readOnly, log: openMappingLog(file.identity, { readOnly }) };
+      const node = await this.#openFormat(format, source, options, spec, named, depth);
       this.layers.unshift({ path: spec.file, format, node, file, identity });
       if (file.lockWarning !== undefined) this.warnings.push(file.lockWarning);
       this.warnings.push(...node.warnings);
@@ -75,13 +77,12 @@ class ChainOpener {
 
   async #openFormat(
     format: FormatName,
-    file: FileNode,
+    file: BlockNode,
+    options: OpenFormatOptions,
     spec: ImageSpec,
     named: string,
     depth: number,
   ): Promise<FormatNode> {
-    const { readOnly } = file;
-    const options = { readOnly, log: openMappingLog(file.identity, { readOnly }) };
     if (spec.backing === null) return openFormat(format, file, options);
     if (this.#policy.forCheck) return openFormat(format, file, { ...options, forCheck: true });
     let broken: { readonly error: unknown } | undefined;

@@ -1,3 +1,4 @@
+import type { BlockNode } from "../block/index.ts";
 import type { FormatName, FormatNode } from "../formats/index.ts";
 import type { FileNode } from "../sources/index.ts";
 
@@ -31,6 +32,8 @@ export interface ChainPolicy {
   readonly lock?: boolean;
   /** Leaves a link that cannot be followed alone, with a warning. @default false */
   readonly partial?: boolean;
+  /** Put around the file of every backing image: what happens on the way from a source. It closes what it is put around. */
+  readonly wrapSource?: (source: BlockNode) => BlockNode;
   /** Opens the top for `check`: damaged as it is, without repair. */
   readonly forCheck?: boolean;
 }

@@ -160,6 +160,7 @@ export class Hold extends ReadOnlyFilter {
   override async close(): Promise<void> {
     this.#closing.abort();
     this.#wake();
+    await super.close();
   }
 }
 

@@ -1,4 +1,4 @@
-/** The base of filters over something that is only read: a source. Closing the filter leaves the source to its owner. */
+/** The base of filters over something that is only read: a source. Closing the filter closes the source. */
 import { type BlockNode, type Extent, validateWritable } from "../block/index.ts";
 
 export abstract class ReadOnlyFilter implements BlockNode {
@@ -43,7 +43,9 @@ export abstract class ReadOnlyFilter implements BlockNode {
 
   async flush(): Promise<void> {}
 
-  async close(): Promise<void> {}
+  async close(): Promise<void> {
+    await this.source.close();
+  }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
