@@ -1,5 +1,5 @@
 import type { BackingReference } from "../block/index.ts";
-import { openChain, referencedPath } from "../chain/index.ts";
+import { identityOfPath, openChain, referencedPath } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { createFormat, type FormatName } from "../formats/index.ts";
 import { makeFile } from "./new-file.ts";
@@ -67,5 +67,9 @@ async function lookBelow(
   }
   const file = referencedPath(backing, path);
   await using below = await openChain({ file, format: backingFormat, readOnly: true, backing: null });
+  const there = await identityOfPath(path).catch(() => undefined);
+  if (there === below.layers[0]?.identity) {
+    throw new StreamdiskError("invalid-argument", `'${path}' cannot be its own backing file`, { node: path });
+  }
   return { reference: { reference: backing, format: below.node.format }, size: below.node.length };
 }

@@ -331,6 +331,22 @@ test("an image whose clusters stay missing is no endless loop", async () => {
   await assert.rejects(new StreamJob(overlayTarget(overlay)).run(), { code: "invalid-image" });
 });
 
+test("a source that shows more data the second time is fetched from until there is no more", async () => {
+  const backing = MemoryNode.of(Buffer.alloc(4 * MIB, 1));
+  const { extents } = backing;
+  let shown = MIB;
+  backing.extents = async (offset, length) => {
+    const kind = offset < shown ? "data" : "zero";
+    const end = kind === "data" ? Math.min(shown, offset + length) : offset + length;
+    if (end === 4 * MIB) shown += MIB;
+    return shown > 4 * MIB ? extents.call(backing, offset, length) : [{ offset, length: end - offset, kind, depth: 0 }];
+  };
+  const overlay = new MemoryOverlay({ length: 4 * MIB, backing });
+  await new StreamJob(overlayTarget(overlay)).run();
+  assert.ok(overlay.calls.filter((call) => call.startsWith("populate")).length > 1);
+  assert.equal(overlay.calls.at(-1), "link nothing");
+});
+
 test("refuses a speed, a window and a chunk that make no sense", () => {
   const target = overlayTarget(new MemoryOverlay({ length: MIB }));
   for (const options of [{ speed: 0 }, { window: -1 }, { chunk: Number.NaN }]) {

@@ -55,8 +55,8 @@ export class StreamJob {
   #paused = false;
   #resumed: (() => void) | undefined;
   #spaceChecked = false;
-  /** What was missing before the last whole pass. */
-  #lacked = Number.POSITIVE_INFINITY;
+  /** Before the last whole pass: what was missing, and what had been populated. */
+  #before = { missing: Number.POSITIVE_INFINITY, populated: 0 };
   /** The first failure of a row between which nothing was fetched: when, and what was missing. */
   #lost: { readonly at: number; readonly missing: number } | undefined;
   #retryIn = 0;
@@ -187,13 +187,15 @@ export class StreamJob {
       await this.#target.finish();
       return "completed";
     }
-    // A whole pass does all there is; one more that finds as much missing would go on for ever.
-    if (missing >= this.#lacked) {
+    // What was a hole may be data the next time (a file system may think so once it was read), so that a round may find
+    // something new; but one that finds as much missing after a whole pass did nothing about it would go on for ever.
+    const { populated } = this.#pump;
+    if (missing >= this.#before.missing && populated === this.#before.populated) {
       const message = `'${this.#target.name}' still lacks ${missing} bytes after all of them were fetched: check the image`;
       throw new StreamdiskError("invalid-image", message, { node: this.#target.name });
     }
     const failure = await this.#pump.pass();
-    if (failure === undefined && !this.#stop.signal.aborted && !this.#paused) this.#lacked = missing;
+    if (failure === undefined && !this.#stop.signal.aborted && !this.#paused) this.#before = { missing, populated };
     return failure;
   }
 

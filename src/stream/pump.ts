@@ -10,7 +10,7 @@ import { Durability } from "./durability.ts";
 import { RateLimit } from "./rate-limit.ts";
 import type { Failure } from "./stopped.ts";
 import { type Tally, takeTally, walk } from "./tally.ts";
-import type { StreamTarget } from "./target.ts";
+import type { Populated, StreamTarget } from "./target.ts";
 import { AdaptiveWindow } from "./window.ts";
 
 export interface PumpOptions {
@@ -50,6 +50,7 @@ export class Pump {
   #undone = Number.POSITIVE_INFINITY;
   #tally: Tally = { local: 0, zero: 0, missing: 0, fetch: 0, first: 0 };
   #copied = 0;
+  #populated = 0;
   #halted: boolean;
   #failure: Failure | undefined;
   #wake: (() => void) | undefined;
@@ -78,6 +79,11 @@ export class Pump {
   /** Bytes fetched since the start. */
   get copied(): number {
     return this.#copied;
+  }
+
+  /** Bytes that were missing and are local through this, since the start. */
+  get populated(): number {
+    return this.#populated;
   }
 
   /** Everything below it is done. */
@@ -170,14 +176,16 @@ export class Pump {
     this.#underwayBytes += this.#costOf(piece);
     try {
       if (kind === "fetch") {
-        const { data, zero } = await this.#target.populate(offset, length, this.#signal);
+        const populated = await this.#target.populate(offset, length, this.#signal);
         this.#copied += length;
         this.#tally.fetch -= length;
-        this.#done(length, zero, data + zero);
+        this.#done(length, populated);
+        this.durability.populated(populated.data + populated.zero);
         this.window.arrived(length, this.#clock.now());
       } else {
-        const { zero } = await this.#target.clear(offset, length);
-        this.#done(length, zero, 0);
+        this.#done(length, await this.#target.clear(offset, length));
+        // Nothing that would be dear to do again.
+        this.durability.populated(0);
       }
     } catch (error) {
       this.#undone = Math.min(this.#undone, offset);
@@ -190,11 +198,11 @@ export class Pump {
   }
 
   /** A range is missing no more; what of it is not zero is data, the guest's or ours. */
-  #done(length: number, zero: number, populated: number): void {
+  #done(length: number, { data, zero }: Populated): void {
+    this.#populated += data + zero;
     this.#tally.missing -= length;
     this.#tally.zero += zero;
     this.#tally.local += length - zero;
-    this.durability.populated(populated);
   }
 
   /** Resolves when something has changed that a waiting pass may look at. */

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
+import { copyFile, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { imageChainInfo, imageInfo, imageMap, type MapEntry } from "../../src/index.ts";
+import { imageChainInfo, imageInfo, imageMap, type MapEntry, openImage } from "../../src/index.ts";
 import { makeZooImage, ZOO_NAMES, ZOO_OVERLAYS, type ZooImage } from "../support/image-zoo.ts";
 import { qemuImg } from "../support/qemu.ts";
 
@@ -51,6 +51,32 @@ test("a relative name is seen from where the image was named, as with qemu-img",
   const path = join(directory, "relative.qcow2");
   qemuImg("create", "-q", "-f", "qcow2", "-b", "relative.raw", "-F", "raw", path);
   fieldsOf(await imageInfo(path), JSON.parse(qemuImg("info", "--output=json", path)));
+});
+
+test("an image in use, or without its backing file, is described all the same", async () => {
+  const { path } = makeZooImage("qcow2 over raw", directory, zoo);
+  const calm = await imageInfo(path);
+  {
+    await using _image = await openImage(path);
+    const { warnings, ...figures } = await imageInfo(path);
+    assert.deepEqual({ ...figures, warnings: [] }, { ...calm, "dirty-flag": figures["dirty-flag"] });
+    assert.match(warnings.join(), /is being written by this process .*: what is read from it may be out of date/);
+    for await (const _ of imageMap(path));
+  }
+  const orphan = join(directory, "orphan.qcow2");
+  await copyFile(path, orphan);
+  qemuImg("rebase", "-u", "-b", "gone.raw", "-F", "raw", orphan);
+  const info = await imageInfo(orphan);
+  assert.equal(info["local-bytes"], calm["local-bytes"]);
+  assert.equal(info["missing-bytes"], undefined);
+  assert.match(info.warnings.join(), /gone.raw' of .*orphan.qcow2' is not there/);
+  assert.equal((await imageChainInfo(orphan)).length, 1);
+  await assert.rejects(
+    async () => {
+      for await (const _ of imageMap(orphan));
+    },
+    { code: "not-found" },
+  );
 });
 
 /** Every field of the peer's is there with the same value. */

@@ -101,6 +101,10 @@ test("create refuses what is there, and leaves nothing when it fails", async () 
   await assert.rejects(make({ force: true, options: { cluster_size: "3" } }), { code: "invalid-argument" });
   await assert.rejects(make({ force: true, backing: "gone.qcow2" }), { code: "not-found", message: /gone.qcow2'/ });
   await assert.rejects(make({ force: true, format: "raw", backing: "there.qcow2" }), { code: "invalid-argument" });
+  await assert.rejects(make({ force: true, backing: "./there.qcow2", backingFormat: "raw" }), {
+    code: "invalid-argument",
+    message: /cannot be its own backing file/,
+  });
   assert.equal(await readFile(path, "utf8"), "precious");
   assert.deepEqual(await readdir(directory), names);
   await make({ force: true });
