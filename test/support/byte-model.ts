@@ -73,7 +73,9 @@ export class ByteModel {
       const part = seen.subarray(0, length);
       await node.read(offset, part);
       const expected = await this.read({ offset, length });
-      if (Buffer.compare(part, expected) === 0) continue;
+      const same = Buffer.compare(part, expected) === 0;
+      // What can be read at once is the same.
+      if (same && (!node.readNow?.(offset, part) || Buffer.compare(part, expected) === 0)) continue;
       const at = part.findIndex((byte, index) => byte !== expected[index]);
       assert.fail(`${what}: the byte at ${offset + at} is ${part[at]}, not ${expected[at]}`);
     }

@@ -160,14 +160,18 @@ export class MappedNode implements MappedFormatNode {
     }
   }
 
+  readNow(offset: number, target: Uint8Array): boolean {
+    const valid = this.#closing === undefined && offset >= 0 && offset + target.length <= this.#length;
+    return valid && this.#reader.readNow(offset, target);
+  }
+
   async write(offset: number, data: Uint8Array): Promise<void> {
     await this.#changing("write", offset, data.length, async () => {
       if (await this.#overwrite(offset, data)) return;
-      const mustCheckpoint = await this.#exclusively(offset, data.length, async () => {
+      await this.#exclusively(offset, data.length, async () => {
         const placed = await this.#writer.place(offset, data, false);
         return placed.mustCheckpoint;
       });
-      await this.#acknowledged(mustCheckpoint);
     });
   }
 
@@ -206,7 +210,7 @@ export class MappedNode implements MappedFormatNode {
 
   /** Zeroes less than two grains by writing. A part that reads as zeroes already stays as it is. */
   async #zeroPart(offset: number, length: number): Promise<void> {
-    const mustCheckpoint = await this.#exclusively(offset, length, async () => {
+    await this.#exclusively(offset, length, async () => {
       let must = false;
       for (const extent of await this.#reader.extents(offset, length)) {
         const silent = extent.kind === "zero" || (extent.kind === "missing" && this.#backingReference === undefined);
@@ -216,15 +220,17 @@ export class MappedNode implements MappedFormatNode {
       }
       return must;
     });
-    await this.#acknowledged(mustCheckpoint);
   }
 
   async #zeroWhole(start: number, end: number): Promise<void> {
-    const mustCheckpoint = await this.#exclusively(start, end - start, async () => {
+    await this.#exclusively(start, end - start, async () => {
       const zeroed = await this.#zeroer.zero(start, end, false);
       return zeroed.mustCheckpoint;
     });
-    await this.#acknowledged(mustCheckpoint);
+  }
+
+  canZeroFast(offset: number, length: number): boolean {
+    return this.#zeroer.isFast(offset, length);
   }
 
   async discard(offset: number, length: number): Promise<void> {
@@ -357,23 +363,24 @@ export class MappedNode implements MappedFormatNode {
     }
   }
 
-  async #exclusively(offset: number, length: number, act: () => Promise<boolean>): Promise<boolean> {
+  /**
+   * Changes the mapping under its lock.
+   * @param act says whether what it did must be handed to the kernel before it counts as done
+   */
+  async #exclusively(offset: number, length: number, act: () => Promise<boolean>): Promise<void> {
     const taken = this.#lock.acquire(...this.#clusters(offset, length));
     const handle: RangeLockHandle = taken instanceof Promise ? await taken : taken;
+    let mustCheckpoint: boolean;
     try {
-      return await act();
+      mustCheckpoint = await act();
     } finally {
       this.#lock.release(handle);
     }
+    if (mustCheckpoint) await this.#checkpoints.run(false);
   }
 
   #clusters(offset: number, length: number): [start: number, end: number] {
     return [Math.floor(offset / this.clusterSize), Math.ceil((offset + length) / this.clusterSize)];
-  }
-
-  /** The mapping has changed: waits until it outlives the process, if it does not yet. */
-  async #acknowledged(mustCheckpoint: boolean): Promise<void> {
-    if (mustCheckpoint) await this.#checkpoints.run(false);
   }
 
   #validate(operation: string, offset: number, length: number): void {

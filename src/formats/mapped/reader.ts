@@ -80,6 +80,35 @@ export class MappedReader {
     else if (first !== undefined) await first;
   }
 
+  /** Fills `target` when the tables are in memory, and its bytes are zero or in the page cache. Never looks below. */
+  readNow(offset: number, target: Uint8Array): boolean {
+    const { file, hasBacking } = this.#options;
+    if (file.readNow === undefined) return false;
+    const end = offset + target.length;
+    const run = this.#run;
+    let position = offset;
+    while (position < end) {
+      const slice = this.#slice(position);
+      if (slice === undefined || !this.#found(slice, position, end)) return false;
+      const { kind, host, length } = run;
+      const part = length === target.length ? target : target.subarray(position - offset, position - offset + length);
+      if (kind === ZERO || (kind === MISSING && !hasBacking())) part.fill(0);
+      else if (kind !== DATA || !file.readNow(host, part)) return false;
+      position += length;
+    }
+    return true;
+  }
+
+  #found(slice: L2Slice | null, offset: number, end: number): boolean {
+    try {
+      this.#runs.find(slice, offset, end, this.#run);
+      return true;
+    } catch {
+      // A damaged entry: `read` says which.
+      return false;
+    }
+  }
+
   /** Starts to read the run that `#run` describes; undefined when it is done already. */
   #readRun(offset: number, part: Uint8Array, signal: AbortSignal | undefined): Promise<void> | undefined {
     const { kind, host, compressedLength } = this.#run;

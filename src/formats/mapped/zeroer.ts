@@ -8,7 +8,7 @@
 import type { BlockNode } from "../../block/index.ts";
 import type { Checkpoints } from "./checkpoint.ts";
 import type { MappingCodec } from "./codec.ts";
-import { bitCount, type Geometry, partMask, roundDown } from "./geometry.ts";
+import { bitCount, type Geometry, partMask, roundDown, roundUp } from "./geometry.ts";
 import { newEntry } from "./runs.ts";
 import type { L2Slice, MappingTables } from "./tables.ts";
 import type { MappedWriter } from "./writer.ts";
@@ -40,6 +40,13 @@ export class MappedZeroer {
 
   constructor(options: ZeroerOptions) {
     this.#options = options;
+  }
+
+  /** Whether at least half of a range would be zeroed by its mapping; the rest is written. */
+  isFast(offset: number, length: number): boolean {
+    const { codec, geometry, reclaims, file } = this.#options;
+    if (!codec.hasZero || !(reclaims || file.canZeroFast?.(0, geometry.grain))) return false;
+    return (roundDown(offset + length, geometry.grain) - roundUp(offset, geometry.grain)) * 2 >= length;
   }
 
   /** Zeroes [start, end), which begins and ends at a grain. */
