@@ -59,6 +59,8 @@ export class Refcounts implements ClusterAllocator {
   /** No free cluster lies below. */
   #hint = 0;
   #queue: Promise<unknown> = Promise.resolve();
+  /** The counts are known to be wrong: what else they say is free may be somebody's data, so that nothing is allocated any more. */
+  #damage: StreamdiskError | undefined;
   /** Offsets that several regions have for their block. */
   readonly #repeated: ReadonlyMap<number, number>;
 
@@ -130,6 +132,7 @@ export class Refcounts implements ClusterAllocator {
    * own place elsewhere.
    */
   async #allocate(least: number, most: number): Promise<HostRun> {
+    if (this.#damage !== undefined) throw this.#damage;
     let start = this.#hint;
     let count = 0;
     let skipped: number | undefined;
@@ -161,11 +164,12 @@ export class Refcounts implements ClusterAllocator {
     const host = start * clusterSize;
     const hit = hostMap.hit(host, host + count * clusterSize);
     if (hit === undefined) return { host, count };
-    throw new StreamdiskError(
+    this.#damage = new StreamdiskError(
       "invalid-image",
       `Image '${file.name}' is damaged: its reference counts say that ${host} is free, but ${hit} lies there; run check`,
       { node: file.name, offset: host, length: count * clusterSize },
     );
+    throw this.#damage;
   }
 
   async #untake(start: number, count: number): Promise<void> {
@@ -284,16 +288,44 @@ export class Refcounts implements ClusterAllocator {
         { node: file.name },
       );
     }
-    this.#movedFrom ??= { offset: this.#tableOffset, length: this.#table.length };
+    const old = this.#table;
     const table = new Uint8Array(length);
-    table.set(this.#table);
-    this.#table = table;
-    this.#view = viewOf(table);
+    table.set(old);
+    this.#setTable(table);
     const clusters = length / clusterSize;
-    const run = await this.#allocate(clusters, clusters);
+    let run: HostRun;
+    try {
+      run = await this.#allocate(clusters, clusters);
+    } catch (error) {
+      if (this.#table === table) this.#ungrowTable(old);
+      throw error;
+    }
+    // On the way it was made larger still, at a place of its own.
+    if (this.#table !== table) return this.#untake(run.host / clusterSize, clusters);
+    const place = this.#tableOffset;
     this.#tableOffset = run.host;
+    if (this.#movedFrom === undefined) this.#movedFrom = { offset: place, length: old.length };
+    else await this.#untake(place / clusterSize, old.length / clusterSize);
     hostMap.setArea("the refcount table", run.host, length);
     this.#touchTable(0, length);
+  }
+
+  #setTable(table: Uint8Array): void {
+    this.#table = table;
+    this.#view = viewOf(table);
+  }
+
+  /** Blocks that only the larger table could name are forgotten: nothing but the table was to lie in their regions. */
+  #ungrowTable(old: Uint8Array): void {
+    old.set(this.#table.subarray(0, old.length));
+    this.#setTable(old);
+    this.#tableDirtyTo = Math.min(this.#tableDirtyTo, old.length);
+    if (this.#tableDirtyFrom >= this.#tableDirtyTo) this.#tableDirtyTo = 0;
+    for (const [region, block] of this.#cache) {
+      if (region < this.regions) continue;
+      this.#cache.delete(region);
+      this.#dirty.delete(block);
+    }
   }
 
   snapshot(): AllocatorSnapshot {
