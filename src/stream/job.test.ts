@@ -353,3 +353,18 @@ test("refuses a speed, a window and a chunk that make no sense", () => {
     assert.throws(() => new StreamJob(target, options), { code: "invalid-argument" });
   }
 });
+
+test("the speed can be changed while the job runs", async () => {
+  const clock = new ManualClock();
+  const overlay = new MemoryOverlay({ length: 4 * MIB, backing: base(4 * MIB) });
+  const job = new StreamJob(overlayTarget(overlay), { clock, speed: 1, chunk: K64 });
+  const running = job.run();
+  await clock.advance(10_000);
+  const { copiedBytes } = job.progress;
+  assert.ok(copiedBytes <= 2 * K64);
+  assert.throws(() => job.setSpeed(0), { code: "invalid-argument" });
+  job.setSpeed(undefined);
+  await clock.runUntil(running);
+  assert.equal(job.progress.state, "completed");
+  assert.ok(clock.now() < 15_000);
+});

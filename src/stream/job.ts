@@ -125,6 +125,16 @@ export class StreamJob {
     return this.#running;
   }
 
+  /**
+   * Changes the rate limit, at any time.
+   *
+   * @param speed bytes a second; undefined for none
+   */
+  setSpeed(speed: number | undefined): void {
+    mustBePositive("speed", speed);
+    this.#pump.setSpeed(speed);
+  }
+
   /** Fetches nothing more once what is under way is done and durable. */
   pause(): void {
     this.#paused = true;

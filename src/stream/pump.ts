@@ -41,7 +41,7 @@ export class Pump {
   readonly #chunk: number;
   readonly #clock: Clock;
   readonly #signal: AbortSignal;
-  readonly #limit: RateLimit | undefined;
+  readonly #limit: RateLimit;
   readonly #underway = new Set<Piece>();
   #underwayBytes = 0;
   /** Everything below it is done or under way. */
@@ -62,13 +62,18 @@ export class Pump {
     this.#clock = clock;
     this.#signal = options.signal;
     this.#halted = options.signal.aborted;
-    this.#limit = speed === undefined ? undefined : new RateLimit(speed, clock);
+    this.#limit = new RateLimit(speed ?? Number.POSITIVE_INFINITY, clock);
     this.window = new AdaptiveWindow(clock.now(), options.window);
     this.durability = new Durability(target, clock, (error) => {
       if (error !== undefined) this.#failure ??= { error };
       this.#changed();
     });
     options.signal.addEventListener("abort", () => this.halt(), { once: true });
+  }
+
+  /** @param speed bytes a second; undefined for no limit */
+  setSpeed(speed: number | undefined): void {
+    this.#limit.speed = speed ?? Number.POSITIVE_INFINITY;
   }
 
   /** As of the last survey, kept up to date since. */
@@ -152,7 +157,7 @@ export class Pump {
   /** Waits until a piece may be launched; false when the pass has stopped. */
   async #admit(piece: Piece): Promise<boolean> {
     const cost = this.#costOf(piece);
-    if (this.#limit !== undefined && piece.kind === "fetch") {
+    if (!this.#limit.unlimited && piece.kind === "fetch") {
       await this.#limit.take(piece.length, this.#signal);
       this.window.restart(this.#clock.now());
     }

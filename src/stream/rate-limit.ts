@@ -2,29 +2,42 @@ import type { Clock } from "../block/index.ts";
 
 /** What may pass at once after a time of nothing: a tenth of a second's worth. */
 const BURST_MS = 100;
+/** So soon a change of speed is noticed by who waits. */
+const LONGEST_SLEEP_MS = 1000;
 
 /**
  * A token bucket over bytes. A request passes as soon as the bucket is not in debt and takes its whole size out, so that
  * a request larger than the bucket still passes and the ones after it wait the longer.
  */
 export class RateLimit {
-  readonly #bytesPerMs: number;
+  #bytesPerMs: number;
   readonly #clock: Clock;
   #tokens = 0;
   #filledAt: number;
 
-  /** @param speed bytes a second */
+  /** @param speed bytes a second; Infinity for no limit */
   constructor(speed: number, clock: Clock) {
     this.#bytesPerMs = speed / 1000;
     this.#clock = clock;
     this.#filledAt = clock.now();
   }
 
+  /** Holds for what passes from now on, and for who waits at the next look. */
+  set speed(speed: number) {
+    this.#fill();
+    this.#bytesPerMs = speed / 1000;
+    this.#tokens = Math.min(0, this.#tokens);
+  }
+
+  get unlimited(): boolean {
+    return this.#bytesPerMs === Number.POSITIVE_INFINITY;
+  }
+
   /** Resolves when `bytes` may pass, or at once when the signal aborts. */
   async take(bytes: number, signal: AbortSignal): Promise<void> {
     this.#fill();
     while (this.#tokens < 0 && !signal.aborted) {
-      await this.#clock.sleep(-this.#tokens / this.#bytesPerMs, signal);
+      await this.#clock.sleep(Math.min(LONGEST_SLEEP_MS, -this.#tokens / this.#bytesPerMs), signal);
       this.#fill();
     }
     this.#tokens -= bytes;
@@ -33,7 +46,8 @@ export class RateLimit {
   #fill(): void {
     const now = this.#clock.now();
     const most = this.#bytesPerMs * BURST_MS;
-    this.#tokens = Math.min(most, this.#tokens + (now - this.#filledAt) * this.#bytesPerMs);
+    const since = now - this.#filledAt;
     this.#filledAt = now;
+    this.#tokens = this.unlimited ? 0 : Math.min(most, this.#tokens + since * this.#bytesPerMs);
   }
 }
