@@ -2,6 +2,7 @@
  * A disk that a guest is to work upon: an image file, perhaps over a base, and what is known of what it may hold. It is either
  * new, or what a crash left (crash-state.ts).
  */
+import "../support/zlib-at-once.ts";
 import type { BlockNode } from "../../src/block/index.ts";
 import type { FormatName, MappedFormatNode, MappingRecord } from "../../src/formats/index.ts";
 import { openFormat } from "../../src/formats/index.ts";
@@ -11,7 +12,7 @@ import { Journal } from "../support/journal.ts";
 import type { MemoryLog } from "../support/memory-log.ts";
 import { AT_ONCE, RecordingNode } from "../support/recording-node.ts";
 import type { Scheduler } from "../support/scheduler.ts";
-import { BASE, fillSectors } from "../support/sector-content.ts";
+import { BASE, type Content, fillSectors } from "../support/sector-content.ts";
 import type { Allowed } from "../support/sector-model.ts";
 
 /** A raw backing file, with stretches of zeroes. */
@@ -55,6 +56,8 @@ export interface Disk {
   readonly closesWithoutLeaks: boolean;
   /** Whether its reference counts are repaired when it is opened. */
   readonly lazyCounts: boolean;
+  /** Not version 2 with snapshots: they share its size. */
+  readonly resizable: boolean;
   readonly base: Base | undefined;
   readonly bytes: FileBytes;
   /** What an earlier process left of its log. */
@@ -65,6 +68,8 @@ export interface Disk {
   readonly lengths: readonly number[];
   /** Whether the header names the base: what may be. */
   readonly linked: readonly boolean[];
+  /** What the internal snapshot holds, if there is one. */
+  readonly snapshot: Content | undefined;
 }
 
 export interface OpenDiskOptions {

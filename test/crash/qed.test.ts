@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { temporaryDirectory } from "../support/cli.ts";
 import { pick, seed } from "../support/seed.ts";
 import { runCampaign } from "./campaign.ts";
-import { newDisk, type Shape } from "./disks.ts";
+import { makeDisk, type Shape } from "./disks.ts";
 
 const shapes: readonly Shape[] = [
   { name: "qed-4K", format: "qed", options: { cluster_size: "4K", table_size: "2" }, sectors: 8000 },
@@ -12,11 +12,12 @@ const shapes: readonly Shape[] = [
 
 for (const shape of shapes) {
   test(`${shape.name} (seed ${seed})`, async (t) => {
+    const directory = temporaryDirectory(t);
     const result = await runCampaign({
       shape: shape.name,
-      makeDisk: (random) => newDisk(shape, random),
+      makeDisk: (random) => makeDisk(shape, random, directory),
       points: pick(40, 2000),
-      directory: temporaryDirectory(t),
+      directory,
     });
     t.diagnostic(`cells ${result.points}`);
   });

@@ -13,7 +13,7 @@ import { type FileBytes, SECTOR } from "../support/file-bytes.ts";
 import { Journal } from "../support/journal.ts";
 import { MemoryLog } from "../support/memory-log.ts";
 import { AT_ONCE, RecordingNode } from "../support/recording-node.ts";
-import { DAMAGED, describeDamage, readSectors, sectorsOf, valueName } from "../support/sector-content.ts";
+import { type Content, DAMAGED, describeDamage, readSectors, sectorsOf, valueName } from "../support/sector-content.ts";
 import { type Allowed, allowedNames, allows } from "../support/sector-model.ts";
 import { type Disk, openDisk } from "./disk.ts";
 
@@ -25,9 +25,6 @@ export interface Expectation {
   readonly linked: readonly boolean[];
   readonly tell: (sector: number) => string;
 }
-
-/** Content by sector. */
-export type Content = Uint32Array;
 
 /** Used again for each image that is read: megabytes each time would be most of the time that a test takes. */
 let scratch = new Uint8Array(0);
@@ -205,8 +202,16 @@ export function verifyWithQemu(remains: Remains, expected: Expectation, director
   const said = `${check.stdout}${check.stderr}`;
   if (check.status !== 0 && check.status !== 3) writeFileSync("/tmp/bad.img", remains.bytes.view());
   assert(check.status === 0 || check.status === 3, `qemu-img check: exit ${check.status}\n${said.slice(0, 2000)}`);
-  if ((remains.log?.records.length ?? 0) > 0) return;
   const raw = join(directory, "content.raw");
+  const { snapshot } = remains.disk;
+  if (snapshot !== undefined) {
+    peer("qemu-img", "convert", "-f", format, "-l", "snapshot.name=first", "-O", "raw", image, raw);
+    const same = { ...expected, allowed: snapshot, tell: () => "that is the internal snapshot" };
+    // It reads as much of it as the disk has now.
+    const bytes = new Uint8Array(readFileSync(raw)).subarray(0, snapshot.length * SECTOR);
+    compareContent(bytes, same, "the snapshot, as qemu-img reads it");
+  }
+  if ((remains.log?.records.length ?? 0) > 0) return;
   peer("qemu-img", "convert", "-f", format, "-O", "raw", image, raw);
   compareContent(new Uint8Array(readFileSync(raw)), expected, "as qemu-img reads it");
 }

@@ -12,7 +12,7 @@ export class FileBytes {
   #length: number;
 
   constructor(bytes: Uint8Array = new Uint8Array(0)) {
-    this.#bytes = bytes.slice();
+    this.#bytes = new Uint8Array(bytes); // Not slice(): that of a Buffer copies nothing.
     this.#length = bytes.length;
   }
 

@@ -54,7 +54,7 @@ export class MemoryLog implements MappingLog {
 
   append(cluster: number, entry: Uint8Array): void {
     if (this.full) throw new StreamdiskError("no-space", "The log is full");
-    this.#change({ kind: "append", record: { cluster, entry: entry.slice() } });
+    this.#change({ kind: "append", record: { cluster, entry: new Uint8Array(entry) } });
   }
 
   rotate(): void {

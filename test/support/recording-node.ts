@@ -56,7 +56,7 @@ export class RecordingNode implements BlockNode {
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#validate("write", offset, data.length);
     // The caller's bytes are its own again only when the write has resolved: taking them late would hide who reuses them early.
-    await this.#change({ kind: "write", offset, bytes: data.slice() });
+    await this.#change({ kind: "write", offset, bytes: new Uint8Array(data) });
   }
 
   async writeZeroes(offset: number, length: number): Promise<void> {

@@ -43,13 +43,19 @@ export class Scheduler {
 
   /** Does one deferred act, if there is any, and lets what follows from it happen. */
   async step(): Promise<void> {
-    let index = below(this.#random, this.#deferred.length);
-    if (this.#deferred[index]?.slow) index = below(this.#random, this.#deferred.length);
-    const [deferred] = this.#deferred.splice(index, 1);
+    const deferred = this.#take();
     this.#idleTurns = deferred === undefined ? this.#idleTurns + 1 : 0;
     if (this.#idleTurns > MOST_IDLE_TURNS) throw new Error("Nothing is under way, and somebody waits: a hang");
     deferred?.act();
     await nextTurn();
+  }
+
+  #take(): Deferred | undefined {
+    const count = this.#deferred.length;
+    if (count === 0) return undefined;
+    let index = below(this.#random, count);
+    if (this.#deferred[index]?.slow) index = below(this.#random, count);
+    return this.#deferred.splice(index, 1)[0];
   }
 
   /** Moves time until `promise` is settled. */

@@ -32,8 +32,11 @@ export function fillSectors(first: number, count: number, valueAt: (sector: numb
 /** What a sector holds that nobody wrote like that: torn, or in the wrong place. */
 export const DAMAGED = 0xffffffff;
 
+/** Values, sector by sector. */
+export type Content = Uint32Array;
+
 /** The value of each sector, or `DAMAGED`. */
-export function readSectors(bytes: Uint8Array, first: number): Uint32Array {
+export function readSectors(bytes: Uint8Array, first: number): Content {
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
   const found = new Uint32Array(bytes.length / SECTOR);
   for (let index = 0; index < found.length; index++) {
