@@ -9,8 +9,8 @@
  * The top is locked for writing unless it is read-only; backing files are shared with other readers. A chain that comes back
  * to a file that is in it, or is deeper than any real one, is refused.
  *
- * Every layer belongs to the chain: a layer that a stream has taken out from between two others stays open until the chain
- * is closed.
+ * Every layer belongs to the chain: a layer that a stream has taken out stays open until the chain is closed, or asked to
+ * let go of it (`closeUnlinked`).
  */
 import { type BackingReference, type BlockNode, isOverlay } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
@@ -160,6 +160,11 @@ class OpenedChain implements Chain {
   get whole(): boolean {
     const bottom = this.layers.at(-1)?.node ?? this.node;
     return !isOverlay(bottom) || bottom.backingReference === undefined;
+  }
+
+  closeUnlinked(): Promise<void> {
+    const linked = new Set(this.layers);
+    return closeAll(this.#opened.filter((layer) => !linked.has(layer)));
   }
 
   close(): Promise<void> {

@@ -59,6 +59,8 @@ export interface Chain extends AsyncDisposable {
   readonly whole: boolean;
   /** What its user should know, each a sentence. */
   readonly warnings: readonly string[];
+  /** Closes what a stream has taken out: layers that nothing links to any more. */
+  closeUnlinked(): Promise<void>;
   /** Flushes and closes every layer. A second close does nothing. */
   close(): Promise<void>;
 }
