@@ -20,5 +20,5 @@ export function meaningOf(value: number): { readonly code: ErrorCode; readonly t
 /** A server's words as a message may show them: one line, without control characters. */
 export function plainText(bytes: Uint8Array): string {
   const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8");
-  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ").trim();
+  return text.replace(/[\s\p{Cc}\p{Cf}]+/gu, " ").trim();
 }
