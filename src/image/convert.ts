@@ -72,7 +72,7 @@ async function fill(
 ): Promise<number> {
   const node = await openFormat(format, file, { readOnly: false });
   return finallyClose(node, async () => {
-    const target = new CopyTarget(image.node, node, detectZeroes, WINDOW);
+    const target = new CopyTarget(image.node, node, detectZeroes);
     const chunk = Math.ceil(CHUNK / target.grain) * target.grain;
     const stop = signal ?? new AbortController().signal;
     const pump = new Pump(target, { chunk, window: WINDOW, speed: undefined, clock: systemClock, signal: stop });

@@ -15,16 +15,14 @@ export class CopyTarget implements StreamTarget {
   readonly #destination: BlockNode;
   readonly #detectZeroes: boolean;
   readonly #store: (offset: number, data: Uint8Array) => Promise<unknown>;
-  readonly #pool: BufferPool;
+  readonly #pool = new BufferPool();
 
-  /** @param window bytes under way at once */
-  constructor(source: BlockNode, destination: BlockNode, detectZeroes: boolean, window: number) {
+  constructor(source: BlockNode, destination: BlockNode, detectZeroes: boolean) {
     this.name = destination.name;
     this.length = source.length;
     this.#source = source;
     this.#destination = destination;
     this.#detectZeroes = detectZeroes;
-    this.#pool = new BufferPool(window);
     if (isOverlay(destination)) {
       this.grain = destination.grain;
       this.#store = (offset, data) => destination.populate(offset, data);

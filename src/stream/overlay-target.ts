@@ -20,7 +20,6 @@ import { StreamdiskError } from "../errors/index.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import { wholeGrains } from "./grain.ts";
 import type { Populated, StreamExtent, StreamTarget } from "./target.ts";
-import { LARGEST_WINDOW } from "./window.ts";
 
 /** The layer that stays below the overlay, and how the overlay shall refer to it. */
 export interface StreamBase {
@@ -43,7 +42,7 @@ class OverlayTarget implements StreamTarget {
   readonly #overlay: OverlayNode;
   readonly #base: StreamBase | undefined;
   readonly #detectZeroes: boolean;
-  readonly #pool = new BufferPool(LARGEST_WINDOW);
+  readonly #pool = new BufferPool();
 
   constructor(overlay: OverlayNode, { base, detectZeroes = true }: OverlayTargetOptions) {
     this.#overlay = overlay;

@@ -2,11 +2,10 @@
  * Reads through the mapping. A run is looked up under no lock: what it says is true at that moment, and the space that it points at
  * is not reused before the request has ended (`Checkpoints.activity`). A read that races a write sees either.
  */
-import type { BlockNode, Extent } from "../../block/index.ts";
+import { type BlockNode, type Extent, letGo } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { MappingCodec } from "./codec.ts";
 import type { Geometry } from "./geometry.ts";
-import { letGo } from "./let-go.ts";
 import { COMPRESSED, DATA, MISSING, newRun, RunFinder, ZERO } from "./runs.ts";
 import type { L2Slice, MappingTables } from "./tables.ts";
 

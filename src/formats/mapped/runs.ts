@@ -62,12 +62,20 @@ export class RunFinder {
       run.length = limit - offset;
       return;
     }
+    const { entryBytes } = this.#codec;
     const entry = this.#entry;
     let position = offset;
     let kind: RunKind | undefined;
     while (position < limit) {
       const index = Math.floor((position - spanStart) / clusterSize);
       const clusterStart = spanStart + index * clusterSize;
+      if (kind === MISSING) {
+        // In every format an entry of zero bytes is a missing cluster, and of those there may be a great many.
+        const last = Math.ceil((limit - spanStart) / clusterSize);
+        const next = Math.floor(slice.skipZeroes(index * entryBytes, last * entryBytes) / entryBytes);
+        position = Math.min(limit, spanStart + next * clusterSize);
+        if (next > index) continue;
+      }
       this.#codec.decode(slice.view, index, entry);
       let part = Math.floor((position - clusterStart) / grain);
       while (part < subclusters && position < limit) {

@@ -8,7 +8,7 @@
  * - A slice that is dirty or pinned stays in memory; any other may be dropped and loaded again.
  * - A table is changed only when its L1 entry owns it; one that a snapshot of the image shares is copied first (`forWrite`).
  */
-import type { BlockNode } from "../../block/index.ts";
+import { type BlockNode, letGo } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { ClusterAllocator, MetadataWrite } from "./allocator.ts";
 import type { ClusterEntry, MappingCodec, TableEntry } from "./codec.ts";
@@ -16,7 +16,7 @@ import type { Geometry } from "./geometry.ts";
 import type { HostMap } from "./host-map.ts";
 import type { MappingRecord } from "./mapping-log.ts";
 
-const CACHE_BYTES = 32 * 1024 * 1024;
+const CACHE_BYTES = 16 * 1024 * 1024;
 
 /** A slice of an L2 table in memory. Slices are numbered through all tables, present or not. */
 export class L2Slice {
@@ -25,6 +25,7 @@ export class L2Slice {
   readonly host: number;
   readonly bytes: Uint8Array;
   readonly view: DataView;
+  readonly #words: Int32Array;
   dirtyFrom = Number.POSITIVE_INFINITY;
   dirtyTo = 0;
   /** Requests that hold it between a look and a change, and checkpoints that are writing it. */
@@ -36,6 +37,16 @@ export class L2Slice {
     this.host = host;
     this.bytes = bytes;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+  }
+
+  /** Steps from byte `from` over words of 4 bytes that are zero, as far as `to`; both are multiples of 4. */
+  skipZeroes(from: number, to: number): number {
+    const words = this.#words;
+    const end = to / 4;
+    let at = from / 4;
+    while (at < end && words[at] === 0) at++;
+    return at * 4;
   }
 
   touch(from: number, to: number): void {
@@ -285,6 +296,7 @@ export class MappingTables {
         continue;
       }
       this.#cache.delete(candidate.index);
+      letGo(candidate.bytes);
       if (this.#cache.size <= most) return;
     }
   }
