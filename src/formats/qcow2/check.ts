@@ -2,7 +2,7 @@
  * Checks a qcow2 image: counts every reference that its metadata makes and compares with the reference counts.
  *
  * A count that is too high is a leak: wasted space. One that is too low is a corruption: the cluster could be given to somebody else.
- * An entry of the active mapping says "owned" exactly when its count is one (QEMU docs/interop/qcow2, bit 63).
+ * The marks of ownership depend on the counts, and are looked at when these are as they will stay.
  */
 import type { BlockNode } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
@@ -15,6 +15,7 @@ import { newEntry } from "../mapped/runs.ts";
 import { bitmapClusters } from "./bitmaps.ts";
 import type { Qcow2Header } from "./header.ts";
 import type { Refcounts } from "./refcounts.ts";
+import { checkOwnership } from "./ownership.ts";
 import { readSnapshotL1, readSnapshots } from "./snapshots.ts";
 
 export interface Qcow2Image {
@@ -91,11 +92,14 @@ export async function checkQcow2(image: Qcow2Image, options: CheckOptions): Prom
     if (count < wanted) findings.corrupt(`The cluster at ${cluster * clusterSize} ${numbers}`);
     else {
       findings.leak(`The cluster at ${cluster * clusterSize} is leaked: it ${numbers}`);
-      if (options.repair === "leaks") leaked.push(cluster);
+      if (options.repair !== undefined) leaked.push(cluster);
     }
   });
-  await checkOwnership(image, findings, options);
+  // Where the metadata is damaged, what looks leaked may be what the damage cut off.
+  const repairing = options.repair === "leaks" && findings.corruptions === 0;
+  if (!repairing) leaked.length = 0;
   for (const cluster of leaked) await refcounts.correct(cluster, references.get(cluster));
+  await checkOwnership(image, { findings, signal: options.signal, repair: repairing ? "set" : undefined });
   return {
     "check-errors": 0,
     corruptions: findings.corruptions,
@@ -119,36 +123,6 @@ async function compare(
 ): Promise<void> {
   await refcounts.each(clusters, (cluster, count) => visit(cluster, count, references.get(cluster)));
   for (const [cluster, wanted] of references) if (!refcounts.isCounted(cluster)) visit(cluster, 0, wanted);
-}
-
-/** The active mapping says "owned" of exactly what has one reference. */
-async function checkOwnership(image: Qcow2Image, findings: Findings, { signal }: CheckOptions): Promise<void> {
-  const { codec, geometry, refcounts, file, header } = image;
-  const entry = newEntry();
-  const table = { host: 0, owned: false };
-  const l1View = new DataView(image.l1.buffer, image.l1.byteOffset, image.l1.byteLength);
-  const verify = async (what: string, host: number, owned: boolean) => {
-    const cluster = host / header.clusterSize;
-    const count = refcounts.isCounted(cluster) ? await refcounts.get(cluster) : 0;
-    if ((count === 1) === owned) return;
-    findings.corrupt(`The ${what} at ${host} is ${owned ? "" : "not "}marked as owned, and its count is ${count}`);
-  };
-  await walkMapping({
-    ...image,
-    references: new ReferenceCounts(header.clusterSize, file.name),
-    findings: new Findings(),
-    signal,
-    onSlice: async (host, view, bad, l1Index) => {
-      codec.decodeL1(l1View, l1Index, table);
-      if (host === table.host) await verify("L2 table", host, table.owned);
-      const refused = new Set(bad);
-      for (let index = 0; index < geometry.sliceEntries; index++) {
-        if (refused.has(index)) continue;
-        codec.decode(view, index, entry);
-        if (entry.host !== 0 && entry.compressedLength === 0) await verify("cluster", entry.host, entry.owned);
-      }
-    },
-  });
 }
 
 /**
@@ -186,4 +160,5 @@ export async function repairRefcounts(image: Qcow2Image, records: readonly Mappi
   const free = wrong.filter((cluster) => references.get(cluster) === 0);
   for (const cluster of [...used, ...free]) await refcounts.correct(cluster, references.get(cluster));
   refcounts.keepFrom(0);
+  await checkOwnership(image, { findings, repair: "all" });
 }

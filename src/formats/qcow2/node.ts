@@ -224,6 +224,9 @@ class Qcow2ImageHeader implements ImageHeader {
   }
 
   async check(options: CheckOptions): Promise<CheckResult> {
-    return checkQcow2({ ...this.#image, header: this.#holder.header, l1: this.#tables.l1.bytes }, options);
+    const image = { ...this.#image, header: this.#holder.header, l1: this.#tables.l1.bytes };
+    const result = await checkQcow2(image, options);
+    if (options.repair !== undefined) this.#tables.forget();
+    return result;
   }
 }
