@@ -16,6 +16,7 @@ import type { HostMap } from "../mapped/host-map.ts";
 import { repeatedOffsets } from "../mapped/references.ts";
 import { getUint64, viewOf } from "./big-endian.ts";
 import { RefcountBlock } from "./refcount-block.ts";
+import { RefcountTable, type TablePlace } from "./refcount-table.ts";
 
 const CACHE_BYTES = 16 * 1024 * 1024;
 /** As in QEMU. */
@@ -49,13 +50,7 @@ export class Refcounts implements ClusterAllocator {
   readonly #perBlock: number;
   readonly #cache = new Map<number, RefcountBlock>();
   readonly #dirty = new Set<RefcountBlock>();
-  #table: Uint8Array;
-  #view: DataView;
-  #tableOffset: number;
-  #tableDirtyFrom = Number.POSITIVE_INFINITY;
-  #tableDirtyTo = 0;
-  /** Where the table lay when the header was last written: it moves with the next checkpoint. */
-  #movedFrom: { readonly offset: number; readonly length: number } | undefined;
+  readonly #table: RefcountTable;
   /** No free cluster lies below. */
   #hint = 0;
   #queue: Promise<unknown> = Promise.resolve();
@@ -67,23 +62,21 @@ export class Refcounts implements ClusterAllocator {
   constructor(options: RefcountsOptions) {
     this.#options = options;
     this.#perBlock = (options.clusterSize * 8) / options.refcountBits;
-    this.#table = options.table;
-    this.#view = viewOf(options.table);
-    this.#tableOffset = options.tableOffset;
+    this.#table = new RefcountTable(options.table, options.tableOffset, options.clusterSize);
     this.#repeated = repeatedOffsets(blockOffsets(options.table));
   }
 
   get dirty(): boolean {
-    return this.#dirty.size > 0 || this.#tableDirtyTo > 0;
+    return this.#dirty.size > 0 || this.#table.dirty;
   }
 
-  get table(): { readonly offset: number; readonly length: number } {
-    return { offset: this.#tableOffset, length: this.#table.length };
+  get table(): TablePlace {
+    return this.#table.place;
   }
 
   /** Regions that the table can speak of. */
   get regions(): number {
-    return this.#table.length / 8;
+    return this.#table.regions;
   }
 
   get clustersPerRegion(): number {
@@ -92,7 +85,7 @@ export class Refcounts implements ClusterAllocator {
 
   /** Host offset of a region's block; 0: none. */
   blockHost(region: number): number {
-    return region < this.regions ? getUint64(this.#view, region * 8) : 0;
+    return this.#table.blockHost(region);
   }
 
   /** Whether a region's block can be read: it lies in the file, and is that of no other region. */
@@ -255,8 +248,7 @@ export class Refcounts implements ClusterAllocator {
     this.#cache.set(region, block);
     this.#dirty.add(block);
     hostMap.addTable(host, clusterSize);
-    this.#view.setBigUint64(region * 8, BigInt(host));
-    this.#touchTable(region * 8, region * 8 + 8);
+    this.#table.setBlockHost(region, host);
     await this.#set(cluster, 1);
     return block;
   }
@@ -272,11 +264,6 @@ export class Refcounts implements ClusterAllocator {
     }
   }
 
-  #touchTable(from: number, to: number): void {
-    this.#tableDirtyFrom = Math.min(this.#tableDirtyFrom, from);
-    this.#tableDirtyTo = Math.max(this.#tableDirtyTo, to);
-  }
-
   /** A larger table at another place. Blocks that its own clusters need are made on the way, in the larger table. */
   async #growTable(regions: number): Promise<void> {
     const { clusterSize, file, hostMap } = this.#options;
@@ -288,39 +275,26 @@ export class Refcounts implements ClusterAllocator {
         { node: file.name },
       );
     }
-    const old = this.#table;
-    const table = new Uint8Array(length);
-    table.set(old);
-    this.#setTable(table);
+    const before = this.table.length;
+    this.#table.lengthen(length);
     const clusters = length / clusterSize;
     let run: HostRun;
     try {
       run = await this.#allocate(clusters, clusters);
     } catch (error) {
-      if (this.#table === table) this.#ungrowTable(old);
+      if (this.table.length === length) this.#ungrowTable(before);
       throw error;
     }
     // On the way it was made larger still, at a place of its own.
-    if (this.#table !== table) return this.#untake(run.host / clusterSize, clusters);
-    const place = this.#tableOffset;
-    this.#tableOffset = run.host;
-    if (this.#movedFrom === undefined) this.#movedFrom = { offset: place, length: old.length };
-    else await this.#untake(place / clusterSize, old.length / clusterSize);
+    if (this.table.length !== length) return this.#untake(run.host / clusterSize, clusters);
+    const free = this.#table.settle(run.host, before);
+    if (free !== undefined) await this.#untake(free.offset / clusterSize, free.length / clusterSize);
     hostMap.setArea("the refcount table", run.host, length);
-    this.#touchTable(0, length);
-  }
-
-  #setTable(table: Uint8Array): void {
-    this.#table = table;
-    this.#view = viewOf(table);
   }
 
   /** Blocks that only the larger table could name are forgotten: nothing but the table was to lie in their regions. */
-  #ungrowTable(old: Uint8Array): void {
-    old.set(this.#table.subarray(0, old.length));
-    this.#setTable(old);
-    this.#tableDirtyTo = Math.min(this.#tableDirtyTo, old.length);
-    if (this.#tableDirtyFrom >= this.#tableDirtyTo) this.#tableDirtyTo = 0;
+  #ungrowTable(length: number): void {
+    this.#table.shorten(length);
     for (const [region, block] of this.#cache) {
       if (region < this.regions) continue;
       this.#cache.delete(region);
@@ -330,7 +304,6 @@ export class Refcounts implements ClusterAllocator {
 
   snapshot(): AllocatorSnapshot {
     const blocks: MetadataWrite[] = [];
-    const roots: MetadataWrite[] = [];
     const held = [...this.#dirty];
     const undo: (() => void)[] = [];
     for (const block of held) {
@@ -349,42 +322,26 @@ export class Refcounts implements ClusterAllocator {
       });
     }
     this.#dirty.clear();
-    const moved = this.#movedFrom;
+    const table = this.#table.snapshot();
     const { offset, length } = this.table;
-    if (this.#tableDirtyTo > 0) {
-      const from = this.#tableDirtyFrom;
-      const to = this.#tableDirtyTo;
-      const bytes = this.#table.slice(from, to);
-      if (moved === undefined) roots.push({ offset: offset + from, bytes });
-      else {
-        blocks.push({ offset: offset + from, bytes });
-        roots.push({ offset: HEADER_TABLE_FIELDS, bytes: tableFields(offset, length / this.#options.clusterSize) });
-      }
-      this.#tableDirtyFrom = Number.POSITIVE_INFINITY;
-      this.#tableDirtyTo = 0;
-      this.#movedFrom = undefined;
-      undo.push(() => {
-        this.#touchTable(from, to);
-        this.#movedFrom = moved;
-      });
-    }
     const unpin = () => {
       for (const block of held) block.pins--;
     };
     return {
-      blocks,
-      roots,
+      blocks: [...blocks, ...table.content],
+      roots: table.roots,
       done: () => {
         unpin();
-        if (moved === undefined) return;
+        if (table.moved === undefined) return;
         // The header that points at the new table is durable: the old one is free.
         this.#options.onTableMoved(offset, length / this.#options.clusterSize);
         // If that fails they are leaked, and `check` finds them.
-        this.release(moved.offset, moved.length).catch(() => {});
+        this.release(table.moved.offset, table.moved.length).catch(() => {});
       },
       undo: () => {
         unpin();
         for (const step of undo) step();
+        table.undo();
       },
     };
   }
@@ -435,15 +392,4 @@ export class Refcounts implements ClusterAllocator {
     await this.#alone(() => this.#set(cluster, count));
     if (count === 0 && cluster < this.#hint) this.#hint = cluster;
   }
-}
-
-/** Offset of `refcount_table_offset` (8 bytes) and `refcount_table_clusters` (4) in the header: inside the first sector. */
-const HEADER_TABLE_FIELDS = 48;
-
-function tableFields(offset: number, clusters: number): Uint8Array {
-  const bytes = new Uint8Array(12);
-  const view = viewOf(bytes);
-  view.setBigUint64(0, BigInt(offset));
-  view.setUint32(8, clusters);
-  return bytes;
 }

@@ -1,0 +1,140 @@
+/**
+ * The refcount table in memory: which regions of the file have a block, and where (QEMU docs/interop/qcow2, "Reference
+ * counting"). It is written in checkpoints, after the blocks that it points to; one that has outgrown its place is written whole to
+ * another, and then the header turns to it.
+ */
+import type { MetadataWrite } from "../mapped/allocator.ts";
+import { getUint64, viewOf } from "./big-endian.ts";
+
+/** A stretch of the file. */
+export interface TablePlace {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** What a checkpoint has to write of the table. */
+export interface TableSnapshot {
+  /** Written with the blocks: nothing refers to it yet. */
+  readonly content: readonly MetadataWrite[];
+  /** Written after a flush of the blocks. */
+  readonly roots: readonly MetadataWrite[];
+  /** Where the table was, when the header turns to another place with these writes. */
+  readonly moved: TablePlace | undefined;
+  /** It could not be written: all of it is dirty again. */
+  undo(): void;
+}
+
+/** Offset of `refcount_table_offset` (8 bytes) and `refcount_table_clusters` (4) in the header: inside the first sector. */
+const HEADER_FIELDS = 48;
+
+export class RefcountTable {
+  readonly #clusterSize: number;
+  #bytes: Uint8Array;
+  #view: DataView;
+  #offset: number;
+  #dirtyFrom = Number.POSITIVE_INFINITY;
+  #dirtyTo = 0;
+  /** Where the header on disk says that it lies, when it has moved. */
+  #movedFrom: TablePlace | undefined;
+
+  /** @param bytes the table as on disk */
+  constructor(bytes: Uint8Array, offset: number, clusterSize: number) {
+    this.#bytes = bytes;
+    this.#view = viewOf(bytes);
+    this.#offset = offset;
+    this.#clusterSize = clusterSize;
+  }
+
+  get dirty(): boolean {
+    return this.#dirtyTo > 0;
+  }
+
+  get place(): TablePlace {
+    return { offset: this.#offset, length: this.#bytes.length };
+  }
+
+  /** Regions that the table can speak of. */
+  get regions(): number {
+    return this.#bytes.length / 8;
+  }
+
+  /** Host offset of a region's block; 0: none. */
+  blockHost(region: number): number {
+    return region < this.regions ? getUint64(this.#view, region * 8) : 0;
+  }
+
+  setBlockHost(region: number, host: number): void {
+    this.#view.setBigUint64(region * 8, BigInt(host));
+    this.#touch(region * 8, region * 8 + 8);
+  }
+
+  #touch(from: number, to: number): void {
+    this.#dirtyFrom = Math.min(this.#dirtyFrom, from);
+    this.#dirtyTo = Math.max(this.#dirtyTo, to);
+  }
+
+  /** Makes it longer in memory; its place is to be found (`settle`), or it is cut back (`shorten`). */
+  lengthen(length: number): void {
+    const longer = new Uint8Array(length);
+    longer.set(this.#bytes);
+    this.#use(longer);
+  }
+
+  /** No place was found: it is as long as before. */
+  shorten(length: number): void {
+    this.#use(this.#bytes.slice(0, length));
+    this.#dirtyTo = Math.min(this.#dirtyTo, length);
+    if (this.#dirtyFrom < this.#dirtyTo) return;
+    this.#dirtyFrom = Number.POSITIVE_INFINITY;
+    this.#dirtyTo = 0;
+  }
+
+  #use(bytes: Uint8Array): void {
+    this.#bytes = bytes;
+    this.#view = viewOf(bytes);
+  }
+
+  /**
+   * Gives it a new place; the whole of it is to be written there.
+   * @param before its length at its old place
+   * @returns a place that it was to have and never had on disk: free at once
+   */
+  settle(offset: number, before: number): TablePlace | undefined {
+    const old: TablePlace = { offset: this.#offset, length: before };
+    this.#offset = offset;
+    this.#touch(0, this.#bytes.length);
+    if (this.#movedFrom !== undefined) return old;
+    this.#movedFrom = old;
+    return undefined;
+  }
+
+  /** Takes what is dirty; it counts as clean then. */
+  snapshot(): TableSnapshot {
+    if (!this.dirty) return { content: [], roots: [], moved: undefined, undo: () => {} };
+    const from = this.#dirtyFrom;
+    const to = this.#dirtyTo;
+    const moved = this.#movedFrom;
+    const write = { offset: this.#offset + from, bytes: this.#bytes.slice(from, to) };
+    this.#dirtyFrom = Number.POSITIVE_INFINITY;
+    this.#dirtyTo = 0;
+    this.#movedFrom = undefined;
+    const turn = { offset: HEADER_FIELDS, bytes: this.#headerFields() };
+    return {
+      content: moved === undefined ? [] : [write],
+      roots: moved === undefined ? [write] : [turn],
+      moved,
+      undo: () => {
+        this.#touch(from, to);
+        this.#movedFrom = moved;
+      },
+    };
+  }
+
+  #headerFields(): Uint8Array {
+    const bytes = new Uint8Array(12);
+    const view = viewOf(bytes);
+    view.setBigUint64(0, BigInt(this.#offset));
+    view.setUint32(8, this.#bytes.length / this.#clusterSize);
+    return bytes;
+  }
+}
