@@ -45,8 +45,8 @@ const DEFAULT_CONNECTIONS = 4;
  */
 export async function connectNbd(uri: string, options: ConnectNbdOptions = {}): Promise<NbdNode> {
   const { signal } = options;
-  signal?.throwIfAborted();
   const dialler = await Dialler.prepare(uri, options);
+  signal?.throwIfAborted();
   const { node, clock, timeoutMs } = dialler;
   const link = new NbdLink({
     node,
