@@ -251,7 +251,8 @@ export class FakePeer {
       this.#answerStatus(request);
     } else {
       if (command === COMMAND.WRITE) content.set(data, offset);
-      if (command === COMMAND.WRITE_ZEROES || command === COMMAND.TRIM) content.subarray(offset, offset + length).fill(0);
+      if (command === COMMAND.WRITE_ZEROES || command === COMMAND.TRIM)
+        content.subarray(offset, offset + length).fill(0);
       this.send(simpleReply(cookie));
     }
   }
