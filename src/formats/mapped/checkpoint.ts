@@ -193,6 +193,5 @@ export class Checkpoints {
     await this.run(true);
     await this.#releasing;
     if (this.#dirty) await this.run(true);
-    this.#log?.remove();
   }
 }

@@ -214,7 +214,11 @@ export class MappedNode implements MappedFormatNode {
       let must = false;
       for (const extent of await this.#reader.extents(offset, length)) {
         const silent = extent.kind === "zero" || (extent.kind === "missing" && this.#backingReference === undefined);
-        if (silent) continue;
+        if (silent) {
+          // By a mapping that would be lost with the process, perhaps: whoever made it waits still.
+          must ||= this.#anyUnlogged(extent.offset, extent.length);
+          continue;
+        }
         const placed = await this.#writer.place(extent.offset, new Uint8Array(extent.length), false);
         must ||= placed.mustCheckpoint;
       }
@@ -310,7 +314,7 @@ export class MappedNode implements MappedFormatNode {
 
   async check(options: CheckOptions = {}): Promise<CheckResult> {
     if (options.repair !== undefined) validateWritable(this, "repair");
-    if (!this.readOnly) await this.#checkpoints.run(true);
+    if (!this.readOnly) await this.#checkpoints.settle();
     const result = await this.#options.header.check(options);
     if (options.repair !== undefined) await this.#checkpoints.run(true);
     return result;
@@ -377,6 +381,12 @@ export class MappedNode implements MappedFormatNode {
       this.#lock.release(handle);
     }
     if (mustCheckpoint) await this.#checkpoints.run(false);
+  }
+
+  #anyUnlogged(offset: number, length: number): boolean {
+    const [first, end] = this.#clusters(offset, length);
+    for (let cluster = first; cluster < end; cluster++) if (this.#checkpoints.isUnlogged(cluster)) return true;
+    return false;
   }
 
   #clusters(offset: number, length: number): [start: number, end: number] {

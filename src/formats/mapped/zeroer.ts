@@ -121,7 +121,12 @@ export class MappedZeroer {
     const missing = (touched & ~(entry.data | entry.zero)) >>> 0;
     const shown = hasBacking() ? missing : 0;
     const mask = onlyMissing ? shown : ((touched & entry.data) | shown) >>> 0;
-    if (mask === 0) return "done";
+    if (mask === 0) {
+      // It reads as zeroes, but perhaps by a mapping that would be lost with the process: whoever made it waits still.
+      const cluster = slice.index * geometry.sliceEntries + at;
+      if (!onlyMissing && checkpoints.isUnlogged(cluster) && writer.acknowledge(slice, at)) total.mustCheckpoint = true;
+      return "done";
+    }
     if (entry.compressedLength > 0 && (entry.data & ~mask) !== 0) return "write";
     if (!reclaims && entry.data !== 0) return "hole";
     const oldHost = entry.host;

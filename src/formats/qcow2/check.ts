@@ -14,8 +14,8 @@ import { Findings, type MappingFigures, ReferenceCounts, walkMapping } from "../
 import { newEntry } from "../mapped/runs.ts";
 import { bitmapClusters } from "./bitmaps.ts";
 import type { Qcow2Header } from "./header.ts";
-import type { Refcounts } from "./refcounts.ts";
 import { checkOwnership } from "./ownership.ts";
+import type { Refcounts } from "./refcounts.ts";
 import { readSnapshotL1, readSnapshots } from "./snapshots.ts";
 
 export interface Qcow2Image {
