@@ -133,6 +133,8 @@ export interface WalkOptions {
   /** Entries of an L1 table, as they are on disk. */
   readonly l1: Uint8Array;
   readonly references: ReferenceCounts;
+  /** Takes the references to L2 tables alone, too. */
+  readonly tables?: ReferenceCounts;
   readonly findings: Findings;
   readonly figures?: MappingFigures;
   readonly signal?: AbortSignal | undefined;
@@ -179,6 +181,7 @@ export async function walkMapping(options: WalkOptions): Promise<void> {
     if (times === 0) continue;
     if (times > 1) repeated.set(host, 0);
     references.add(host, geometry.tableBytes, times);
+    options.tables?.add(host, geometry.tableBytes, times);
     if (options.figures) raiseEnd(options.figures, host + geometry.tableBytes);
     const previous = { end: 0 };
     for (let at = 0; at < geometry.tableBytes; at += bytes.length) {

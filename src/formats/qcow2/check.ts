@@ -42,34 +42,48 @@ async function survey(image: Qcow2Image, options: CheckOptions): Promise<Survey>
   const findings = new Findings();
   const figures: MappingFigures = { allocated: 0, fragmented: 0, compressed: 0, endOffset: 0 };
   const { signal, onProgress } = options;
+  /** What may have one reference only, and L2 tables, which snapshots may share, but only as tables. */
+  const alone = new ReferenceCounts(clusterSize, file.name);
+  const tables = new ReferenceCounts(clusterSize, file.name);
+  const count = (host: number, length: number) => {
+    if (length === 0) return;
+    references.add(host, length);
+    alone.add(host, length);
+  };
   for (const sentence of header.damage) findings.corrupt(`The header is damaged: ${sentence}`);
-  references.add(0, clusterSize);
-  if (l1.length > 0) references.add(header.l1.offset, l1.length);
-  const table = refcounts.table;
-  if (table.length > 0) references.add(table.offset, table.length);
-  countBlocks(image, references, findings);
+  count(0, clusterSize);
+  count(header.l1.offset, l1.length);
+  count(refcounts.table.offset, refcounts.table.length);
+  for (const host of soundBlocks(image, findings)) count(host, clusterSize);
 
-  await walkMapping({ ...image, references, findings, figures, signal, onProgress });
+  await walkMapping({ ...image, references, tables, findings, figures, signal, onProgress });
   const snapshots = await readSnapshots(file, header);
-  if (snapshots.length > 0) references.add(header.snapshots.offset, snapshots.length);
+  count(header.snapshots.offset, snapshots.length);
   for (const snapshot of snapshots.list) {
     const snapshotL1 = await readSnapshotL1(file, snapshot);
-    if (snapshotL1.length > 0) references.add(snapshot.l1Offset, snapshotL1.length);
-    await walkMapping({ ...image, l1: snapshotL1, references, findings, signal });
+    count(snapshot.l1Offset, snapshotL1.length);
+    await walkMapping({ ...image, l1: snapshotL1, references, tables, findings, signal });
   }
   for await (const { host, length } of bitmapClusters(file, header)) {
     if (host + length <= file.length) references.add(host, length);
     else findings.corrupt(`Bits of a bitmap lie at ${host}, past the end of the file at ${file.length}`);
   }
+  for (const [cluster] of alone) {
+    const uses = references.get(cluster);
+    if (uses > 1) findings.corrupt(`Metadata at ${cluster * clusterSize} has ${uses} uses`);
+  }
+  for (const [cluster, uses] of tables) {
+    if (references.get(cluster) > uses) findings.corrupt(`The L2 table at ${cluster * clusterSize} has other uses too`);
+  }
   return { references, findings, figures };
 }
 
 /** The blocks that the refcount table points to. */
-function countBlocks({ file, header, refcounts }: Qcow2Image, references: ReferenceCounts, findings: Findings): void {
+function* soundBlocks({ file, refcounts }: Qcow2Image, findings: Findings): Generator<number, void, undefined> {
   for (let region = 0; region < refcounts.regions; region++) {
     const host = refcounts.blockHost(region);
     if (host === 0) continue;
-    if (refcounts.blockIsSound(region)) references.add(host, header.clusterSize);
+    if (refcounts.blockIsSound(region)) yield host;
     else
       findings.corrupt(
         `Refcount block ${region} at ${host} is not aligned, past the end of the file (${file.length}), or that of another region too`,
