@@ -41,7 +41,7 @@ export class HostMap {
 
   /** Sets or moves a named area: the header, the L1 table. */
   setArea(name: string, start: number, length: number): void {
-    this.#fixed.set(name, { start, end: start + length });
+    if (length > 0) this.#fixed.set(name, { start, end: start + length });
   }
 
   addTable(host: number, bytes: number): void {
