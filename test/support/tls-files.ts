@@ -28,7 +28,10 @@ export function makeCertificates(directory: string): string {
     );
   };
   key("ca-key.pem");
-  writeFileSync(at("ca.info"), "cn = streamdisk tests\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 3650\n");
+  writeFileSync(
+    at("ca.info"),
+    "cn = streamdisk tests\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 3650\n",
+  );
   tool(
     ...(["certtool", "--generate-self-signed", "--load-privkey", at("ca-key.pem")] as const),
     ...["--template", at("ca.info"), "--outfile", at("ca-cert.pem")],
