@@ -108,24 +108,30 @@ export async function dropInvalidEntries(image: QedImage): Promise<readonly stri
   const { file, header } = image;
   const references = new ReferenceCounts(header.clusterSize, file.name);
   const findings = new Findings();
-  const places: number[] = [];
+  let changed = false;
   for await (const { at, l1 } of l1Pieces(image)) {
+    let bad = false;
     await walkMapping({
       ...image,
       l1,
       references,
       findings,
-      onSlice: (host, _view, bad) => {
-        for (const index of bad) places.push(host + index * 8);
+      onSlice: async (host, view, indexes) => {
+        if (indexes.length === 0) return;
+        changed = true;
+        for (const index of indexes) view.setBigUint64(index * 8, 0n);
+        await file.write(host, new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
       },
       onBadTable: (l1Index) => {
+        bad = true;
+        l1.fill(0, l1Index * 8, l1Index * 8 + 8);
         image.l1.fill(0, at + l1Index * 8, at + l1Index * 8 + 8);
-        places.push(header.l1Offset + at + l1Index * 8);
       },
     });
+    changed ||= bad;
+    if (bad) await file.write(header.l1Offset + at, l1);
   }
-  for (const place of places) await file.write(place, new Uint8Array(8));
-  if (places.length > 0) await file.flush();
+  if (changed) await file.flush();
   return findings.sentences;
 }
 
