@@ -12,7 +12,7 @@
  * One checkpoint runs at a time; those who ask while it runs share the next one. What a mapping referred to before
  * (`MappingTables.free`) is given back only when the change is durable and all requests that might still read it have ended.
  */
-import type { BlockNode } from "../../block/index.ts";
+import { type BlockNode, letGo } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { Activity } from "./activity.ts";
 import type { ClusterAllocator, MetadataWrite } from "./allocator.ts";
@@ -171,7 +171,10 @@ export class Checkpoints {
   }
 
   async #write(writes: readonly MetadataWrite[]): Promise<void> {
-    for (const { offset, bytes } of writes) await this.#file.write(offset, bytes);
+    for (const { offset, bytes } of writes) {
+      await this.#file.write(offset, bytes);
+      letGo(bytes);
+    }
   }
 
   /** The change that freed these is durable; they go back once nobody can be reading them. */
