@@ -20,11 +20,24 @@ const REMOTE: Readonly<Record<number, string>> = {
 
 const TMPFS_MAGIC = 0x01021994;
 
+/** Where a range of a file can be given back in no time (fallocate(2), FALLOC_FL_PUNCH_HOLE). */
+const PUNCHES: readonly number[] = [
+  0x0000ef53, // ext4
+  0x58465342, // XFS
+  0x9123683e, // Btrfs
+  0xf2f52010, // F2FS
+  0x2fc12fc1, // ZFS
+  0xca451a4e, // bcachefs
+  TMPFS_MAGIC,
+];
+
 export interface FileSystemFacts {
   /** Bytes that this user may still fill. */
   readonly freeBytes: number;
   /** Whether it lies in memory. */
   readonly tmpfs: boolean;
+  /** Whether it is known to give back a range of a file faster than zeroes are written to it. */
+  readonly punches: boolean;
   /** The name of a kind that may hang when a network or a process does; undefined for a local one. */
   readonly remote: string | undefined;
 }
@@ -44,7 +57,12 @@ export async function fileSystemFacts(path: string): Promise<FileSystemFacts> {
 export function factsOf(stat: StatsFs): FileSystemFacts {
   // The kernel's field is a signed word on some machines.
   const magic = stat.type >>> 0;
-  return { freeBytes: stat.bavail * stat.bsize, tmpfs: magic === TMPFS_MAGIC, remote: REMOTE[magic] };
+  return {
+    freeBytes: stat.bavail * stat.bsize,
+    tmpfs: magic === TMPFS_MAGIC,
+    punches: PUNCHES.includes(magic),
+    remote: REMOTE[magic],
+  };
 }
 
 /** Which file it is, whatever path leads to it: from fstat, with a block device's own number as `dev`. */

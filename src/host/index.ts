@@ -1,6 +1,7 @@
 export { blockDeviceSize } from "./block-device.ts";
 export { type HostFact, probeHost } from "./doctor.ts";
 export { type FileIdentity, fileSystemFacts } from "./file-system.ts";
+export { groupId } from "./group.ts";
 export { fileRuns } from "./holes.ts";
 export { type HeldLock, heldLocks, type LockHolder, lockHolders, lockTableKey } from "./lock-holders.ts";
 export { FileMappingLog, openMappingLog } from "./mapping-log.ts";

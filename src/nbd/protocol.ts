@@ -154,8 +154,13 @@ export const CONTEXT_ALLOCATION = "base:allocation";
 /** How many layers down an extent is allocated: 1 in the image itself, 0 nowhere (QEMU, docs/interop/nbd.txt). */
 export const CONTEXT_DEPTH = "qemu:allocation-depth";
 
+/** What an overlay has of its own (docs/commands.md): for those who fill it from outside. */
+export const CONTEXT_LOCAL = "x-streamdisk:local";
+
 /** Status flags of `base:allocation`. */
 export const STATE = { HOLE: 1 << 0, ZERO: 1 << 1 } as const;
+/** Status of `x-streamdisk:local`; 0: its data are local. A zero that the source is known to have counts as local. */
+export const LOCAL_STATE = { MISSING: 1 << 0, ZERO: 1 << 1 } as const;
 
 /** Reads 64 bits: exactly up to 2^53, and as some larger number beyond. */
 export function getUint64(view: DataView, at: number): number {

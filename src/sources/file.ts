@@ -19,6 +19,7 @@ import {
   type FileIdentity,
   fileRuns,
   fileSystemFacts,
+  nativeCalls,
   punchHole,
   readNow,
   zeroRange,
@@ -58,8 +59,8 @@ export async function openFile(path: string, options: OpenFileOptions): Promise<
     if (options.create) await flushDirectoryOf(path);
     // Asked after locking: until then somebody else may have been at work on it.
     const length = await currentLength(plain);
-    const { remote, tmpfs } = await fileSystemFacts(path);
-    const punches = !options.readOnly && plain.rdev === undefined && (await canPunch(plain.fd, length));
+    const { remote, tmpfs, punches: canPunch } = await fileSystemFacts(path);
+    const punches = canPunch && !options.readOnly && plain.rdev === undefined && nativeCalls() !== undefined;
     return new FileNode(path, plain, { length, readOnly: options.readOnly, remote, tmpfs, punches, lock });
   } catch (error) {
     await closeFile(plain.fd);
@@ -73,11 +74,6 @@ const ftruncateAsync = promisify(ftruncate);
 
 function currentLength(plain: PlainFile): Promise<number> {
   return plain.rdev === undefined ? fileLength(plain.fd) : blockDeviceSize(plain.fd, plain.rdev);
-}
-
-/** Past the end of the file there is nothing to be punched; the answer is the same. */
-async function canPunch(fd: number, length: number): Promise<boolean> {
-  return await punchHole(fd, length, 1).catch(() => false);
 }
 
 interface FileFacts {
