@@ -79,15 +79,21 @@ async function hideTail(image: Resizable, old: number, partEnd: number): Promise
 }
 
 export async function shrink(image: Resizable, length: number): Promise<void> {
-  const { header, checkpoints, codec, geometry, zeroer } = image;
+  const { header, checkpoints, codec, geometry, zeroer, reader } = image;
   const old = image.length();
   await checkpoints.run(true);
   await checkpoints.alone(() => header.setLength(length));
   image.setLength(length);
   // Without a zero in the format the clusters would have to be written: they stay, and growing again zeroes them.
   if (!codec.hasZero && image.hasBacking()) return;
-  const start = roundUp(length, geometry.clusterSize);
   const end = roundUp(old, geometry.clusterSize);
-  if (start < end) await zeroer.zero(start, end, false);
+  let position = roundUp(length, geometry.clusterSize);
+  while (position < end) {
+    for (const extent of await reader.extents(position, end - position)) {
+      position = extent.offset + extent.length;
+      // What is missing has no space to give back: to note terabytes of it as zeroes would take some.
+      if (extent.kind === "data") await zeroer.zero(extent.offset, position, false);
+    }
+  }
   await checkpoints.run(true);
 }
