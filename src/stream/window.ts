@@ -2,10 +2,10 @@
  * How many bytes may be under way at once.
  *
  * The rule is that of somebody who turns a knob and looks: the window doubles while each doubling raises the throughput
- * by a quarter or more. Where answers take their time it nearly doubles too; less may be chance. When it does not, it is
- * taken back, and the window rests for some time; then it tries the other way: it is halved, and stays so when that costs
- * nothing (less than a twentieth), since a smaller window is less memory and less in front of a guest. After the next
- * rest it tries to grow again.
+ * by a quarter or more of the best there was before. Where answers take their time it nearly doubles too; less may be
+ * chance. When it does not, it is taken back, and the window rests for some time; then it tries the other way: it is halved,
+ * and stays so when that costs nothing (less than a twentieth), since a smaller window is less memory and less in front of
+ * a guest. After the next rest it tries to grow again.
  *
  * One try lasts an epoch: at least two windows full of bytes and a tenth of a second.
  */
@@ -23,8 +23,9 @@ export class AdaptiveWindow {
   readonly #adapts: boolean;
   #epochStart: number;
   #epochBytes = 0;
-  /** Bytes a millisecond in the epoch before the try, 0 while there was none. */
+  /** Bytes a millisecond in the epoch before the try, and in the best one since the size last changed; 0 while there was none. */
   #lastRate = 0;
+  #bestRate = 0;
   #trying: "grow" | "shrink" | "rest" = "rest";
   #nextTry: "grow" | "shrink" = "grow";
   #rest = EPOCHS_OF_FIRST_REST;
@@ -57,7 +58,7 @@ export class AdaptiveWindow {
   }
 
   #endEpoch(rate: number): void {
-    if (this.#trying === "grow" && rate < this.#lastRate * 1.25) {
+    if (this.#trying === "grow" && rate < this.#bestRate * 1.25) {
       this.#size /= 2;
       this.#takeRest("shrink");
     } else if (this.#trying === "shrink" && rate < this.#lastRate * 0.95) {
@@ -65,10 +66,14 @@ export class AdaptiveWindow {
       this.#takeRest("grow");
     } else if (this.#trying === "shrink") {
       this.#takeRest("grow");
-    } else if (this.#trying === "grow" || --this.#rest < 0) {
-      this.#try(this.#trying === "grow" ? "grow" : this.#nextTry);
+    } else if (this.#trying === "grow") {
+      this.#bestRate = 0;
+      this.#try("grow");
+    } else if (--this.#rest < 0) {
+      this.#try(this.#nextTry);
     }
     this.#lastRate = rate;
+    this.#bestRate = Math.max(this.#bestRate, rate);
   }
 
   #try(way: "grow" | "shrink"): void {
@@ -85,5 +90,6 @@ export class AdaptiveWindow {
     this.#trying = "rest";
     this.#nextTry = nextTry;
     this.#rest = EPOCHS_OF_REST;
+    this.#bestRate = 0;
   }
 }
