@@ -41,4 +41,14 @@ export {
   stepImage,
   streamImage,
 } from "./image/index.ts";
+export {
+  type AllocationRun,
+  type ConnectNbdOptions,
+  connectNbd,
+  listNbdExports,
+  type NbdExportInfo,
+  type NbdListEntry,
+  type NbdNode,
+  nbdExportInfo,
+} from "./nbd/index.ts";
 export type { StepResult, StreamProgress, StreamReason, StreamState } from "./stream/index.ts";

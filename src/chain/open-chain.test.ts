@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { after, before, test } from "node:test";
+import { FakeNbdServer } from "../../test/support/fake-nbd-server.ts";
 import { createFormat, type FormatName } from "../formats/index.ts";
 import { openFile } from "../sources/index.ts";
 import { openChain } from "./index.ts";
@@ -126,8 +127,65 @@ test("an image named through a symbolic link finds what lies beside the link and
   await (await openChain({ file: join(home, "links/disk.qed") })).close();
 });
 
-test("URIs and json: are refused by name", async () => {
-  for (const reference of ["nbd://localhost/x", 'json:{"driver":"raw"}', "https://x/y.raw"]) {
+test("an image over an export of an NBD server", async () => {
+  await using server = await FakeNbdServer.start({ size: SIZE });
+  const top = await make("images/over-nbd.qed", server.uri, "raw");
+  await assert.rejects(openChain({ file: top }), {
+    code: "refused",
+    message: `'${top}' names '${server.uri}' as its backing file: allow it with --allow-backing '${server.uri}', in a program with allowBacking, if you trust the image`,
+  });
+  await assert.rejects(openChain({ file: top }, { allowBacking: [home, "nbd+unix:///"] }), { code: "refused" });
+  assert.deepEqual(server.peers, []);
+  for (const allowBacking of [[server.uri], "any"] as const) {
+    await using chain = await openChain({ file: top }, { allowBacking });
+    assert.deepEqual(
+      chain.layers.map(({ path, format, file }) => [path, format, file?.path]),
+      [
+        [top, "qed", top],
+        [server.uri, "raw", undefined],
+      ],
+    );
+    const bytes = Buffer.alloc(1000);
+    await chain.node.read(500, bytes);
+    assert.deepEqual(bytes, server.content.subarray(500, 1500));
+  }
+  assert.deepEqual(server.open, []);
+  await server.stop();
+  await assert.rejects(openChain({ file: top }, { allowBacking: "any" }), { code: "source-lost" });
+});
+
+test("an image on an NBD server names nothing here unless it is allowed to", async () => {
+  const secret = await raw("elsewhere/base.raw", 5);
+  const onServer = async (reference: string): Promise<FakeNbdServer> => {
+    const image = await make("images/remote.qed", reference, "raw");
+    const server = await FakeNbdServer.start();
+    server.content = await readFile(image);
+    return server;
+  };
+  await using server = await onServer(secret);
+  await assert.rejects(openChain({ file: server.uri, readOnly: true }), {
+    code: "refused",
+    message: /elsewhere\/base.raw/,
+  });
+  await using chain = await openChain({ file: server.uri, readOnly: true }, { allowBacking: [secret] });
+  const bytes = Buffer.alloc(10);
+  await chain.node.read(500, bytes);
+  assert.deepEqual(bytes, Buffer.alloc(10, 5));
+  await using relative = await onServer("base.raw");
+  await assert.rejects(openChain({ file: relative.uri, readOnly: true }, { allowBacking: "any" }), {
+    code: "unsupported",
+    message: /'base.raw' is relative, and an export of an NBD server lies in no directory/,
+  });
+  await using self = await onServer("nbd://x");
+  self.content = await readFile(await make("images/remote.qed", self.uri, "qed"));
+  await assert.rejects(openChain({ file: self.uri, readOnly: true }, { allowBacking: "any" }), {
+    code: "invalid-image",
+    message: /lies above it in the same chain/,
+  });
+});
+
+test("other schemes are refused by name", async () => {
+  for (const reference of ["ftp://localhost/x", 'json:{"driver":"raw"}']) {
     const top = await make("images/uri.qed", reference, "raw");
     await assert.rejects(openChain({ file: top }, { allowBacking: "any" }), {
       code: "unsupported",

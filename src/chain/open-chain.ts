@@ -16,10 +16,9 @@ import { type BackingReference, type BlockNode, isOverlay } from "../block/index
 import { StreamdiskError } from "../errors/index.ts";
 import { type FormatName, type FormatNode, type OpenFormatOptions, openFormat, probeFormat } from "../formats/index.ts";
 import { openMappingLog } from "../host/index.ts";
-import { openFile } from "../sources/index.ts";
+import { FileNode, openSource, sourceIdentity } from "../sources/index.ts";
 import { AllowList } from "./allow-list.ts";
-import { identityOf, identityOfPath } from "./identity.ts";
-import { referencedFormat, referencedPath } from "./reference.ts";
+import { referencedFormat, resolveReference } from "./reference.ts";
 import type { Chain, ChainLayer, ChainPolicy, ImageSpec } from "./spec.ts";
 
 /** Layers of a chain: more than anybody has, and a bound on open files. */
@@ -53,24 +52,26 @@ class ChainOpener {
     this.#allowed = allowed;
   }
 
-  /** @param named path as the user or the image above wrote it: what relative references in it are relative to */
+  /** @param named path or URI as the user or the image above wrote it: what relative references in it are relative to */
   async open(spec: ImageSpec, named: string, depth: number): Promise<FormatNode> {
     const readOnly = depth > 0 || (spec.readOnly ?? false);
     const lock = this.#policy.lock === false ? "none" : readOnly ? "shared" : "exclusive";
-    const file = await openFile(spec.file, { readOnly, lock });
+    const opened = await openSource(spec.file, { readOnly, lock });
     try {
-      const identity = identityOf(file);
+      const identity = await sourceIdentity(opened);
       this.#identities.add(identity);
-      const source = depth === 0 ? file : (this.#policy.wrapSource?.(file) ?? file);
+      const source = depth === 0 ? opened : (this.#policy.wrapSource?.(opened) ?? opened);
       const format = spec.format ?? (await probeFormat(source));
-      const options = { readOnly, log: openMappingLog(file.identity, { readOnly }) };
+      const file = opened instanceof FileNode ? opened : undefined;
+      // What lies elsewhere outlives this process, and needs no log of what it was told.
+      const options = { readOnly, log: file && openMappingLog(file.identity, { readOnly }) };
       const node = await this.#openFormat(format, source, options, spec, named, depth);
       this.layers.unshift({ path: spec.file, format, node, file, identity });
-      if (file.lockWarning !== undefined) this.warnings.push(file.lockWarning);
+      if (file?.lockWarning !== undefined) this.warnings.push(file.lockWarning);
       this.warnings.push(...node.warnings);
       return node;
     } catch (error) {
-      await file.close().catch(() => {});
+      await opened.close().catch(() => {});
       throw error;
     }
   }
@@ -114,12 +115,12 @@ class ChainOpener {
       const message = `The backing chain below '${image}' is deeper than ${DEEPEST} images`;
       throw new StreamdiskError("invalid-image", message, { node: image });
     }
-    const named = referencedPath(reference.reference, image);
+    const named = resolveReference(reference.reference, image);
     const format = referencedFormat(reference, image);
     const path = await this.#allowed.demand(named, reference.reference, image);
     try {
       // Before its lock is asked for: a loop would find the file in use, by ourselves.
-      if (this.#identities.has(await identityOfPath(path))) {
+      if (this.#identities.has(await sourceIdentity(path))) {
         const message = `'${image}' names '${path}' as its backing file, which lies above it in the same chain`;
         throw new StreamdiskError("invalid-image", message, { node: image });
       }

@@ -2,18 +2,20 @@ import { dirname, resolve } from "node:path";
 import type { BackingReference } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
-import { referencePath } from "../sources/index.ts";
+import { parseReference } from "../sources/index.ts";
 
 /**
- * The absolute path that a backing reference means: relative to the directory of the image that it stands in.
+ * What a backing reference means: a URI, or an absolute path, relative to the directory of the image that it stands in.
  *
- * @param image path of that image, as it was named
- * @throws {StreamdiskError} `unsupported` for what is not a path, `invalid-image` for what cannot be one
+ * @param image path or URI of that image, as it was named
+ * @throws {StreamdiskError} `unsupported` for a scheme that is not read here and for a path relative to a URI,
+ *   `invalid-argument` for a URI that is none, `invalid-image` for what cannot be a path
  */
-export function referencedPath(reference: string, image: string): string {
+export function resolveReference(reference: string, image: string): string {
   try {
-    const path = referencePath(reference);
-    if (path !== "" && !path.includes("\0")) return resolve(dirname(image), path);
+    const below = parseReference(reference);
+    if (below.kind !== "file") return below.uri;
+    if (below.path !== "" && !below.path.includes("\0")) return resolvePath(below.path, image);
   } catch (error) {
     if (!(error instanceof StreamdiskError)) throw error;
     const message = `'${image}' has a backing file that is not opened: ${error.message}`;
@@ -21,6 +23,16 @@ export function referencedPath(reference: string, image: string): string {
   }
   const message = `'${image}' names a backing file that cannot be one: ${JSON.stringify(reference)}`;
   throw new StreamdiskError("invalid-image", message, { node: image });
+}
+
+function resolvePath(path: string, image: string): string {
+  const above = parseReference(image);
+  if (above.kind === "file") return resolve(dirname(above.path), path);
+  if (path.startsWith("/")) return path;
+  throw new StreamdiskError(
+    "unsupported",
+    `'${path}' is relative, and an export of an NBD server lies in no directory`,
+  );
 }
 
 /**

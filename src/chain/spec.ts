@@ -4,7 +4,7 @@ import type { FileNode } from "../sources/index.ts";
 
 /** What to open, as plain data: it can be stored, compared and sent. */
 export interface ImageSpec {
-  /** Path of the image file. */
+  /** Path of the image file, or URI of where it is. */
   readonly file: string;
   /** Given, it is believed. Absent, the first bytes of the file decide. */
   readonly format?: FormatName;
@@ -20,8 +20,8 @@ export interface ImageSpec {
 /** Which backing references are followed, and how files are locked. */
 export interface ChainPolicy {
   /**
-   * Files and directories that an image may name beside those below the directory of the image that the user named;
-   * "any" follows every reference.
+   * Files and directories that an image may name beside those below the directory of the image that the user named, and
+   * URIs, each with all that lies below it; "any" follows every reference.
    */
   readonly allowBacking?: readonly string[] | "any";
   /**
@@ -40,12 +40,13 @@ export interface ChainPolicy {
 
 /** One image of an opened chain. */
 export interface ChainLayer {
-  /** As the user named it; of a backing file, absolute and with symbolic links resolved. */
+  /** As the user named it; of a backing file a URI, or absolute and with symbolic links resolved. */
   readonly path: string;
   readonly format: FormatName;
   readonly node: FormatNode;
-  readonly file: FileNode;
-  /** Device and inode: two names of one file have the same. */
+  /** Absent when it is not a file of this machine. */
+  readonly file: FileNode | undefined;
+  /** Two names of one file or export have the same. */
   readonly identity: string;
 }
 

@@ -24,7 +24,7 @@ export function jsonOption(command: Command): Command {
 export function allowBackingOption(command: Command): Command {
   return command.option(
     "--allow-backing <path>",
-    "file or directory that a backing reference may name, beside the image's own directory; 'any' allows all (repeatable)",
+    "file, directory or URI that a backing reference may name, beside the image's own directory; 'any' allows all (repeatable)",
     allowMore,
   );
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { StreamdiskError } from "../errors/index.ts";
-import { filePath, parseTarget, type Target } from "./targets.ts";
+import { filePath, imageReference, parseTarget, type Target } from "./targets.ts";
 
 const never = () => false;
 const always = () => true;
@@ -67,5 +67,8 @@ test("what is no file is not supported yet, and the message says what to write",
   assert.equal(filePath("./no-such-name"), "./no-such-name");
   assert.throws(() => filePath("no-such-name"), code("unsupported", /disk of the daemon/, /\.\/no-such-name/));
   assert.throws(() => filePath("no-such:vda"), code("unsupported", /domain 'no-such'/));
-  assert.throws(() => filePath("nbd://localhost/x"), code("unsupported", /URI/));
+  assert.throws(() => filePath("nbd://localhost/x"), code("unsupported", /is a URI, and this needs a file/));
+  assert.equal(imageReference("nbd://localhost/x"), "nbd://localhost/x");
+  assert.equal(imageReference("./vm1"), "./vm1");
+  assert.equal(filePath("file:nbd:x"), "./nbd:x");
 });

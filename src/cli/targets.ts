@@ -53,17 +53,28 @@ export function parseTarget(text: string, exists: (path: string) => boolean = ex
 }
 
 /**
- * The path of an argument that must be a file.
+ * What the library opens for an argument: a path, or a URI as it stands.
  *
  * @throws {StreamdiskError} `unsupported` for what only later versions know
+ */
+export function imageReference(text: string): string {
+  const target = parseTarget(text);
+  return target.kind === "uri" ? target.uri : filePath(text);
+}
+
+/**
+ * The path of an argument that must be a file.
+ *
+ * @throws {StreamdiskError} `unsupported` for a URI and for what only later versions know
  */
 export function filePath(text: string): string {
   const target = parseTarget(text);
   switch (target.kind) {
     case "file":
-      return target.path;
+      // The library takes a path that looks like a URI for one.
+      return /^[^/]*:/.test(target.path) ? `./${target.path}` : target.path;
     case "uri":
-      throw notYet(`'${text}' is a URI`, "copy the image to a file");
+      throw new StreamdiskError("unsupported", `'${text}' is a URI, and this needs a file`, { uri: text });
     case "domain":
       throw notYet(`'${text}' is the disk '${target.device}' of the domain '${target.domain}'`, fileHint(text));
     case "disk":

@@ -1,19 +1,20 @@
 import { basename, dirname, resolve } from "node:path";
 import { type BackingReference, isOverlay } from "../block/index.ts";
-import { identityOfPath, referencedPath } from "../chain/index.ts";
+import { resolveReference } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
+import { sourceIdentity } from "../sources/index.ts";
 import type { StreamBase } from "../stream/index.ts";
 import type { Image } from "./open.ts";
 
 /**
  * Finds the layer that is to stay below an image, by which file it is.
  *
- * @param base a path, whatever the chain calls the file
+ * @param base a path or URI, whatever the chain calls it
  * @throws {StreamdiskError} `not-found` for a file that is not there, `invalid-argument` for one that does not lie below the image
  */
 export async function findBase(image: Image, base: string): Promise<StreamBase> {
   const { layers } = image;
-  const identity = await identityOfPath(base);
+  const identity = await sourceIdentity(base);
   const index = layers.findIndex((layer) => layer.identity === identity);
   if (index < 1) {
     const chain = layers.map(({ path }) => `'${path}'`).join(" over ");
@@ -33,7 +34,7 @@ function referenceTo({ layers }: Image, index: number): string {
   const above = layers[index - 1]!;
   const { reference } = written(above.node);
   if (index === 1) return reference;
-  const path = referencedPath(reference, above.path);
+  const path = resolveReference(reference, above.path);
   const home = dirname(resolve(layers[0]!.path));
   return dirname(path) === home ? basename(path) : path;
 }

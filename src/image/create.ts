@@ -1,7 +1,8 @@
 import type { BackingReference } from "../block/index.ts";
-import { identityOfPath, openChain, referencedPath } from "../chain/index.ts";
+import { openChain, resolveReference } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { createFormat, type FormatName } from "../formats/index.ts";
+import { sourceIdentity } from "../sources/index.ts";
 import { makeFile } from "./new-file.ts";
 
 export interface CreateImageOptions {
@@ -65,9 +66,9 @@ async function lookBelow(
     const message = `'${path}' is to be raw, which has no backing file: use qcow2 or qed, or leave '${backing}' away`;
     throw new StreamdiskError("invalid-argument", message, { node: path });
   }
-  const file = referencedPath(backing, path);
+  const file = resolveReference(backing, path);
   await using below = await openChain({ file, format: backingFormat, readOnly: true, backing: null });
-  const there = await identityOfPath(path).catch(() => undefined);
+  const there = await sourceIdentity(path).catch(() => undefined);
   if (there === below.layers[0]?.identity) {
     throw new StreamdiskError("invalid-argument", `'${path}' cannot be its own backing file`, { node: path });
   }

@@ -10,8 +10,8 @@ export interface ImageInfo extends FormatDetails {
   readonly filename: string;
   readonly format: FormatName;
   readonly "virtual-size": number;
-  /** What the file takes of its file system. */
-  readonly "actual-size": number;
+  /** What the file takes of its file system; absent for an image that is no file here. */
+  readonly "actual-size"?: number;
   /** As it stands in the image. */
   readonly "backing-filename"?: string;
   /** As seen from where the image was named. */
@@ -55,7 +55,7 @@ async function describe(chain: Chain, index: number, filename: string): Promise<
     filename,
     format: node.format,
     "virtual-size": node.length,
-    "actual-size": await file.allocatedBytes(),
+    ...(file !== undefined && { "actual-size": await file.allocatedBytes() }),
     ...node.describe(),
     ...(reference !== undefined && {
       "backing-filename": reference.reference,

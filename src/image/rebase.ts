@@ -8,7 +8,7 @@
  * image tells which is which. So ranges that agree are counted as evidence and those that don't mean nothing.
  */
 import { type BackingReference, isOverlay, layerExtents, type OverlayNode } from "../block/index.ts";
-import { type Chain, openChain, referencedPath } from "../chain/index.ts";
+import { type Chain, openChain, resolveReference } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
 import { overlayTarget, takeTally } from "../stream/index.ts";
@@ -97,7 +97,7 @@ async function openNew(path: string, backing: string, options: RebaseImageOption
   const { backingFormat, allowBacking, force } = options;
   try {
     return await openChain(
-      { file: referencedPath(backing, path), format: backingFormat, readOnly: true },
+      { file: resolveReference(backing, path), format: backingFormat, readOnly: true },
       { allowBacking },
     );
   } catch (error) {

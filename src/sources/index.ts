@@ -1,3 +1,3 @@
 export { FileNode, type OpenFileOptions, openFile } from "./file.ts";
 export type { LockMode } from "./image-lock.ts";
-export { openSource, referencePath } from "./open-source.ts";
+export { openSource, parseReference, type SourceNode, type SourceReference, sourceIdentity } from "./open-source.ts";

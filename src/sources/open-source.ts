@@ -1,28 +1,44 @@
 /**
- * From what a user or an image names to a node. A path and a `file:` URI are a file; every other scheme is refused by name
- * until there is something to open it with.
+ * From what a user or an image names to a node. A path and a `file:` URI are a file, the schemes of NBD an export of a
+ * server; every other scheme is refused by name until there is something to open it with.
  */
+import { stat } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { StreamdiskError } from "../errors/index.ts";
-import { type FileNode, type OpenFileOptions, openFile } from "./file.ts";
+import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
+import { connectNbd, formatNbdUri, isNbdUri, type NbdNode, parseNbdUri } from "../nbd/index.ts";
+import { FileNode, type OpenFileOptions, openFile } from "./file.ts";
+
+/** Where bytes come from. */
+export type SourceNode = FileNode | NbdNode;
+
+/** What a reference names. */
+export type SourceReference =
+  | { readonly kind: "file"; readonly path: string }
+  | { readonly kind: "nbd"; readonly uri: string };
 
 /** RFC 3986, section 3.1; as in QEMU a path may not look like one. */
 const SCHEME = /^([A-Za-z][A-Za-z0-9+.-]*):/;
 
 /**
- * The path that a reference names.
+ * Decides what a reference names.
  *
- * @throws {StreamdiskError} `unsupported` for a scheme other than `file:`, `invalid-argument` for a `file:` URI with a host
+ * @throws {StreamdiskError} `unsupported` for another scheme, `invalid-argument` for a URI that is none
  */
-export function referencePath(reference: string): string {
+export function parseReference(reference: string): SourceReference {
   const scheme = SCHEME.exec(reference)?.[1]?.toLowerCase();
-  if (scheme === undefined) return reference;
-  if (scheme !== "file") {
-    const hint = `write './${reference}' if it is a file of that name`;
-    throw new StreamdiskError("unsupported", `${scheme}: sources are not supported yet ('${reference}'); ${hint}`, {
-      uri: reference,
-    });
+  if (scheme === undefined) return { kind: "file", path: reference };
+  if (scheme === "file") return { kind: "file", path: pathOfFileUri(reference) };
+  if (isNbdUri(reference)) {
+    parseNbdUri(reference);
+    return { kind: "nbd", uri: reference };
   }
+  const hint = `write './${reference}' if it is a file of that name`;
+  throw new StreamdiskError("unsupported", `${scheme}: sources are not supported yet ('${reference}'); ${hint}`, {
+    uri: reference,
+  });
+}
+
+function pathOfFileUri(reference: string): string {
   // QEMU writes file:PATH, everybody else file:///PATH.
   if (!reference.slice("file:".length).startsWith("//")) return reference.slice("file:".length);
   try {
@@ -34,10 +50,28 @@ export function referencePath(reference: string): string {
 }
 
 /**
- * Opens what a reference names.
+ * Opens what a reference names. Only files are locked and created.
  *
- * @throws {StreamdiskError} as {@link referencePath} and {@link openFile} say
+ * @throws {StreamdiskError} as {@link parseReference}, {@link openFile} and `connectNbd` say
  */
-export async function openSource(reference: string, options: OpenFileOptions): Promise<FileNode> {
-  return openFile(referencePath(reference), options);
+export async function openSource(reference: string, options: Omit<OpenFileOptions, "create">): Promise<SourceNode> {
+  const named = parseReference(reference);
+  return named.kind === "file" ? openFile(named.path, options) : connectNbd(named.uri, { readOnly: options.readOnly });
+}
+
+/**
+ * Which source it is, whatever it is called: a file by device and inode, an export by its server and name.
+ *
+ * @throws {StreamdiskError} `not-found`, `permission` for a file; as {@link parseReference} says
+ */
+export async function sourceIdentity(source: string | SourceNode): Promise<string> {
+  if (source instanceof FileNode) return `${source.identity.dev}:${source.identity.ino}`;
+  const named = parseReference(typeof source === "string" ? source : source.name);
+  if (named.kind === "nbd") return formatNbdUri({ ...parseNbdUri(named.uri), params: new Map() });
+  try {
+    const facts = await stat(named.path, { bigint: true });
+    return facts.isBlockDevice() ? `${facts.rdev}:0` : `${facts.dev}:${facts.ino}`;
+  } catch (error) {
+    throw wrapSystemError(error, named.path, "find", { operation: "open" });
+  }
 }

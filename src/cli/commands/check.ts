@@ -8,7 +8,7 @@ import { interruptible } from "../interrupt.ts";
 import { jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
 import { ProgressMeter, progressOption } from "../progress.ts";
-import { filePath } from "../targets.ts";
+import { imageReference } from "../targets.ts";
 
 interface Flags {
   readonly format?: FormatName;
@@ -40,7 +40,7 @@ export function define(command: Command): void {
       }),
     )
     .action(async (image: string, flags: Flags) => {
-      const path = filePath(image);
+      const path = imageReference(image);
       const meter = new ProgressMeter(flags.progress);
       const onProgress = (fraction: number) => meter.update({ fraction });
       const { format, repair } = flags;

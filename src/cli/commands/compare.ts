@@ -6,7 +6,7 @@ import { interruptible } from "../interrupt.ts";
 import { allowBackingOption, allowed, type ImageFlags, jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines, printWarnings } from "../output.ts";
 import { ProgressMeter, progressOption } from "../progress.ts";
-import { filePath } from "../targets.ts";
+import { imageReference } from "../targets.ts";
 
 interface Flags extends ImageFlags {
   readonly formatA?: FormatName;
@@ -37,8 +37,8 @@ export function define(command: Command): void {
       ),
     )
     .action(async (imageA: string, imageB: string, flags: Flags) => {
-      const a = filePath(imageA);
-      const b = filePath(imageB);
+      const a = imageReference(imageA);
+      const b = imageReference(imageB);
       const meter = new ProgressMeter(flags.progress);
       const result = await interruptible((signal) =>
         compareImages(a, b, {

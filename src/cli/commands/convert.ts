@@ -14,7 +14,7 @@ import {
 } from "../options.ts";
 import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
 import { ProgressMeter, progressOption } from "../progress.ts";
-import { filePath } from "../targets.ts";
+import { filePath, imageReference } from "../targets.ts";
 import { formatSize } from "../units.ts";
 
 interface Flags extends ImageFlags {
@@ -43,7 +43,7 @@ export function define(command: Command): void {
       ]),
     )
     .action(async (source: string, destination: string, flags: Flags) => {
-      const from = filePath(source);
+      const from = imageReference(source);
       const to = filePath(destination);
       const format = newFormat(to, flags.format);
       const meter = new ProgressMeter(flags.progress);

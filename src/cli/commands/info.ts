@@ -4,7 +4,7 @@ import { type ImageInfo, imageChainInfo, imageInfo } from "../../image/index.ts"
 import { helpAfter } from "../help.ts";
 import { type ImageFlags, imageOptions } from "../options.ts";
 import { columns, printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
-import { filePath } from "../targets.ts";
+import { imageReference } from "../targets.ts";
 import { formatSize } from "../units.ts";
 
 interface Flags extends ImageFlags {
@@ -16,7 +16,7 @@ export function define(command: Command): void {
   imageOptions(command)
     .addHelpText("after", helpAfter(["streamdisk info vm1.qcow2", "streamdisk info vm1.qcow2 --chain --json"]))
     .action(async (image: string, flags: Flags) => {
-      const path = filePath(image);
+      const path = imageReference(image);
       const infos = flags.chain ? await imageChainInfo(path, flags) : [await imageInfo(path, flags)];
       printWarnings(infos.flatMap((info) => info.warnings));
       if (flags.json) printJson(flags.chain ? infos : infos[0]);
@@ -31,7 +31,7 @@ function infoLines(info: ImageInfo): string[] {
     `image: ${info.filename}`,
     `file format: ${info.format}`,
     `virtual size: ${sizeWithBytes(info["virtual-size"])}`,
-    `disk size: ${formatSize(info["actual-size"])}`,
+    `disk size: ${info["actual-size"] === undefined ? "unavailable" : formatSize(info["actual-size"])}`,
     `local: ${sizeWithBytes(info["local-bytes"])}`,
     `zero: ${sizeWithBytes(info["zero-bytes"])}`,
     `missing: ${missing === undefined ? "unknown, the backing file cannot be read" : sizeWithBytes(missing)}`,

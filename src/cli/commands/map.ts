@@ -3,14 +3,14 @@ import { imageChainInfo, imageMap, type MapEntry } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
 import { type ImageFlags, imageOptions } from "../options.ts";
 import { printLines, printWarnings } from "../output.ts";
-import { filePath } from "../targets.ts";
+import { imageReference } from "../targets.ts";
 
 export function define(command: Command): void {
   command.argument("<image>", "the image");
   imageOptions(command)
     .addHelpText("after", helpAfter(["streamdisk map vm1.qcow2", "streamdisk map vm1.qcow2 --json"]))
     .action(async (image: string, flags: ImageFlags) => {
-      const path = filePath(image);
+      const path = imageReference(image);
       if (flags.json) await printMap(imageMap(path, flags));
       else await printTable(path, flags);
     });
