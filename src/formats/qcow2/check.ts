@@ -169,7 +169,7 @@ export async function repairRefcounts(image: Qcow2Image, records: readonly Mappi
   });
   await refcounts.eachFrom(clusters, (cluster) => wrong.push(cluster));
   // Blocks and a larger table may have to be made on the way: not in what is in use and not counted yet.
-  refcounts.keepFrom(clusters);
+  refcounts.keepFrom(file.grows ? clusters : references.end);
   const used = wrong.filter((cluster) => references.get(cluster) > 0);
   const free = wrong.filter((cluster) => references.get(cluster) === 0);
   for (const cluster of [...used, ...free]) await refcounts.correct(cluster, references.get(cluster));

@@ -32,6 +32,8 @@ export class RefcountTable {
   #bytes: Uint8Array;
   #view: DataView;
   #offset: number;
+  /** Its length before it was made longer. */
+  #settled = 0;
   #dirtyFrom = Number.POSITIVE_INFINITY;
   #dirtyTo = 0;
   /** Where the header on disk says that it lies, when it has moved. */
@@ -73,34 +75,21 @@ export class RefcountTable {
     this.#dirtyTo = Math.max(this.#dirtyTo, to);
   }
 
-  /** Makes it longer in memory; its place is to be found (`settle`), or it is cut back (`shorten`). */
+  /** Makes it longer in memory; what it says is the same, and `settle` is to follow. */
   lengthen(length: number): void {
+    this.#settled = this.#bytes.length;
     const longer = new Uint8Array(length);
     longer.set(this.#bytes);
-    this.#use(longer);
-  }
-
-  /** No place was found: it is as long as before. */
-  shorten(length: number): void {
-    this.#use(this.#bytes.slice(0, length));
-    this.#dirtyTo = Math.min(this.#dirtyTo, length);
-    if (this.#dirtyFrom < this.#dirtyTo) return;
-    this.#dirtyFrom = Number.POSITIVE_INFINITY;
-    this.#dirtyTo = 0;
-  }
-
-  #use(bytes: Uint8Array): void {
-    this.#bytes = bytes;
-    this.#view = viewOf(bytes);
+    this.#bytes = longer;
+    this.#view = viewOf(longer);
   }
 
   /**
-   * Gives it a new place; the whole of it is to be written there.
-   * @param before its length at its old place
+   * Gives a table that was made longer a new place; the whole of it is to be written there.
    * @returns a place that it was to have and never had on disk: free at once
    */
-  settle(offset: number, before: number): TablePlace | undefined {
-    const old: TablePlace = { offset: this.#offset, length: before };
+  settle(offset: number): TablePlace | undefined {
+    const old: TablePlace = { offset: this.#offset, length: this.#settled };
     this.#offset = offset;
     this.#touch(0, this.#bytes.length);
     if (this.#movedFrom !== undefined) return old;

@@ -15,6 +15,7 @@ import { roundUp } from "../mapped/geometry.ts";
 import type { HostMap } from "../mapped/host-map.ts";
 import { repeatedOffsets } from "../mapped/references.ts";
 import { getUint64, viewOf } from "./big-endian.ts";
+import { type CountedClusters, type FreeRun, findRun, placeBlocks } from "./free-clusters.ts";
 import { RefcountBlock } from "./refcount-block.ts";
 import { RefcountTable, type TablePlace } from "./refcount-table.ts";
 
@@ -42,6 +43,14 @@ export interface RefcountsOptions {
   readonly tableOffset: number;
   /** The table lies elsewhere now, and the header on disk says so. */
   readonly onTableMoved: (offset: number, clusters: number) => void;
+}
+
+/** What an allocation will take. */
+interface Plan extends FreeRun {
+  /** Blocks to be made: regions and clusters. */
+  readonly blocks: ReadonlyMap<number, number>;
+  /** Regions that the table must be able to speak of. */
+  readonly regions: number;
 }
 
 export class Refcounts implements ClusterAllocator {
@@ -120,43 +129,71 @@ export class Refcounts implements ClusterAllocator {
     return this.#alone(() => this.#allocate(least, most));
   }
 
-  /**
-   * Takes clusters one by one as it finds them, so that a block or a larger table that has to be made on the way finds its
-   * own place elsewhere.
-   */
   async #allocate(least: number, most: number): Promise<HostRun> {
-    if (this.#damage !== undefined) throw this.#damage;
-    let start = this.#hint;
-    let count = 0;
-    let skipped: number | undefined;
-    try {
-      while (count < most) {
-        const cluster = start + count;
-        const region = Math.floor(cluster / this.#perBlock);
-        const block = this.#cache.get(region) ?? (await this.#block(region));
-        if (block.get(cluster % this.#perBlock) === 0) {
-          block.set(cluster % this.#perBlock, 1);
-          this.#dirty.add(block);
-          count++;
-        } else if (count >= least) break;
-        else {
-          if (count > 0) skipped ??= start;
-          await this.#untake(start, count);
-          start = cluster + 1;
-          count = 0;
-        }
-      }
-    } catch (error) {
-      if (count < least) {
-        await this.#untake(start, count);
-        throw error;
-      }
+    let plan = await this.#plan(least, most);
+    while (plan.regions > this.regions) {
+      await this.#growTable(plan.regions);
+      plan = await this.#plan(least, most);
     }
-    this.#hint = skipped ?? start + count;
+    await this.#take(plan);
+    return { host: plan.start * this.#options.clusterSize, count: plan.count };
+  }
+
+  /** Finds a run and the places of the blocks that it needs; nothing is changed. */
+  async #plan(least: number, most: number): Promise<Plan> {
+    if (this.#damage !== undefined) throw this.#damage;
+    const counts = this.#counts();
+    const run = await findRun(counts, this.#hint, least, most);
+    const end = run.start + run.count;
+    const regions: number[] = [];
+    for (let region = Math.floor(run.start / this.#perBlock); region * this.#perBlock < end; region++) {
+      if (this.blockHost(region) === 0) regions.push(region);
+    }
+    const blocks = await placeBlocks(counts, regions, end);
+    return this.#checked({ ...run, blocks });
+  }
+
+  /** The same for a block alone. */
+  async #planBlock(region: number): Promise<Plan> {
+    if (this.#damage !== undefined) throw this.#damage;
+    const blocks = await placeBlocks(this.#counts(), [region], this.#hint);
+    return this.#checked({ start: 0, count: 0, hint: this.#hint, blocks });
+  }
+
+  #counts(): CountedClusters {
+    const { file, clusterSize } = this.#options;
+    return {
+      perBlock: this.#perBlock,
+      regions: this.regions,
+      unknownEnd: file.grows ? Math.ceil(file.length / clusterSize) : 0,
+      hasBlock: (region) => this.blockHost(region) !== 0,
+      block: (region) => this.#cache.get(region) ?? this.#block(region),
+    };
+  }
+
+  /** Nothing known lies where the plan wants to go, and the file can have it. */
+  #checked(plan: Omit<Plan, "regions">): Plan {
+    let lastCluster = plan.start + plan.count - 1;
+    this.#demandFree(plan.start, plan.count);
+    for (const cluster of plan.blocks.values()) {
+      this.#demandFree(cluster, 1);
+      lastCluster = Math.max(lastCluster, cluster);
+    }
+    const { file, clusterSize } = this.#options;
+    const end = (lastCluster + 1) * clusterSize;
+    if (!Number.isSafeInteger(end) || (!file.grows && end > file.length)) {
+      throw new StreamdiskError("no-space", `Could not allocate in '${file.name}': it has ${file.length} bytes`, {
+        node: file.name,
+      });
+    }
+    return { ...plan, regions: Math.max(Math.floor(lastCluster / this.#perBlock), ...plan.blocks.keys()) + 1 };
+  }
+
+  #demandFree(cluster: number, count: number): void {
     const { clusterSize, hostMap, file } = this.#options;
-    const host = start * clusterSize;
+    const host = cluster * clusterSize;
     const hit = hostMap.hit(host, host + count * clusterSize);
-    if (hit === undefined) return { host, count };
+    if (hit === undefined) return;
     this.#damage = new StreamdiskError(
       "invalid-image",
       `Image '${file.name}' is damaged: its reference counts say that ${host} is free, but ${hit} lies there; run check`,
@@ -165,8 +202,30 @@ export class Refcounts implements ClusterAllocator {
     throw this.#damage;
   }
 
-  async #untake(start: number, count: number): Promise<void> {
-    for (let i = 0; i < count; i++) await this.#set(start + i, 0);
+  /** Carries out a plan, for which the table is long enough. */
+  async #take({ start, count, hint, blocks }: Plan): Promise<void> {
+    const { clusterSize, refcountBits, hostMap } = this.#options;
+    for (const [region, cluster] of blocks) {
+      const host = cluster * clusterSize;
+      const block = new RefcountBlock(region, host, new Uint8Array(clusterSize), refcountBits, true);
+      this.#cache.set(region, block);
+      this.#dirty.add(block);
+      hostMap.addTable(host, clusterSize);
+      this.#table.setBlockHost(region, host);
+    }
+    for (const cluster of blocks.values()) await this.#set(cluster, 1);
+    await this.#setRun(start, count, 1);
+    this.#hint = hint;
+  }
+
+  async #setRun(start: number, count: number, value: number): Promise<void> {
+    for (let cluster = start; cluster < start + count; ) {
+      const region = Math.floor(cluster / this.#perBlock);
+      const block = this.#cache.get(region) ?? (await this.#block(region));
+      const end = Math.min(start + count, (region + 1) * this.#perBlock);
+      for (; cluster < end; cluster++) block.set(cluster % this.#perBlock, value);
+      this.#dirty.add(block);
+    }
   }
 
   async #set(cluster: number, count: number): Promise<void> {
@@ -237,69 +296,43 @@ export class Refcounts implements ClusterAllocator {
 
   /** Makes the block of a region that has none. */
   async #create(region: number): Promise<RefcountBlock> {
-    if (region >= this.regions) await this.#growTable(region + 1);
-    const cluster = await this.#placeForBlock(region);
-    // What had to be made on the way may have needed it.
-    const made = this.#cache.get(region);
-    if (made !== undefined) return made;
-    const { clusterSize, refcountBits, hostMap } = this.#options;
-    const host = cluster * clusterSize;
-    const block = new RefcountBlock(region, host, new Uint8Array(clusterSize), refcountBits, true);
-    this.#cache.set(region, block);
-    this.#dirty.add(block);
-    hostMap.addTable(host, clusterSize);
-    this.#table.setBlockHost(region, host);
-    await this.#set(cluster, 1);
-    return block;
-  }
-
-  /** A block lies in its own region, which it describes, unless something may lie there already: then past the end of the file. */
-  async #placeForBlock(region: number): Promise<number> {
-    const { file, clusterSize } = this.#options;
-    const used = Math.ceil(file.length / clusterSize);
-    if (region * this.#perBlock >= used) return region * this.#perBlock;
-    for (let cluster = used; ; cluster++) {
-      const there = Math.floor(cluster / this.#perBlock);
-      if (there === region || (await this.#block(there)).get(cluster % this.#perBlock) === 0) return cluster;
+    let plan = await this.#planBlock(region);
+    while (plan.regions > this.regions) {
+      await this.#growTable(plan.regions);
+      const made = this.#cache.get(region);
+      if (made !== undefined) return made;
+      plan = await this.#planBlock(region);
     }
+    await this.#take(plan);
+    return this.#cache.get(region) as RefcountBlock;
   }
 
-  /** A larger table at another place. Blocks that its own clusters need are made on the way, in the larger table. */
+  /** A larger table at another place, long enough for the blocks that its own clusters need. */
   async #growTable(regions: number): Promise<void> {
-    const { clusterSize, file, hostMap } = this.#options;
-    const length = roundUp(Math.max(regions, Math.ceil(this.regions * 1.5)) * 8 + 8, clusterSize);
-    if (length > MOST_TABLE_BYTES) {
-      throw new StreamdiskError(
-        "no-space",
-        `Could not allocate in '${file.name}': its refcount table would need ${length} bytes, and ${MOST_TABLE_BYTES} is the limit; use larger clusters`,
-        { node: file.name },
-      );
+    const { clusterSize, hostMap } = this.#options;
+    let length = this.#tableBytes(Math.max(regions + 1, Math.ceil(this.regions * 1.5)));
+    let plan = await this.#plan(length / clusterSize, length / clusterSize);
+    while (plan.regions > length / 8) {
+      length = this.#tableBytes(plan.regions + 1);
+      plan = await this.#plan(length / clusterSize, length / clusterSize);
     }
-    const before = this.table.length;
     this.#table.lengthen(length);
-    const clusters = length / clusterSize;
-    let run: HostRun;
-    try {
-      run = await this.#allocate(clusters, clusters);
-    } catch (error) {
-      if (this.table.length === length) this.#ungrowTable(before);
-      throw error;
-    }
-    // On the way it was made larger still, at a place of its own.
-    if (this.table.length !== length) return this.#untake(run.host / clusterSize, clusters);
-    const free = this.#table.settle(run.host, before);
-    if (free !== undefined) await this.#untake(free.offset / clusterSize, free.length / clusterSize);
-    hostMap.setArea("the refcount table", run.host, length);
+    await this.#take(plan);
+    const free = this.#table.settle(plan.start * clusterSize);
+    if (free !== undefined) await this.#setRun(free.offset / clusterSize, free.length / clusterSize, 0);
+    hostMap.setArea("the refcount table", plan.start * clusterSize, length);
   }
 
-  /** Blocks that only the larger table could name are forgotten: nothing but the table was to lie in their regions. */
-  #ungrowTable(length: number): void {
-    this.#table.shorten(length);
-    for (const [region, block] of this.#cache) {
-      if (region < this.regions) continue;
-      this.#cache.delete(region);
-      this.#dirty.delete(block);
-    }
+  /** Bytes of a table of so many regions, in whole clusters. */
+  #tableBytes(regions: number): number {
+    const { clusterSize, file } = this.#options;
+    const length = roundUp(regions * 8, clusterSize);
+    if (length <= MOST_TABLE_BYTES) return length;
+    throw new StreamdiskError(
+      "no-space",
+      `Could not allocate in '${file.name}': its refcount table would need ${length} bytes, and ${MOST_TABLE_BYTES} is the limit; use larger clusters`,
+      { node: file.name },
+    );
   }
 
   snapshot(): AllocatorSnapshot {
