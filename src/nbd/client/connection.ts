@@ -5,9 +5,9 @@
  * one that has been answered never means anything again.
  *
  * A connection ends once, and hands back what it had not answered: when the peer or the network ends it, when a reply is wrong,
- * when the server says that it is shutting down, and when it is taken for dead. It is frozen when it has sent nothing
- * for the time limit although requests wait, and it has lost a request that it leaves unanswered four times as long while it
- * does answer others. One timer looks after all requests.
+ * when the server says that it is shutting down, and when it is taken for dead: frozen, when it has sent nothing for the time
+ * limit although a read or a write waits. What may take longer by its nature (flushes, zeroes, discards, caching) has four
+ * times as long, and so has any request while others are answered. One timer looks after all of them.
  */
 import type { Clock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
@@ -18,8 +18,8 @@ import { ReplyReader } from "./reply-reader.ts";
 import { NbdRequest } from "./request.ts";
 import type { NbdSocket } from "./socket.ts";
 
-/** Time limits that one request may take while others are answered. */
-const LOST_AFTER_LIMITS = 4;
+/** Time limits that a slow command may take, and any other while the server answers others. */
+const SLOW = 4;
 
 export interface ConnectionOptions {
   readonly node: string;
@@ -180,21 +180,28 @@ export class NbdConnection {
     this.#watched = true;
     while (!this.isOver && this.#inFlight.size > 0) {
       const [oldest] = this.#inFlight.values();
-      const frozenAt = this.#heardAt + timeoutMs;
-      const lostAt = oldest!.sentAt + LOST_AFTER_LIMITS * timeoutMs;
-      const now = clock.now();
-      if (now >= Math.min(frozenAt, lostAt)) {
-        this.#giveUp(oldest!, now >= frozenAt ? now - this.#heardAt : now - oldest!.sentAt);
+      const quick = this.#oldestQuick();
+      const lostAt = oldest!.sentAt + SLOW * timeoutMs;
+      const frozenAt = quick === undefined ? lostAt : Math.max(quick.sentAt, this.#heardAt) + timeoutMs;
+      const left = Math.min(frozenAt, lostAt) - clock.now();
+      if (left <= 0) {
+        this.#giveUp(lostAt < frozenAt ? oldest! : (quick ?? oldest!));
         break;
       }
-      await clock.sleep(Math.min(frozenAt, lostAt) - now, this.#over.signal);
+      await clock.sleep(left, this.#over.signal);
     }
     this.#watched = false;
   }
 
-  #giveUp(request: NbdRequest, waitedMs: number): void {
-    const { node } = this.#options;
-    const message = `'${node}' does not answer: ${request} has waited for ${Math.round(waitedMs / 100) / 10} s`;
+  #oldestQuick(): NbdRequest | undefined {
+    for (const request of this.#inFlight.values()) if (!request.slow) return request;
+    return undefined;
+  }
+
+  #giveUp(request: NbdRequest): void {
+    const { node, clock } = this.#options;
+    const waited = Math.round((clock.now() - request.sentAt) / 100) / 10;
+    const message = `'${node}' does not answer: ${request} has waited for ${waited} s`;
     this.#end(new StreamdiskError("source-lost", message, request.context(node)), { frozen: true });
   }
 

@@ -11,15 +11,16 @@ import { type ClientTlsFiles, clientTlsOptions } from "./tls-options.ts";
 /** How to reach a server. */
 export interface DialOptions extends ClientTlsFiles {
   /**
-   * How long the server may take to open a connection, and how long it may be silent while a request waits.
+   * How long the server may take to open a connection, and how long it may be silent while a read or a write waits;
+   * flushes and the like may take four times as long.
    *
-   * @default 30000
+   * @default 15000
    */
   readonly timeoutMs?: number | undefined;
   readonly clock?: Clock | undefined;
 }
 
-const DEFAULT_TIMEOUT_MS = 30_000;
+const DEFAULT_TIMEOUT_MS = 15_000;
 
 /** A server that can be reached again and again. */
 export class Dialler {

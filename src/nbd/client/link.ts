@@ -204,6 +204,8 @@ export class NbdLink implements ConnectionOwner {
   /** Begins to use a connection. */
   #join(connection: NbdConnection): void {
     connection.throwIfOver();
+    if (this.#over.signal.aborted) void connection.disconnect();
+    this.#over.signal.throwIfAborted();
     this.#promised ??= connection.info;
     const wasLost = this.#state === "lost";
     this.#live.push(connection);

@@ -57,6 +57,12 @@ export class NbdRequest {
     return command === COMMAND.WRITE || command === COMMAND.WRITE_ZEROES || command === COMMAND.TRIM;
   }
 
+  /** Whether a server may have a lot to do for it before it can answer. */
+  get slow(): boolean {
+    const { command } = this;
+    return command !== COMMAND.READ && command !== COMMAND.WRITE && command !== COMMAND.BLOCK_STATUS;
+  }
+
   /** Forgets the reply so far, to be sent anew. */
   restart(): void {
     this.coverage = new Coverage();

@@ -110,6 +110,7 @@ export class NbdSocket {
   async startTls(options: ConnectionOptions): Promise<void> {
     const plain = this.#socket!;
     plain.off("end", this.#onEnd).off("close", this.#onEnd).off("data", this.#onData).off("error", this.#onError);
+    plain.on("error", () => {});
     const secure = connectTls({ ...options, socket: plain });
     this.#socket = secure;
     const closed = new AbortController();
