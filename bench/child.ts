@@ -22,13 +22,20 @@ export interface Usage {
 const TICKS_A_SECOND = 100;
 const LOOK_MS = 5;
 
-/** @throws {Error} with what the program said, when it fails */
-export async function measure(command: readonly string[]): Promise<Usage> {
+/**
+ * @returns what it took, and what it printed
+ * @throws {Error} with what the program said, when it fails
+ */
+export async function measure(command: readonly string[]): Promise<Usage & { readonly output: string }> {
   const [program = "", ...args] = command;
   const cpuBefore = cpuOfChildren();
   const start = performance.now();
-  const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] });
+  let output = "";
   let said = "";
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    output += text;
+  });
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     said += text;
   });
@@ -51,7 +58,7 @@ export async function measure(command: readonly string[]): Promise<Usage> {
   } finally {
     clearInterval(looking);
   }
-  return { wall: (end - start) / 1000, cpu: cpuOfChildren() - cpuBefore, peak };
+  return { wall: (end - start) / 1000, cpu: cpuOfChildren() - cpuBefore, peak, output };
 }
 
 /** Runs a program that is not measured. @returns what it printed */
