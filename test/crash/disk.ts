@@ -8,9 +8,8 @@ import type { FormatName, MappedFormatNode, MappingRecord } from "../../src/form
 import { openFormat } from "../../src/formats/index.ts";
 import type { CrashKind } from "../support/crash-state.ts";
 import { FileBytes, SECTOR } from "../support/file-bytes.ts";
-import { Journal } from "../support/journal.ts";
 import type { MemoryLog } from "../support/memory-log.ts";
-import { AT_ONCE, RecordingNode } from "../support/recording-node.ts";
+import { RecordingNode } from "../support/recording-node.ts";
 import type { Scheduler } from "../support/scheduler.ts";
 import { BASE, type Content, fillSectors } from "../support/sector-content.ts";
 import type { Allowed } from "../support/sector-model.ts";
@@ -44,8 +43,7 @@ export class Base {
     return new RecordingNode({
       name: "base.raw",
       bytes: this.#file,
-      journal: new Journal(),
-      scheduler: scheduler ?? AT_ONCE,
+      ...(scheduler !== undefined && { scheduler }),
     });
   }
 }

@@ -6,8 +6,7 @@ import { createFormat } from "../../src/formats/index.ts";
 import { peer } from "../support/cli.ts";
 import { below, between, chance, oneOf, type Random } from "../support/draw.ts";
 import { FileBytes, SECTOR } from "../support/file-bytes.ts";
-import { Journal } from "../support/journal.ts";
-import { AT_ONCE, RecordingNode } from "../support/recording-node.ts";
+import { RecordingNode } from "../support/recording-node.ts";
 import { type Content, readSectors, sectorsOf } from "../support/sector-content.ts";
 import { Base, type Disk, openDisk } from "./disk.ts";
 
@@ -30,7 +29,7 @@ async function newDisk(shape: Shape, random: Random): Promise<Disk> {
   const sectors = Math.max(16, Math.floor(shape.sectors * (0.3 + random() * 0.9)));
   const base = chance(random, 0.8) ? makeBase(sectors, random) : undefined;
   const bytes = new FileBytes();
-  const file = new RecordingNode({ bytes, journal: new Journal(), scheduler: AT_ONCE });
+  const file = new RecordingNode({ bytes });
   await createFormat(shape.format, file, {
     size: sectors * SECTOR,
     options: shape.options,
@@ -79,7 +78,7 @@ export async function makeDisk(shape: Shape, random: Random, directory: string):
 
 /** A guest's writes and zeroes here and there, and what is there then. */
 async function writeSome(disk: Disk, random: Random): Promise<Content> {
-  const file = new RecordingNode({ bytes: disk.bytes, journal: new Journal(), scheduler: AT_ONCE });
+  const file = new RecordingNode({ bytes: disk.bytes });
   await using node = await openDisk(disk, file);
   const sectors = node.length / SECTOR;
   for (let value = EARLIER; value < EARLIER + 20; value++) {

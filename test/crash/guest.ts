@@ -221,7 +221,8 @@ export class Guest {
     const { first, count } = this.#range();
     const bytes = new Uint8Array(count * SECTOR);
     const begun = this.journal.mark();
-    await this.#node.read(first * SECTOR, bytes);
+    const done = chance(this.#random, 0.5) && this.#node.readNow?.(first * SECTOR, bytes);
+    if (!done) await this.#node.read(first * SECTOR, bytes);
     this.#compare(bytes, first, begun, this.journal.mark());
   }
 
@@ -270,15 +271,15 @@ export class Guest {
     if (end > start) await this.#node.populateZeroes(start, end - start);
   }
 
-  /** Populates all that is missing, then breaks the link. */
+  /** Populates all that is missing, zeroes perhaps, then breaks the link. */
   async #dropLink(): Promise<void> {
     const node = this.#node;
     const { base } = this.#disk;
     if (base === undefined || node.backingReference === undefined) return;
     for await (const { offset, length, kind } of layerExtents(node)) {
       if (kind !== "missing") continue;
-      if (base.read(offset, length).every((byte) => byte === 0)) await node.populateZeroes(offset, length);
-      else await this.#populateRange(offset, length);
+      if (base.read(offset, length).some((byte) => byte !== 0)) await this.#populateRange(offset, length);
+      else if (chance(this.#random, 0.5)) await node.populateZeroes(offset, length);
     }
     const acknowledge = this.linked.change(false, this.journal.mark());
     await node.changeBacking(undefined, undefined);

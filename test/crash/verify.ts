@@ -10,9 +10,8 @@ import type { CheckResult, MappedFormatNode, MappingRecord } from "../../src/for
 import { peer } from "../support/cli.ts";
 import { chance, type Random } from "../support/draw.ts";
 import { type FileBytes, SECTOR } from "../support/file-bytes.ts";
-import { Journal } from "../support/journal.ts";
 import { MemoryLog } from "../support/memory-log.ts";
-import { AT_ONCE, RecordingNode } from "../support/recording-node.ts";
+import { RecordingNode } from "../support/recording-node.ts";
 import { type Content, DAMAGED, describeDamage, readSectors, sectorsOf, valueName } from "../support/sector-content.ts";
 import { type Allowed, allowedNames, allows } from "../support/sector-model.ts";
 import { type Disk, openDisk } from "./disk.ts";
@@ -87,7 +86,7 @@ export class Remains {
       if (how.readOnly && operation !== "read") throw new Error(`A ${operation} to an image that is open read-only`);
     };
     const { bytes } = this;
-    const file = new RecordingNode({ bytes, journal: new Journal(), scheduler: AT_ONCE, name: "crashed", beforeCall });
+    const file = new RecordingNode({ bytes, name: "crashed", beforeCall });
     return openDisk(this.disk, file, { ...how, log: withLog ? this.log : undefined });
   }
 

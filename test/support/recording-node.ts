@@ -8,13 +8,15 @@ import type { FileBytes, FileChange } from "./file-bytes.ts";
 import type { Journal } from "./journal.ts";
 import type { Scheduler } from "./scheduler.ts";
 
-/** No delay: each call takes effect before the promise is handed back. */
-export const AT_ONCE: Pick<Scheduler, "defer"> = { defer: async (act) => act() };
+/** Each call takes effect before the promise is handed back. */
+const AT_ONCE: Pick<Scheduler, "defer"> = { defer: async (act) => act() };
 
 export interface RecordingOptions {
   readonly bytes: FileBytes;
-  readonly journal: Journal;
-  readonly scheduler: Pick<Scheduler, "defer">;
+  /** Absent: nothing is written down. */
+  readonly journal?: Journal;
+  /** Absent: no delay. */
+  readonly scheduler?: Pick<Scheduler, "defer">;
   readonly name?: string;
   /** Throws here to make a call fail, without effect. */
   readonly beforeCall?: (operation: "read" | "write" | "flush") => void;
@@ -26,13 +28,14 @@ export class RecordingNode implements BlockNode {
   readonly grows = true;
   readonly backing = undefined;
   readonly #bytes: FileBytes;
-  readonly #journal: Journal;
+  readonly #journal: Journal | undefined;
   readonly #scheduler: Pick<Scheduler, "defer">;
-  readonly #beforeCall: (operation: "read" | "write" | "flush") => void;
+  readonly #beforeCall: NonNullable<RecordingOptions["beforeCall"]>;
   #closed = false;
 
   /** @param options.bytes changed in place: closing leaves them to the next node */
-  constructor({ bytes, journal, scheduler, name = "recorded", beforeCall = () => {} }: RecordingOptions) {
+  constructor(options: RecordingOptions) {
+    const { bytes, journal, scheduler = AT_ONCE, name = "recorded", beforeCall = () => {} } = options;
     this.name = name;
     this.#bytes = bytes;
     this.#journal = journal;
@@ -51,6 +54,12 @@ export class RecordingNode implements BlockNode {
       this.#beforeCall("read");
       this.#bytes.read(offset, target);
     });
+  }
+
+  readNow(offset: number, target: Uint8Array): boolean {
+    if (this.#closed || offset < 0 || offset + target.length > this.#bytes.length) return false;
+    this.#bytes.read(offset, target);
+    return true;
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {
@@ -76,11 +85,11 @@ export class RecordingNode implements BlockNode {
 
   async flush(): Promise<void> {
     this.#validate("flush", 0, 0);
-    const id = this.#journal.newId();
-    this.#journal.add({ type: "flush-begin", id });
+    const id = this.#journal?.newId() ?? 0;
+    this.#journal?.add({ type: "flush-begin", id });
     await this.#scheduler.defer(() => {
       this.#beforeCall("flush");
-      this.#journal.add({ type: "flush-end", id });
+      this.#journal?.add({ type: "flush-end", id });
     }, true);
   }
 
@@ -98,17 +107,17 @@ export class RecordingNode implements BlockNode {
   }
 
   async #change(change: FileChange): Promise<void> {
-    const id = this.#journal.newId();
-    this.#journal.add({ type: "issue", id, change });
+    const id = this.#journal?.newId() ?? 0;
+    this.#journal?.add({ type: "issue", id, change });
     await this.#scheduler.defer(() => {
       try {
         this.#beforeCall("write");
       } catch (error) {
-        this.#journal.add({ type: "fail", id });
+        this.#journal?.add({ type: "fail", id });
         throw error;
       }
       this.#bytes.apply(change);
-      this.#journal.add({ type: "complete", id });
+      this.#journal?.add({ type: "complete", id });
     });
   }
 

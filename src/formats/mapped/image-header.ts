@@ -6,6 +6,8 @@ export interface ImageHeader {
   /** Says on disk that the image is being changed, and that features we do not keep up are void. */
   markDirty(): Promise<void>;
   markClean(): Promise<void>;
+  /** @throws {StreamdiskError} `refused` when the size may not be changed */
+  allowResize(): void;
   setLength(length: number): Promise<void>;
   /**
    * Writes a larger L1 table, with room for `length`, to another place, or refuses. Nothing is dirty.

@@ -32,7 +32,7 @@ import { replay } from "./replay.ts";
 import { grow, type Resizable, shrink } from "./resize.ts";
 import type { MappingTables } from "./tables.ts";
 import { MappedWriter } from "./writer.ts";
-import { MappedZeroer, type Zeroed } from "./zeroer.ts";
+import { MappedZeroer } from "./zeroer.ts";
 
 export interface MappedNodeOptions {
   readonly format: FormatName;
@@ -247,27 +247,32 @@ export class MappedNode implements MappedFormatNode {
     });
   }
 
-  async populate(offset: number, data: Uint8Array): Promise<number> {
-    this.#validateGrain("populate", offset, data.length);
-    return this.#changing("populate", offset, data.length, async () => {
-      let bytes = 0;
-      await this.#exclusively(offset, data.length, async () => {
-        bytes = (await this.#writer.place(offset, data, true)).bytes;
-        return false;
-      });
-      return Math.min(bytes, data.length);
-    });
+  populate(offset: number, data: Uint8Array): Promise<number> {
+    return this.#populating(offset, data.length, async () => (await this.#writer.place(offset, data, true)).bytes);
   }
 
-  async populateZeroes(offset: number, length: number): Promise<number> {
+  populateZeroes(offset: number, length: number): Promise<number> {
+    const end = roundUp(offset + length, this.grain);
+    return this.#populating(offset, length, async () => (await this.#zeroer.zero(offset, end, true)).bytes);
+  }
+
+  /** @param act returns how many bytes became local, in whole grains */
+  async #populating(offset: number, length: number, act: () => Promise<number>): Promise<number> {
     this.#validateGrain("populate", offset, length);
+    const reference = this.#backingReference;
+    const end = offset + length;
+    const cut = roundUp(end, this.grain) - end;
     return this.#changing("populate", offset, length, async () => {
-      let zeroed: Zeroed = { bytes: 0, mustCheckpoint: false };
+      let bytes = 0;
       await this.#exclusively(offset, length, async () => {
-        zeroed = await this.#zeroer.zero(offset, roundUp(offset + length, this.grain), true);
+        // What was fetched by a link that is broken now is not what is missing.
+        if (this.#backingReference !== reference) return false;
+        const cutMissing = cut > 0 && (await this.#reader.extents(end - 1, 1))[0]?.kind === "missing";
+        bytes = await act();
+        if (cutMissing && bytes > 0) bytes -= cut;
         return false;
       });
-      return Math.min(zeroed.bytes, length);
+      return bytes;
     });
   }
 
@@ -288,6 +293,7 @@ export class MappedNode implements MappedFormatNode {
   }
 
   async resize(length: number): Promise<void> {
+    if (length !== this.#length) this.#options.header.allowResize();
     await this.#changing("resize", 0, 0, async () => {
       const handle = await this.#lock.acquire(0, Number.POSITIVE_INFINITY);
       try {

@@ -6,7 +6,7 @@
  * - *keep*: it has space of its own that nobody shares; the parts touched are written there. Parts that were missing or zero
  *   become data afterwards.
  * - *fresh*: it has no space and no data: a new cluster takes the parts touched.
- * - *copy*: its data is shared with a snapshot, or compressed: a new cluster takes all of it, old bytes and new.
+ * - *copy*: its data is shared with a snapshot, or compressed: a new cluster takes it, and the parts touched.
  */
 import type { ClusterEntry, MappingCodec } from "./codec.ts";
 import { type Geometry, partMask, roundDown, roundUp } from "./geometry.ts";
@@ -21,8 +21,10 @@ export interface ClusterPlan {
   readonly way: "keep" | "fresh" | "copy";
   /** Host offset of the cluster's space; set by the writer for fresh and copy. */
   host: number;
-  /** Parts that are data afterwards because of this write. */
+  /** Parts that are data in the cluster's space afterwards because of this write. */
   readonly mask: number;
+  /** Those of them that were data before, elsewhere. */
+  readonly copied: number;
   /** Whether nothing but data of the write itself is changed: the mapping stays as it is. */
   readonly mapped: boolean;
   /** What the cluster referred to before, to be given back: length 0 when nothing. */
@@ -67,7 +69,7 @@ export class Planner {
   }
 
   #planCluster(start: number, index: number, range: PlanRange): ClusterPlan | undefined {
-    const { clusterSize, grain, subclusters } = this.#geometry;
+    const { clusterSize, grain } = this.#geometry;
     const entry = this.#entry;
     const from = Math.max(0, range.start - start);
     const to = Math.min(clusterSize, range.end - start);
@@ -77,16 +79,15 @@ export class Planner {
     const oldLength = entry.host === 0 ? 0 : entry.compressedLength || clusterSize;
     if (entry.host !== 0 && entry.owned && entry.compressedLength === 0) {
       const mapped = (entry.data & mask) >>> 0 === mask;
-      return { index, start, way: "keep", host: entry.host, mask, mapped, oldHost: 0, oldLength: 0 };
+      return { index, start, way: "keep", host: entry.host, mask, copied: 0, mapped, oldHost: 0, oldLength: 0 };
     }
-    const way = entry.data === 0 ? "fresh" : "copy";
-    const all = partMask(0, subclusters);
     return {
       index,
       start,
-      way,
+      way: entry.data === 0 ? "fresh" : "copy",
       host: 0,
-      mask: way === "copy" ? all : mask,
+      mask: (mask | entry.data) >>> 0,
+      copied: entry.data,
       mapped: false,
       oldHost: entry.host,
       oldLength,

@@ -36,7 +36,7 @@ interface Piece {
   readonly from: number;
   to: number;
   readonly host: number;
-  /** Everything comes from the old content: a copy for a populate. */
+  /** Everything comes from the old content. */
   readonly oldOnly: boolean;
 }
 
@@ -159,11 +159,18 @@ export class MappedWriter {
         add({ from, to, host: plan.host + (from - plan.start), oldOnly: false });
         continue;
       }
-      for (const run of maskRuns(plan.mask)) {
-        const from = plan.start + run.from * geometry.grain;
-        const to = plan.start + run.to * geometry.grain;
-        add({ from, to, host: plan.host + run.from * geometry.grain, oldOnly: onlyMissing && plan.way === "copy" });
-      }
+      const addRuns = (mask: number, copied: boolean) => {
+        for (const run of maskRuns(mask)) {
+          const from = plan.start + run.from * geometry.grain;
+          const to = plan.start + run.to * geometry.grain;
+          const oldOnly = copied || to <= start || from >= end;
+          add({ from, to, host: plan.host + run.from * geometry.grain, oldOnly });
+        }
+      };
+      // A populate has no say in what is there already, a write has.
+      const kept = onlyMissing ? plan.copied : 0;
+      addRuns(kept, true);
+      addRuns((plan.mask & ~kept) >>> 0, false);
     }
     return pieces;
   }

@@ -172,6 +172,11 @@ class Qcow2ImageHeader implements ImageHeader {
     if (header.version === 3) await this.#write(setDirty(header, false));
   }
 
+  allowResize(): void {
+    if (this.#snapshots.length === 0 || this.#holder.header.version === 3) return;
+    this.#refuse("change its size", "in version 2 they share it; delete them first (qemu-img snapshot -d)");
+  }
+
   async setLength(size: number): Promise<void> {
     await this.#write(setFields(this.#holder.header, { size }));
   }

@@ -140,6 +140,8 @@ class QedImageHeader implements ImageHeader {
     await this.#write(setNeedCheck(this.#header, false));
   }
 
+  allowResize(): void {}
+
   async setLength(length: number): Promise<void> {
     await this.#write(setImageSize(this.#header, length, this.#file.name));
   }
