@@ -18,7 +18,8 @@ import type { ExportTable, NbdExport } from "./exports.ts";
 import { turnedAway } from "./haggling.ts";
 import { SocketLink } from "./link.ts";
 import { Negotiation, type NegotiationHost } from "./negotiation.ts";
-import type { SlabPool } from "./outbox.ts";
+import type { OutboxMemory } from "./outbox.ts";
+import { type Receiver, receiveFrom } from "./receiver.ts";
 import type { SharedRoom } from "./room.ts";
 import { startServerTls } from "./server-tls.ts";
 import { type Negotiated, Transmission } from "./transmission.ts";
@@ -32,7 +33,7 @@ const LEAVING_MS = 5000;
 export interface ConnectionContext {
   readonly exports: ExportTable;
   readonly tls: TlsOptions | undefined;
-  readonly slabs: SlabPool;
+  readonly memory: OutboxMemory;
   readonly shared: SharedRoom;
   readonly clock: Clock;
   /** Why an export takes no client more. */
@@ -40,7 +41,7 @@ export interface ConnectionContext {
   onError(error: unknown): void;
 }
 
-export class Connection implements NegotiationHost {
+export class Connection implements NegotiationHost, Receiver {
   /** Resolves when the socket is closed. */
   readonly closed: Promise<void>;
   readonly #context: ConnectionContext;
@@ -50,13 +51,14 @@ export class Connection implements NegotiationHost {
   #phase: Negotiation | Transmission;
   #served: NbdExport | undefined;
 
-  constructor(socket: Socket, context: ConnectionContext) {
+  /** @param accepted paused */
+  constructor(accepted: Socket, context: ConnectionContext) {
     this.#context = context;
-    this.#socket = socket;
     this.#phase = new Negotiation(this, false);
     this.closed = new Promise((resolve) => this.#ended.signal.addEventListener("abort", () => resolve()));
-    this.#attach(socket);
-    socket.write(greeting());
+    // What TLS is to be put upon must be a socket like any other.
+    this.#socket = this.#watch(this.tls ? this.#listen(accepted) : receiveFrom(accepted, this));
+    this.send(greeting());
     const signal = AbortSignal.any([this.#negotiated.signal, this.#ended.signal]);
     void context.clock.sleep(NEGOTIATING_MS, signal).then(() => {
       if (!signal.aborted) this.drop(turnedAway(`it has not chosen an export in ${NEGOTIATING_MS / 1000} s`));
@@ -68,13 +70,24 @@ export class Connection implements NegotiationHost {
     return this.#served;
   }
 
-  #attach(socket: Socket): void {
-    this.#socket = socket;
-    socket.on("data", (chunk: Buffer) => this.#phase.receive(chunk));
+  place(): Buffer | undefined {
+    return this.#phase instanceof Transmission ? this.#phase.place() : undefined;
+  }
+
+  received(bytes: Buffer): void {
+    // A negotiation keeps what it does not understand yet.
+    this.#phase.receive(this.#phase instanceof Transmission ? bytes : Buffer.from(bytes));
+  }
+
+  #listen(socket: Socket): Socket {
+    return socket.on("data", (bytes: Buffer) => this.received(bytes)).resume();
+  }
+
+  #watch(socket: Socket): Socket {
     socket.on("end", () => this.destroy());
     // What went wrong with a client's connection is followed by its end, which is all that matters.
     socket.on("error", () => {});
-    socket.on("close", () => this.#onClose());
+    return socket.on("close", () => this.#onClose());
   }
 
   #onClose(): void {
@@ -119,11 +132,11 @@ export class Connection implements NegotiationHost {
   }
 
   transmit(negotiated: Negotiated, rest: Buffer): void {
-    const { slabs, shared, clock, onError } = this.#context;
+    const { memory, shared, clock, onError } = this.#context;
     this.#negotiated.abort();
     this.#served = negotiated.served;
     const link = new SocketLink(this.#socket, () => this.end());
-    const transmission = new Transmission({ ...negotiated, link, slabs, shared, clock, onError });
+    const transmission = new Transmission({ ...negotiated, link, memory, shared, clock, onError });
     this.#phase = transmission;
     if (rest.length > 0) transmission.receive(rest);
   }
@@ -134,7 +147,7 @@ export class Connection implements NegotiationHost {
     startServerTls(plain, this.#context.tls ?? {}).then(
       (secure) => {
         this.#phase = new Negotiation(this, true);
-        this.#attach(secure);
+        this.#socket = this.#watch(this.#listen(secure));
       },
       (error: unknown) => {
         this.#context.onError(error);

@@ -9,6 +9,7 @@ import type { Clock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { COMMAND, COMMAND_FLAG, SIMPLE_REPLY_BYTES, STRUCTURED_REPLY_BYTES } from "../protocol.ts";
 import { blockStatus } from "./block-status.ts";
+import type { BufferPool } from "./buffer-pool.ts";
 import { type ContextName, contextId } from "./contexts.ts";
 import type { NbdExport } from "./exports.ts";
 import { errorOf, failureOf } from "./failure.ts";
@@ -39,6 +40,7 @@ export interface ExecutorOptions {
   readonly structured: boolean;
   readonly contexts: readonly ContextName[];
   readonly outbox: Outbox;
+  readonly buffers: BufferPool;
   readonly room: Room;
   readonly clock: Clock;
   /** Aborted when the client is gone. */
@@ -116,8 +118,8 @@ export class Executor {
   }
 
   async #readData(offset: number, length: number): Promise<Buffer> {
-    const bytes = Buffer.allocUnsafeSlow(this.#headerBytes + length);
-    const { served, signal } = this.#options;
+    const { served, signal, buffers } = this.#options;
+    const bytes = buffers.take(this.#headerBytes + length);
     await served.node.read(offset, bytes.subarray(this.#headerBytes), signal);
     return bytes;
   }
@@ -132,14 +134,15 @@ export class Executor {
   }
 
   /** Begins the next piece of a write, for whose bytes there is room. */
-  writePiece(operation: Operation, data: Uint8Array): void {
-    const { served, room } = this.#options;
+  writePiece(operation: Operation, data: Buffer): void {
+    const { served, room, buffers } = this.#options;
     const offset = operation.position;
     operation.position += data.length;
-    this.#begin(
-      operation,
-      served.node.write(offset, data).finally(() => room.give(data.length)),
-    );
+    const written = served.node.write(offset, data).finally(() => {
+      buffers.give(data);
+      room.give(data.length);
+    });
+    this.#begin(operation, written);
   }
 
   /** Begins a request that has data in neither direction. */

@@ -3,6 +3,7 @@
  * large ones go by reference. A slab is used again as soon as the kernel has taken it, which is at once unless the client
  * does not read.
  */
+import type { BufferPool } from "./buffer-pool.ts";
 import type { Link } from "./link.ts";
 import { viewOf } from "./reply-codec.ts";
 import type { Room } from "./room.ts";
@@ -36,9 +37,16 @@ export class SlabPool {
   }
 }
 
+/** Where memory for replies comes from and goes to. */
+export interface OutboxMemory {
+  readonly slabs: SlabPool;
+  readonly buffers: BufferPool;
+}
+
 export class Outbox {
   readonly #link: Link;
-  readonly #pool: SlabPool;
+  readonly #slabs: SlabPool;
+  readonly #buffers: BufferPool;
   readonly #room: Room;
   readonly #onTaken: () => void;
   #slab: Slab | undefined;
@@ -46,14 +54,17 @@ export class Outbox {
   /** Up to where the slab has become part of `#parts`. */
   #sealed = 0;
   #parts: Buffer[] = [];
+  /** Those of the parts that are buffers of their own. */
+  #large: Buffer[] = [];
   /** Bytes of room that the parts give back when they have been taken. */
   #releasing = 0;
   #flushing: NodeJS.Immediate | undefined;
 
   /** @param onTaken called when the kernel has taken what it would not take at once */
-  constructor(link: Link, pool: SlabPool, room: Room, onTaken: () => void) {
+  constructor(link: Link, { slabs, buffers }: OutboxMemory, room: Room, onTaken: () => void) {
     this.#link = link;
-    this.#pool = pool;
+    this.#slabs = slabs;
+    this.#buffers = buffers;
     this.#room = room;
     this.#onTaken = onTaken;
   }
@@ -61,7 +72,7 @@ export class Outbox {
   /** A slab with room for `length` bytes at `position`; they count once they are committed. */
   reserve(length: number): Slab {
     if (this.#fill + length > SLAB_BYTES) this.flush();
-    this.#slab ??= this.#pool.take();
+    this.#slab ??= this.#slabs.take();
     return this.#slab;
   }
 
@@ -74,9 +85,9 @@ export class Outbox {
   }
 
   /**
-   * Adds a part that must stay as it is.
+   * Adds a part, which goes back to the buffers when it has been taken.
    *
-   * @param room what it gives back when it has been taken
+   * @param room what it gives back then
    */
   append(part: Buffer, room = 0): void {
     this.#releasing += room;
@@ -87,6 +98,7 @@ export class Outbox {
     }
     this.#seal();
     this.#parts.push(part);
+    this.#large.push(part);
   }
 
   #seal(): void {
@@ -103,37 +115,39 @@ export class Outbox {
     }
     this.#seal();
     const slab = this.#slab;
+    const large = this.#large;
     const releasing = this.#releasing;
+    const sent = this.#parts.length > 0;
+    if (sent) this.#link.send(this.#parts);
+    this.#forget();
+    if (sent && this.#link.unsent > 0) {
+      this.#link.whenTaken(() => {
+        this.#release(slab, large, releasing);
+        this.#onTaken();
+      });
+    } else this.#release(slab, large, releasing);
+  }
+
+  #forget(): void {
     this.#slab = undefined;
     this.#fill = 0;
     this.#sealed = 0;
     this.#releasing = 0;
-    if (this.#parts.length > 0) {
-      this.#link.send(this.#parts);
-      this.#parts = [];
-      if (this.#link.unsent > 0) {
-        this.#link.whenTaken(() => this.#taken(slab, releasing));
-        return;
-      }
-    }
-    if (slab !== undefined) this.#pool.give(slab);
-    this.#room.give(releasing);
+    if (this.#parts.length > 0) this.#parts = [];
+    if (this.#large.length > 0) this.#large = [];
   }
 
-  #taken(slab: Slab | undefined, releasing: number): void {
-    if (slab !== undefined) this.#pool.give(slab);
-    this.#room.give(releasing);
-    this.#onTaken();
+  #release(slab: Slab | undefined, large: readonly Buffer[], room: number): void {
+    if (slab !== undefined) this.#slabs.give(slab);
+    for (const part of large) this.#buffers.give(part);
+    this.#room.give(room);
   }
 
   /** Forgets what has gathered. */
   drop(): void {
     clearImmediate(this.#flushing);
-    this.#parts = [];
-    if (this.#slab !== undefined) this.#pool.give(this.#slab);
-    this.#slab = undefined;
-    this.#room.give(this.#releasing);
-    this.#releasing = 0;
+    this.#release(this.#slab, this.#large, this.#releasing);
+    this.#forget();
   }
 
   /** Sends what has gathered when everything that is ready has been done: replies that come together go together. */

@@ -7,6 +7,7 @@ import { createServer, type Server } from "node:net";
 import { type Clock, systemClock } from "../../block/index.ts";
 import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
 import { formatNbdUri, type NbdAddress } from "../uri.ts";
+import { BufferPool } from "./buffer-pool.ts";
 import { Connection, type ConnectionContext } from "./connection.ts";
 import { ExportTable, type NbdExport } from "./exports.ts";
 import { SlabPool } from "./outbox.ts";
@@ -60,7 +61,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
   const context: ConnectionContext = {
     exports,
     tls: options.tls && (await serverTlsOptions(options.tls)),
-    slabs: new SlabPool(),
+    memory: { slabs: new SlabPool(), buffers: new BufferPool() },
     shared: new SharedRoom(),
     clock,
     refusal: (served) => {
@@ -70,7 +71,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     },
     onError: (error) => onError?.(asStreamdiskError(error)),
   };
-  const listener = createServer({ noDelay: true, keepAlive: true }, (socket) => {
+  const listener = createServer({ noDelay: true, keepAlive: true, pauseOnConnect: true }, (socket) => {
     const connection = new Connection(socket, context);
     connections.add(connection);
     void connection.closed.then(() => connections.delete(connection));

@@ -18,7 +18,7 @@ import { Executor } from "./executor.ts";
 import { isReadOnly, type NbdExport } from "./exports.ts";
 import type { Link } from "./link.ts";
 import { Operation } from "./operation.ts";
-import { Outbox, type SlabPool } from "./outbox.ts";
+import { Outbox, type OutboxMemory } from "./outbox.ts";
 import { viewOf } from "./reply-codec.ts";
 import { decodeRequest, newRequestHeader, PIECE, type Refusal, refusalOf, type Terms } from "./request.ts";
 import { Room, type SharedRoom } from "./room.ts";
@@ -26,6 +26,8 @@ import { Room, type SharedRoom } from "./room.ts";
 const MOST_REQUESTS = 64;
 /** Bytes that the client has not taken before no more are made. */
 const MOST_UNSENT = 4 * 1024 * 1024;
+/** Less of a payload is received with what follows it, and copied. */
+const LEAST_PLACED = 16 * 1024;
 /** Longer reads are never answered on the spot: they keep the others waiting. */
 const MOST_NOW = 64 * 1024;
 
@@ -40,7 +42,7 @@ export interface Negotiated {
 
 export interface TransmissionOptions extends Negotiated {
   readonly link: Link;
-  readonly slabs: SlabPool;
+  readonly memory: OutboxMemory;
   readonly shared: SharedRoom;
   readonly clock: Clock;
   readonly onError: (error: unknown) => void;
@@ -55,7 +57,7 @@ interface Payload {
   left: number;
   /** Bytes of the piece at hand, for which there is room; 0 between pieces. */
   size: number;
-  /** Where the piece is put together when it does not lie in one chunk, and how much of it is there. */
+  /** Where the piece is put together, and how much of it is there. */
   piece: Buffer | undefined;
   filled: number;
 }
@@ -88,7 +90,7 @@ export class Transmission {
   #over = false;
 
   constructor(options: TransmissionOptions) {
-    const { link, served, length, structured, contexts, slabs, shared, clock, onError } = options;
+    const { link, served, length, structured, contexts, memory, shared, clock, onError } = options;
     this.#options = options;
     this.#terms = {
       exportName: served.name,
@@ -100,12 +102,13 @@ export class Transmission {
     };
     const again = (): void => this.#retry();
     this.#room = new Room(shared, again);
-    this.#outbox = new Outbox(link, slabs, this.#room, again);
+    this.#outbox = new Outbox(link, memory, this.#room, again);
     this.#executor = new Executor({
       served,
       structured,
       contexts,
       outbox: this.#outbox,
+      buffers: memory.buffers,
       room: this.#room,
       clock,
       signal: this.#gone.signal,
@@ -114,14 +117,29 @@ export class Transmission {
     });
   }
 
-  /** Takes bytes from the client; they stay as they are. */
+  /** Where the next bytes go when they are known to be the payload of a large write. */
+  place(): Buffer | undefined {
+    const { piece, filled = 0 } = this.#payload ?? {};
+    const useful = piece !== undefined && piece.length - filled >= LEAST_PLACED && this.#at === this.#chunk.length;
+    return useful ? piece.subarray(filled) : undefined;
+  }
+
+  /** Takes bytes from the client, which are valid during the call, unless they lie where `place` said. */
   receive(chunk: Buffer): void {
     if (this.#over || this.#leaving) return;
-    // Only one that was on its way when the socket was paused.
-    this.#chunk = this.#at < this.#chunk.length ? Buffer.concat([this.#chunk.subarray(this.#at), chunk]) : chunk;
-    this.#at = 0;
-    this.#view = viewOf(this.#chunk);
+    const payload = this.#payload;
+    if (payload?.piece !== undefined && chunk.buffer === payload.piece.buffer) payload.filled += chunk.length;
+    // What is left over is only there when more was on its way as the socket was paused.
+    else if (this.#at < this.#chunk.length) this.#use(Buffer.concat([this.#chunk.subarray(this.#at), chunk]));
+    else this.#use(chunk);
     this.#run();
+    if (this.#at < this.#chunk.length) this.#use(Buffer.from(this.#chunk.subarray(this.#at)));
+  }
+
+  #use(chunk: Buffer): void {
+    this.#chunk = chunk;
+    this.#at = 0;
+    this.#view = viewOf(chunk);
   }
 
   #run(): void {
@@ -144,7 +162,8 @@ export class Transmission {
       if (this.#over || this.#leaving) return true;
       if (this.#options.link.unsent > MOST_UNSENT) return false;
       if (this.#payload !== undefined) {
-        if (this.#at === this.#chunk.length) return true;
+        const { filled, size } = this.#payload;
+        if (this.#at === this.#chunk.length && (size === 0 || filled < size)) return true;
         this.#takePayload(this.#payload);
       } else {
         if (!this.#takeHeader()) return true;
@@ -237,24 +256,20 @@ export class Transmission {
 
   #takePayload(payload: Payload): void {
     const { operation, refusal } = payload;
-    const here = this.#chunk.length - this.#at;
     if (refusal !== undefined || operation.error !== undefined) {
-      const thrownAway = Math.min(here, payload.left - payload.filled);
+      this.#room.give(payload.size);
+      this.#endPiece(payload);
+      const thrownAway = Math.min(payload.left, this.#chunk.length - this.#at);
       this.#at += thrownAway;
       payload.left -= thrownAway;
-      if (payload.left > payload.filled) return;
-      this.#room.give(payload.size);
     } else {
       if (payload.size === 0 && !this.#takeRoom(payload)) return;
-      const data = this.#takePiece(payload, here);
+      const data = this.#takePiece(payload);
       if (data === undefined) return;
       this.#executor.writePiece(operation, data);
-      payload.left -= payload.size;
-      payload.size = 0;
-      payload.piece = undefined;
-      payload.filled = 0;
-      if (payload.left > 0) return;
+      this.#endPiece(payload);
     }
+    if (payload.left > 0) return;
     this.#payload = undefined;
     if (refusal !== undefined) this.#executor.answer(operation, refusal);
     else this.#executor.release(operation);
@@ -273,19 +288,22 @@ export class Transmission {
   }
 
   /** @returns the piece, once all of it has come */
-  #takePiece(payload: Payload, here: number): Buffer | undefined {
+  #takePiece(payload: Payload): Buffer | undefined {
     const { size } = payload;
     const from = this.#at;
-    if (payload.piece === undefined && here >= size) {
-      this.#at += size;
-      return this.#chunk.subarray(from, from + size);
-    }
-    payload.piece ??= Buffer.allocUnsafeSlow(size);
-    const taken = Math.min(here, size - payload.filled);
+    payload.piece ??= this.#options.memory.buffers.take(size);
+    const taken = Math.min(this.#chunk.length - from, size - payload.filled);
     this.#chunk.copy(payload.piece, payload.filled, from, from + taken);
     this.#at += taken;
     payload.filled += taken;
     return payload.filled === size ? payload.piece : undefined;
+  }
+
+  #endPiece(payload: Payload): void {
+    payload.left -= payload.filled;
+    payload.size = 0;
+    payload.piece = undefined;
+    payload.filled = 0;
   }
 
   #done(operation: Operation): void {
@@ -340,6 +358,7 @@ export class Transmission {
     this.#over = true;
     for (const operation of this.#pending) operation.answered = true;
     this.#room.give(this.#payload?.size ?? 0);
+    this.#payload = undefined;
     this.#outbox.drop();
     this.#gone.abort();
     this.#room.leave();

@@ -44,7 +44,7 @@ export async function listenUnix(server: Server, options: UnixListen): Promise<(
 async function listenAt(server: Server, path: string, options: UnixListen): Promise<() => Promise<void>> {
   const dead = await deadSocket(path);
   // A short prefix: this path is as limited as the other.
-  const home = await mkdtemp(join(dirname(path), "."));
+  const home = await mkdtemp(`${dirname(path)}/.`);
   const made = join(home, "s");
   try {
     const longest = Math.max(Buffer.byteLength(path), Buffer.byteLength(made));
