@@ -42,8 +42,8 @@ export interface Change {
   acknowledged: number;
   /** The moment from which on it survives power loss whatever is flushed; resizes are durable by themselves. */
   durable: number;
-  /** A discard: it may have no effect, so it supersedes nothing. */
-  readonly weak: boolean;
+  /** It may have no effect, so it supersedes nothing: a discard, or what failed. */
+  weak: boolean;
 }
 
 interface Flush {
