@@ -87,6 +87,13 @@ test("every fault of a server that is being connected to has its error", async (
         for (let i = 0; i < 65536; i++) peer.optionReply(7, REPLY.INFO, uint16(99));
       }),
     ],
+    [
+      "protocol",
+      /more than 8388608 bytes in reply to option 7/,
+      on(OPTION.GO, (peer) => {
+        for (let i = 0; i < 520; i++) peer.optionReply(7, REPLY.INFO, Buffer.alloc(16384, 0xff));
+      }),
+    ],
     ["protocol", /a reply of type 2 to option 7/, on(OPTION.GO, (peer) => peer.optionReply(7, REPLY.SERVER))],
     ["protocol", /no size of the export/, go()],
     ["protocol", /size and flags in 11 bytes/, go(sized(uint64(1)).subarray(0, 11))],

@@ -20,8 +20,9 @@ import type { NbdSocket } from "./socket.ts";
 
 /** A name and a description, each with its length, and room for what a later protocol may add. */
 const LONGEST_REPLY = 4 * MAX_STRING;
-/** Replies to one option: more exports than a server has. */
+/** Replies to one option, in number and in bytes: more exports than a server has. */
 const MOST_REPLIES = 65536;
+const MOST_REPLY_BYTES = 8 * 1024 * 1024;
 const MOST_UNASKED = 1024 * 1024;
 
 /** How an option ended. */
@@ -75,6 +76,7 @@ export class HandshakeChannel {
     each: (type: number, payload: Buffer) => void,
   ): Promise<OptionEnd> {
     this.send(encodeOption(option, data));
+    let bytes = 0;
     for (let replies = 0; replies < MOST_REPLIES; replies++) {
       const header = await this.receive(OPTION_REPLY_HEADER_BYTES);
       const [high, low, answered] = [header.readUInt32BE(0), header.readUInt32BE(4), header.readUInt32BE(8)];
@@ -84,6 +86,9 @@ export class HandshakeChannel {
       if (answered !== option) throw this.violation(`a reply to option ${answered} instead of ${option}`);
       const type = header.readUInt32BE(12);
       const length = header.readUInt32BE(16);
+      bytes += length;
+      if (bytes > MOST_REPLY_BYTES)
+        throw this.violation(`more than ${MOST_REPLY_BYTES} bytes in reply to option ${option}`);
       if (length > LONGEST_REPLY) throw this.violation(`${length} bytes in reply to option ${option}`);
       const payload = await this.receive(length);
       if (type === REPLY.ACK) {

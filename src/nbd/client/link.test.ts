@@ -190,6 +190,20 @@ test("a request that is never answered while others are is lost in the end", asy
   assert.equal(heldBack, 1);
 });
 
+test("a server that sends a byte now and then is no server", async () => {
+  await using hold = await holding(COMMAND.READ);
+  await using link = await connected(hold.server);
+  const reading = awaitedLater(link.disk.read(0, Buffer.alloc(512)));
+  await until(() => hold.held.length === 1);
+  const { request, peer } = hold.held[0]!;
+  const reply = contentChunk(request.cookie, 0, Buffer.alloc(512), true);
+  for (let sent = 0; sent < 8; sent++) {
+    peer.send(reply.subarray(sent, sent + 1));
+    await link.clock.advance(5000);
+  }
+  await assert.rejects(reading, { code: "source-lost", message: /has waited for 40 s/ });
+});
+
 test("another server in its place is refused for good", async () => {
   const others: readonly [RegExp, (server: FakeNbdServer) => void][] = [
     [/has 4096 bytes instead of 1048576/, (server) => (server.content = Buffer.alloc(4096))],
