@@ -1,11 +1,14 @@
 /**
  * From what a user or an image names to a node. A path and a `file:` URI are a file, the schemes of NBD an export of a
  * server; every other scheme is refused by name until there is something to open it with.
+ *
+ * What speaks to servers is loaded by the first who names one: most commands have nothing but files, and would start a fifth
+ * slower. So what follows the scheme of an NBD URI is looked at when it is opened.
  */
 import { stat } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
-import { connectNbd, formatNbdUri, isNbdUri, type NbdNode, parseNbdUri } from "../nbd/index.ts";
+import type { NbdNode } from "../nbd/index.ts";
 import { FileNode, type OpenFileOptions, openFile } from "./file.ts";
 
 /** Where bytes come from. */
@@ -18,6 +21,7 @@ export type SourceReference =
 
 /** RFC 3986, section 3.1; as in QEMU a path may not look like one. */
 const SCHEME = /^([A-Za-z][A-Za-z0-9+.-]*):/;
+const NBD_SCHEMES: readonly string[] = ["nbd", "nbds", "nbd+unix", "nbds+unix"];
 
 /**
  * Decides what a reference names.
@@ -28,9 +32,10 @@ export function parseReference(reference: string): SourceReference {
   const scheme = SCHEME.exec(reference)?.[1]?.toLowerCase();
   if (scheme === undefined) return { kind: "file", path: reference };
   if (scheme === "file") return { kind: "file", path: pathOfFileUri(reference) };
-  if (isNbdUri(reference)) {
-    parseNbdUri(reference);
-    return { kind: "nbd", uri: reference };
+  if (NBD_SCHEMES.includes(scheme)) {
+    if (reference.startsWith("://", scheme.length)) return { kind: "nbd", uri: reference };
+    const message = `'${reference}' is no NBD URI: write two slashes after '${scheme}:'`;
+    throw new StreamdiskError("invalid-argument", message, { uri: reference });
   }
   const hint = `write './${reference}' if it is a file of that name`;
   throw new StreamdiskError("unsupported", `${scheme}: sources are not supported yet ('${reference}'); ${hint}`, {
@@ -56,7 +61,9 @@ function pathOfFileUri(reference: string): string {
  */
 export async function openSource(reference: string, options: Omit<OpenFileOptions, "create">): Promise<SourceNode> {
   const named = parseReference(reference);
-  return named.kind === "file" ? openFile(named.path, options) : connectNbd(named.uri, { readOnly: options.readOnly });
+  if (named.kind === "file") return openFile(named.path, options);
+  const { connectNbd } = await import("../nbd/index.ts");
+  return connectNbd(named.uri, { readOnly: options.readOnly });
 }
 
 /**
@@ -67,7 +74,10 @@ export async function openSource(reference: string, options: Omit<OpenFileOption
 export async function sourceIdentity(source: string | SourceNode): Promise<string> {
   if (source instanceof FileNode) return `${source.identity.dev}:${source.identity.ino}`;
   const named = parseReference(typeof source === "string" ? source : source.name);
-  if (named.kind === "nbd") return formatNbdUri({ ...parseNbdUri(named.uri), params: new Map() });
+  if (named.kind === "nbd") {
+    const { formatNbdUri, parseNbdUri } = await import("../nbd/index.ts");
+    return formatNbdUri({ ...parseNbdUri(named.uri), params: new Map() });
+  }
   try {
     const facts = await stat(named.path, { bigint: true });
     return facts.isBlockDevice() ? `${facts.rdev}:0` : `${facts.dev}:${facts.ino}`;
