@@ -326,9 +326,10 @@ export class MappedNode implements MappedFormatNode {
     return result;
   }
 
-  /** Applies what an earlier process acknowledged and could not hand to the image (ADR 1): it was marked, and still is. */
+  /** Applies what an earlier process acknowledged and could not hand to the image (ADR 1), which is marked from now on. */
   async replay(records: readonly MappingRecord[]): Promise<void> {
-    this.#marking = Promise.resolve();
+    this.#marking = this.#options.header.markDirty();
+    await this.#marking;
     await replay(this.#options, records);
     await this.#checkpoints.run(true);
     this.#options.log?.remove();

@@ -15,7 +15,12 @@ export interface FeatureWords {
 
 export const INCOMPATIBLE = { dirty: 1n, corrupt: 2n, dataFile: 4n, compression: 8n, extendedL2: 16n } as const;
 export const COMPATIBLE = { lazyRefcounts: 1n } as const;
-export const AUTOCLEAR = { bitmaps: 1n, rawDataFile: 2n } as const;
+export const AUTOCLEAR = {
+  bitmaps: 1n,
+  rawDataFile: 2n,
+  /** Ours, and no one else's: a log of mappings may speak of this image (ADR 1). Any other program that writes clears it. */
+  streamdiskLog: 2n ** 63n,
+} as const;
 
 export const KNOWN_INCOMPATIBLE = Object.values(INCOMPATIBLE).reduce((all, bit) => all | bit, 0n);
 

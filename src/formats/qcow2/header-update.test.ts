@@ -5,7 +5,7 @@ import { featureNameTable } from "./features.ts";
 import { isDirty, type Qcow2Header } from "./header.ts";
 import { encodeHeader, withExtensions } from "./header-encode.ts";
 import { parseHeader } from "./header-parse.ts";
-import { clearAutoclear, type HeaderUpdate, setBacking, setDirty, setFields } from "./header-update.ts";
+import { type HeaderUpdate, setBacking, setFields, setMark } from "./header-update.ts";
 
 const SECTOR = 512;
 
@@ -170,9 +170,9 @@ test("changes of fields are one write inside the first sector", () => {
     assert.deepEqual(parse(disk), update.header);
     return parse(disk);
   };
-  assert.equal(isDirty(make(setDirty(header, true))), true);
-  assert.equal(isDirty(make(setDirty(parse(disk), false))), false);
-  assert.equal(make(clearAutoclear(parse(disk))).features.autoclear, 0n);
+  assert.equal(isDirty(make(setMark(header, true))), true);
+  assert.equal(isDirty(make(setMark(parse(disk), false))), false);
+  assert.equal(parse(disk).features.autoclear, 0n);
   const fields = {
     size: 3 * 65536,
     l1: { offset: 2 * 65536, entries: 8 },

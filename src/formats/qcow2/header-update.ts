@@ -18,7 +18,7 @@ import type { BackingReference } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { MetadataWrite } from "../mapped/allocator.ts";
 import { EXTENSION, encodeExtensions, type HeaderExtension } from "./extensions.ts";
-import { type FeatureWords, INCOMPATIBLE } from "./features.ts";
+import { AUTOCLEAR, type FeatureWords, INCOMPATIBLE } from "./features.ts";
 import { MAX_BACKING_NAME, type NamePlace, type Qcow2Header } from "./header.ts";
 import { encodeFields, encodeHeader, withExtensions } from "./header-encode.ts";
 import { unsupportedImage } from "./refusals.ts";
@@ -39,20 +39,16 @@ export function setFields(
   return inFields({ ...header, ...fields });
 }
 
-/** Marks the reference counts as not to be trusted, or as right. Version 3 only. */
-export function setDirty(header: Qcow2Header, dirty: boolean): HeaderUpdate {
+/**
+ * Marks an image as being changed by us (ADR 1), or as closed: the dirty bit, and an autoclear bit of our own. All other autoclear
+ * bits are cleared, as none of those features, bitmaps included, is maintained here. Version 3 only.
+ */
+export function setMark(header: Qcow2Header, marked: boolean): HeaderUpdate {
   const { incompatible } = header.features;
   return setFeatures(header, {
-    incompatible: dirty ? incompatible | INCOMPATIBLE.dirty : incompatible & ~INCOMPATIBLE.dirty,
+    incompatible: marked ? incompatible | INCOMPATIBLE.dirty : incompatible & ~INCOMPATIBLE.dirty,
+    autoclear: marked ? AUTOCLEAR.streamdiskLog : 0n,
   });
-}
-
-/**
- * Clears all autoclear bits; to be done before the first other write to an image. None of those features, bitmaps
- * included, is maintained here.
- */
-export function clearAutoclear(header: Qcow2Header): HeaderUpdate {
-  return setFeatures(header, { autoclear: 0n });
 }
 
 /**

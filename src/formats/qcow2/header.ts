@@ -8,7 +8,7 @@ import type { BackingReference } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { viewOf } from "./big-endian.ts";
 import type { ExtensionList } from "./extensions.ts";
-import { COMPATIBLE, type FeatureWords, INCOMPATIBLE } from "./features.ts";
+import { AUTOCLEAR, COMPATIBLE, type FeatureWords, INCOMPATIBLE } from "./features.ts";
 import type { Region } from "./regions.ts";
 
 export const MAGIC = 0x514649fb;
@@ -57,6 +57,11 @@ export interface Qcow2Header {
 
 export function isDirty(header: Qcow2Header): boolean {
   return (header.features.incompatible & INCOMPATIBLE.dirty) !== 0n;
+}
+
+/** Whether we were the last who wrote to a dirty image: another program would have cleared our bit. */
+export function isMarked(header: Qcow2Header): boolean {
+  return isDirty(header) && (header.features.autoclear & AUTOCLEAR.streamdiskLog) !== 0n;
 }
 
 export function isCorrupt(header: Qcow2Header): boolean {

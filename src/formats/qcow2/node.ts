@@ -19,18 +19,20 @@ import { checkQcow2, type Qcow2Image, repairRefcounts } from "./check.ts";
 import { decompressor } from "./compressed.ts";
 import { describeQcow2 } from "./describe.ts";
 import { qcow2Codec } from "./entries.ts";
+import { AUTOCLEAR } from "./features.ts";
 import {
   compressionType,
   hasExtendedL2,
   isCorrupt,
   isDirty,
+  isMarked,
   l1EntriesFor,
   MAX_L1_BYTES,
   mustBeWritable,
   type Qcow2Header,
 } from "./header.ts";
 import { readHeader, writeHeader } from "./header-file.ts";
-import { clearAutoclear, type HeaderUpdate, setBacking, setDirty, setFields } from "./header-update.ts";
+import { type HeaderUpdate, setBacking, setFields, setMark } from "./header-update.ts";
 import { blockOffsets, Refcounts } from "./refcounts.ts";
 import { readSnapshots, type Snapshot } from "./snapshots.ts";
 
@@ -84,10 +86,10 @@ export async function openQcow2(file: BlockNode, options: OpenFormatOptions): Pr
     l1Offset: header.l1.offset,
   });
   const image: Qcow2Image = { file, codec, geometry: shape, header, l1, refcounts };
-  // A dirty image alone has a log: without the mark somebody else has repaired it since (ADR 1).
   const log = version === 3 ? options.log : undefined;
-  if (!isDirty(header) && !options.readOnly) log?.remove();
-  const records = isDirty(header) ? lastRecords(log?.replay() ?? []) : [];
+  // Without the mark somebody else has written to the image since: what a log says is of a past that is over (ADR 1).
+  if (!isMarked(header) && !options.readOnly) log?.remove();
+  const records = isMarked(header) ? lastRecords(log?.replay() ?? []) : [];
   // What acknowledged writes wrote would be taken for leaks, and given away, if a check came before the log.
   const repairing = isDirty(header) && !options.readOnly && (!forCheck || records.length > 0);
   if (options.readOnly) tables.patch(records);
@@ -164,12 +166,12 @@ class Qcow2ImageHeader implements ImageHeader {
   async markDirty(): Promise<void> {
     const { header } = this.#holder;
     if (header.version === 2) return;
-    await this.#write(setDirty(clearAutoclear(header).header, true));
+    await this.#write(setMark(header, true));
   }
 
   async markClean(): Promise<void> {
     const { header } = this.#holder;
-    if (header.version === 3) await this.#write(setDirty(header, false));
+    if (header.version === 3) await this.#write(setMark(header, false));
   }
 
   allowResize(): void {
@@ -184,7 +186,6 @@ class Qcow2ImageHeader implements ImageHeader {
   async growL1(length: number): Promise<() => Promise<void>> {
     const { refcounts, file, geometry: shape } = this.#image;
     const { header } = this.#holder;
-    if (this.#snapshots.length > 0 && header.version === 2) this.#refuse("grow it", "in version 2 they share its size");
     const entries = l1EntriesFor(length, header.clusterSize, hasExtendedL2(header));
     const bytes = new Uint8Array(roundUp(entries * 8, header.clusterSize));
     if (entries * 8 > MAX_L1_BYTES) {
@@ -225,7 +226,11 @@ class Qcow2ImageHeader implements ImageHeader {
 
   describe(): FormatDetails {
     const { header } = this.#holder;
-    return describeQcow2(header, this.#snapshots, header.features.autoclear === 0n ? [] : this.#bitmaps);
+    return describeQcow2(
+      header,
+      this.#snapshots,
+      (header.features.autoclear & AUTOCLEAR.bitmaps) === 0n ? [] : this.#bitmaps,
+    );
   }
 
   async check(options: CheckOptions): Promise<CheckResult> {

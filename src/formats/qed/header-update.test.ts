@@ -3,8 +3,9 @@ import { test } from "node:test";
 import { MemoryNode } from "../../../test/support/memory-node.ts";
 import type { BackingReference } from "../../block/index.ts";
 import { createQed } from "./create.ts";
+import { isMarked, QED_LOG_BIT } from "./header.ts";
 import { readQedHeader, writeQedHeader } from "./header-file.ts";
-import { type QedHeaderUpdate, rewriteHeader, setBacking, setImageSize, setNeedCheck } from "./header-update.ts";
+import { type QedHeaderUpdate, rewriteHeader, setBacking, setImageSize, setMark } from "./header-update.ts";
 
 const OPTIONS = { cluster_size: "4K", table_size: "2" };
 const name = (length: number, letter = "a"): BackingReference => ({ reference: letter.repeat(length), format: "raw" });
@@ -32,17 +33,14 @@ async function seenOnTheWay(file: MemoryNode, update: QedHeaderUpdate): Promise<
 test("the mark and the size change in one write", async () => {
   const file = await image(name(10));
   const { header } = await readQedHeader(file);
-  for (const update of [
-    setNeedCheck(header, true),
-    setImageSize(header, 512, "x"),
-    setBacking(header, undefined, "x"),
-  ]) {
+  for (const update of [setMark(header, true), setImageSize(header, 512, "x"), setBacking(header, undefined, "x")]) {
     assert.equal(update.writes.length, 1);
     assert.equal(update.writes[0]?.bytes.length, 64);
   }
-  await writeQedHeader(file, setNeedCheck({ ...header, autoclearFeatures: 3n }, true));
+  await writeQedHeader(file, setMark({ ...header, autoclearFeatures: 3n }, true));
   const marked = (await readQedHeader(file)).header;
-  assert.deepEqual(marked, { ...header, needCheck: true, autoclearFeatures: 3n });
+  assert.deepEqual(marked, { ...header, needCheck: true, autoclearFeatures: QED_LOG_BIT });
+  assert.ok(isMarked(marked));
   await writeQedHeader(file, rewriteHeader({ ...marked, autoclearFeatures: 0n }));
   await writeQedHeader(file, setImageSize((await readQedHeader(file)).header, 2 ** 31, "x"));
   const { header: last, backing } = await readQedHeader(file);

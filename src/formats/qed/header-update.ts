@@ -8,7 +8,15 @@
 import type { BackingReference } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { MetadataWrite } from "../mapped/allocator.ts";
-import { encodeQedHeader, QED_HEADER_BYTES, type QedHeader, type QedNamePlace, qedMaxSize, SECTOR } from "./header.ts";
+import {
+  encodeQedHeader,
+  QED_HEADER_BYTES,
+  QED_LOG_BIT,
+  type QedHeader,
+  type QedNamePlace,
+  qedMaxSize,
+  SECTOR,
+} from "./header.ts";
 
 /** As qcow2 bounds it, and so that two names fit into the smallest header: the present one and the next. */
 export const QED_MAX_NAME_WRITTEN = 1023;
@@ -24,9 +32,12 @@ export function rewriteHeader(header: QedHeader): QedHeaderUpdate {
   return { header, writes: [{ offset: 0, bytes: encodeQedHeader(header) }] };
 }
 
-/** Marks the image as to be checked before use, or as clean. */
-export function setNeedCheck(header: QedHeader, needCheck: boolean): QedHeaderUpdate {
-  return rewriteHeader({ ...header, needCheck });
+/**
+ * Marks an image as being changed by us (ADR 1), or as closed: `need_check`, and an autoclear bit of our own. All other autoclear bits
+ * are cleared, as we know none.
+ */
+export function setMark(header: QedHeader, marked: boolean): QedHeaderUpdate {
+  return rewriteHeader({ ...header, needCheck: marked, autoclearFeatures: marked ? QED_LOG_BIT : 0n });
 }
 
 /**

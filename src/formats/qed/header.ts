@@ -23,6 +23,12 @@ const NEED_CHECK = 0x02;
 const BACKING_FORMAT_NO_PROBE = 0x04;
 const KNOWN_FEATURES = BigInt(BACKING_FILE | NEED_CHECK | BACKING_FORMAT_NO_PROBE);
 
+/**
+ * An autoclear bit of ours, and no one else's: a log of mappings may speak of this image (ADR 1). Any other program that writes clears
+ * it.
+ */
+export const QED_LOG_BIT = 2n ** 63n;
+
 /** Where the name of the backing file lies, in bytes from the start of the file. */
 export interface QedNamePlace {
   readonly offset: number;
@@ -204,6 +210,11 @@ export function decodeBackingName(bytes: Uint8Array, header: QedHeader, node: st
     );
   }
   return { reference, format: header.backingIsRaw ? "raw" : undefined };
+}
+
+/** Whether we were the last who wrote to an image that was not closed: another program would have cleared our bit. */
+export function isMarked(header: QedHeader): boolean {
+  return header.needCheck && (header.autoclearFeatures & QED_LOG_BIT) !== 0n;
 }
 
 /** The 64 bytes of a header. */

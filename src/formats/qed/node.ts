@@ -19,9 +19,9 @@ import { MappingTables } from "../mapped/tables.ts";
 import { QedAllocator } from "./allocator.ts";
 import { checkQed, dropInvalidEntries } from "./check.ts";
 import { qedCodec } from "./entries.ts";
-import { type QedHeader, qedMaxSize, qedTableBytes, qemuCannotOpen } from "./header.ts";
+import { isMarked, type QedHeader, qedMaxSize, qedTableBytes, qemuCannotOpen } from "./header.ts";
 import { readQedHeader, writeQedHeader } from "./header-file.ts";
-import { type QedHeaderUpdate, rewriteHeader, setBacking, setImageSize, setNeedCheck } from "./header-update.ts";
+import { type QedHeaderUpdate, setBacking, setImageSize, setMark } from "./header-update.ts";
 
 /**
  * Opens a QED image.
@@ -39,9 +39,9 @@ export async function openQed(file: BlockNode, options: OpenFormatOptions): Prom
   const foreign = qemuCannotOpen(header.clusterSize, header.tableClusters);
   const warnings = foreign === undefined ? [] : [`'${file.name}': ${foreign}`];
   const { readOnly, log } = options;
-  // Without the mark somebody else has repaired the image since: what a log says is of a past that is over (ADR 1).
-  if (!header.needCheck && !readOnly) log?.remove();
-  const records = header.needCheck ? lastRecords(log?.replay() ?? []) : [];
+  // Without the mark somebody else has written to the image since: what a log says is of a past that is over (ADR 1).
+  if (!isMarked(header) && !readOnly) log?.remove();
+  const records = isMarked(header) ? lastRecords(log?.replay() ?? []) : [];
   // What acknowledged writes wrote would be taken for leaks, and given away, if a check came before the log.
   const repairing = header.needCheck && !readOnly && (options.forCheck !== true || records.length > 0);
   if (repairing) warnings.push(...(await dropInvalidEntries(image)));
@@ -133,11 +133,11 @@ class QedImageHeader implements ImageHeader {
   }
 
   async markDirty(): Promise<void> {
-    await this.#write(rewriteHeader({ ...this.#header, needCheck: true, autoclearFeatures: 0n }));
+    await this.#write(setMark(this.#header, true));
   }
 
   async markClean(): Promise<void> {
-    await this.#write(setNeedCheck(this.#header, false));
+    await this.#write(setMark(this.#header, false));
   }
 
   allowResize(): void {}
