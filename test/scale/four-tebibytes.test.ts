@@ -10,26 +10,24 @@ import {
   closeSync,
   copyFileSync,
   ftruncateSync,
-  mkdirSync,
   mkdtempSync,
   openSync,
   rmSync,
   statfsSync,
   statSync,
-  symlinkSync,
   writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { measure, must } from "../../bench/child.ts";
+import { measure } from "../../bench/child.ts";
+import { buildProgram } from "../support/built-program.ts";
 import { noise } from "../support/cli.ts";
 import { below, oneOf } from "../support/draw.ts";
 import { mustCompare, qemuCheck } from "../support/peer-images.ts";
 import { qemuImg, qemuIo } from "../support/qemu.ts";
 import { pick, rng } from "../support/seed.ts";
 
-const ROOT = join(import.meta.dirname, "../..");
 const KIB = 2 ** 10;
 const MIB = 2 ** 20;
 const SIZE = 4 * 2 ** 40;
@@ -43,6 +41,7 @@ const WRITTEN = [0, SIZE / 2, SIZE - CLUSTER];
 const directory = mkdtempSync(join(tmpdir(), "streamdisk-scale-"));
 after(() => rmSync(directory, { recursive: true, force: true }));
 const at = (name: string): string => join(directory, name);
+let program: string;
 
 /** Clusters in which the base has data. */
 const dataClusters = new Set<number>();
@@ -53,11 +52,7 @@ before(() => {
   // A base, a second in qcow2, and one overlay at a time.
   const needed = 4 * DATA + 2 ** 30;
   assert.ok(free.bavail * free.bsize > needed, `'${directory}' lies where there is no room for ${needed} bytes`);
-  const build = ["-p", join(ROOT, "tsconfig.build.json"), "--noCheck", "--declaration", "false"];
-  must(join(ROOT, "node_modules/.bin/tsc"), ...build, "--outDir", at("program/dist"));
-  mkdirSync(at("program/bin"));
-  for (const file of ["package.json", "bin/streamdisk.js"]) copyFileSync(join(ROOT, file), at(`program/${file}`));
-  symlinkSync(join(ROOT, "node_modules"), at("program/node_modules"));
+  program = buildProgram(at("program"));
   makeBase(at("base.raw"));
   qemuImg("convert", "-f", "raw", "-O", "qcow2", at("base.raw"), at("base.qcow2"));
 });
@@ -84,7 +79,7 @@ const memory: string[] = [];
 
 /** Runs a command of the built program within the memory that it may take. @returns what it printed */
 async function streamdisk(...args: readonly string[]): Promise<string> {
-  const { peak, output } = await measure([process.execPath, at("program/bin/streamdisk.js"), ...args]);
+  const { peak, output } = await measure([process.execPath, program, ...args]);
   const took = `${args[0]} took ${Math.round(peak / MIB)} MiB`;
   assert.ok(peak > 0 && peak < MOST_MEMORY, took);
   memory.push(took);
