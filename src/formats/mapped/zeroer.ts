@@ -13,7 +13,8 @@ import { newEntry } from "./runs.ts";
 import type { L2Slice, MappingTables } from "./tables.ts";
 import type { MappedWriter } from "./writer.ts";
 
-const ZEROES = new Uint8Array(1024 * 1024);
+/** As long as the longest cluster that is zeroed by writing: each is filled in one go, and nothing is read for the rest of it. */
+const ZEROES = new Uint8Array(2 * 1024 * 1024);
 
 export interface ZeroerOptions {
   readonly file: BlockNode;
