@@ -84,49 +84,26 @@ export class MappedNode implements MappedFormatNode {
     this.#length = options.length;
     this.#backing = options.backing;
     this.#backingReference = options.backingReference;
-    const { file, codec, geometry, tables, allocator, hostMap } = options;
-    const checkpoints = new Checkpoints(file, tables, allocator, options.log);
-    this.#checkpoints = checkpoints;
-    const hasBacking = () => this.#backingReference !== undefined;
-    this.#reader = new MappedReader({
-      file,
-      codec,
-      geometry,
-      tables,
-      hasBacking,
-      backing: () => this.#backing,
-      decompress: options.decompress,
-    });
-    this.#writer = new MappedWriter({
-      file,
-      codec,
-      geometry,
-      tables,
-      allocator,
-      checkpoints,
-      hostMap,
-      reader: this.#reader,
-      length: () => this.#length,
-    });
-    this.#zeroer = new MappedZeroer({
-      file,
-      codec,
-      geometry,
-      tables,
-      checkpoints,
-      hasBacking,
-      writer: this.#writer,
-      reclaims: allocator.reclaims,
-    });
-    this.#resizing = {
+    this.#checkpoints = new Checkpoints(options.file, options.tables, options.allocator, options.log);
+    const parts = {
       ...options,
-      checkpoints,
-      reader: this.#reader,
-      writer: this.#writer,
-      zeroer: this.#zeroer,
-      hasBacking,
+      checkpoints: this.#checkpoints,
+      hasBacking: () => this.#backingReference !== undefined,
       backing: () => this.#backing,
       length: () => this.#length,
+      decompress: options.decompress,
+    };
+    const reader = new MappedReader(parts);
+    const writer = new MappedWriter({ ...parts, reader });
+    const zeroer = new MappedZeroer({ ...parts, writer, reclaims: options.allocator.reclaims });
+    this.#reader = reader;
+    this.#writer = writer;
+    this.#zeroer = zeroer;
+    this.#resizing = {
+      ...parts,
+      reader,
+      writer,
+      zeroer,
       setLength: (length) => {
         this.#length = length;
       },

@@ -10,16 +10,16 @@
  */
 import type { BlockNode } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
-import type { AllocatorSnapshot, ClusterAllocator, HostRun, MetadataWrite } from "../mapped/allocator.ts";
+import type { AllocatorSnapshot, ClusterAllocator, HostRun } from "../mapped/allocator.ts";
 import { roundUp } from "../mapped/geometry.ts";
 import type { HostMap } from "../mapped/host-map.ts";
 import { repeatedOffsets } from "../mapped/references.ts";
 import { getUint64, viewOf } from "./big-endian.ts";
 import { type CountedClusters, type FreeRun, findRun, placeBlocks } from "./free-clusters.ts";
-import { RefcountBlock } from "./refcount-block.ts";
+import type { RefcountBlock } from "./refcount-block.ts";
+import { RefcountBlocks } from "./refcount-blocks.ts";
 import { RefcountTable, type TablePlace } from "./refcount-table.ts";
 
-const CACHE_BYTES = 16 * 1024 * 1024;
 /** As in QEMU. */
 const MOST_TABLE_BYTES = 8 * 1024 * 1024;
 /** Holes smaller than this are not worth a system call. */
@@ -57,8 +57,7 @@ export class Refcounts implements ClusterAllocator {
   readonly reclaims = true;
   readonly #options: RefcountsOptions;
   readonly #perBlock: number;
-  readonly #cache = new Map<number, RefcountBlock>();
-  readonly #dirty = new Set<RefcountBlock>();
+  readonly #blocks: RefcountBlocks;
   readonly #table: RefcountTable;
   /** No free cluster lies below. */
   #hint = 0;
@@ -71,12 +70,13 @@ export class Refcounts implements ClusterAllocator {
   constructor(options: RefcountsOptions) {
     this.#options = options;
     this.#perBlock = (options.clusterSize * 8) / options.refcountBits;
+    this.#blocks = new RefcountBlocks(options.file, options.clusterSize, options.refcountBits);
     this.#table = new RefcountTable(options.table, options.tableOffset, options.clusterSize);
     this.#repeated = repeatedOffsets(blockOffsets(options.table));
   }
 
   get dirty(): boolean {
-    return this.#dirty.size > 0 || this.#table.dirty;
+    return this.#blocks.dirty || this.#table.dirty;
   }
 
   get table(): TablePlace {
@@ -97,13 +97,13 @@ export class Refcounts implements ClusterAllocator {
     return this.#table.blockHost(region);
   }
 
-  /** Whether a region's block can be read: it lies in the file, and is that of no other region. */
+  /** Whether a region's block can be used: it lies in the file, and nothing else does in its place. */
   blockIsSound(region: number): boolean {
-    if (this.#cache.has(region)) return true;
+    if (this.#blocks.has(region)) return true;
     const { file, clusterSize } = this.#options;
     const host = this.blockHost(region);
     const placed = host !== 0 && host % clusterSize === 0 && host + clusterSize <= file.length;
-    return placed && !this.#repeated.has(host);
+    return placed && !this.#repeated.has(host) && this.#options.hostMap.besideTable(host) === undefined;
   }
 
   /** Whether the count of a cluster can be read; otherwise it is 0. */
@@ -167,7 +167,7 @@ export class Refcounts implements ClusterAllocator {
       regions: this.regions,
       unknownEnd: file.grows ? Math.ceil(file.length / clusterSize) : 0,
       hasBlock: (region) => this.blockHost(region) !== 0,
-      block: (region) => this.#cache.get(region) ?? this.#block(region),
+      block: (region) => this.#blocks.peek(region) ?? this.#block(region),
     };
   }
 
@@ -204,12 +204,10 @@ export class Refcounts implements ClusterAllocator {
 
   /** Carries out a plan, for which the table is long enough. */
   async #take({ start, count, hint, blocks }: Plan): Promise<void> {
-    const { clusterSize, refcountBits, hostMap } = this.#options;
+    const { clusterSize, hostMap } = this.#options;
     for (const [region, cluster] of blocks) {
       const host = cluster * clusterSize;
-      const block = new RefcountBlock(region, host, new Uint8Array(clusterSize), refcountBits, true);
-      this.#cache.set(region, block);
-      this.#dirty.add(block);
+      this.#blocks.make(region, host);
       hostMap.addTable(host, clusterSize);
       this.#table.setBlockHost(region, host);
     }
@@ -221,17 +219,17 @@ export class Refcounts implements ClusterAllocator {
   async #setRun(start: number, count: number, value: number): Promise<void> {
     for (let cluster = start; cluster < start + count; ) {
       const region = Math.floor(cluster / this.#perBlock);
-      const block = this.#cache.get(region) ?? (await this.#block(region));
+      const block = this.#blocks.peek(region) ?? (await this.#block(region));
       const end = Math.min(start + count, (region + 1) * this.#perBlock);
       for (; cluster < end; cluster++) block.set(cluster % this.#perBlock, value);
-      this.#dirty.add(block);
+      this.#blocks.touched(block);
     }
   }
 
   async #set(cluster: number, count: number): Promise<void> {
     const block = await this.#block(Math.floor(cluster / this.#perBlock));
     block.set(cluster % this.#perBlock, count);
-    this.#dirty.add(block);
+    this.#blocks.touched(block);
   }
 
   release(host: number, length: number): Promise<void> {
@@ -264,34 +262,19 @@ export class Refcounts implements ClusterAllocator {
   }
 
   async #block(region: number): Promise<RefcountBlock> {
-    const cached = this.#cache.get(region);
+    const cached = this.#blocks.peek(region);
     if (cached !== undefined) return cached;
-    const { file, clusterSize, refcountBits } = this.#options;
+    const { file, clusterSize } = this.#options;
     const host = this.blockHost(region);
     if (host === 0) return this.#create(region);
     if (!this.blockIsSound(region)) {
       throw new StreamdiskError(
         "invalid-image",
-        `Image '${file.name}' is damaged or truncated: its refcount block ${region} at ${host} is not in the file of ${file.length} bytes, or that of another region too`,
+        `Image '${file.name}' is damaged or truncated: its refcount block ${region} at ${host} is not in the file of ${file.length} bytes, or something else lies there`,
         { node: file.name, offset: host, length: clusterSize },
       );
     }
-    const bytes = new Uint8Array(clusterSize);
-    await file.read(host, bytes);
-    const block = new RefcountBlock(region, host, bytes, refcountBits, false);
-    this.#insert(block);
-    return block;
-  }
-
-  #insert(block: RefcountBlock): void {
-    this.#cache.set(block.index, block);
-    const most = Math.max(4, Math.floor(CACHE_BYTES / this.#options.clusterSize));
-    if (this.#cache.size <= most) return;
-    for (const candidate of this.#cache.values()) {
-      if (candidate.dirty || candidate.pins > 0 || candidate === block) continue;
-      this.#cache.delete(candidate.index);
-      return;
-    }
+    return this.#blocks.load(region, host);
   }
 
   /** Makes the block of a region that has none. */
@@ -299,12 +282,12 @@ export class Refcounts implements ClusterAllocator {
     let plan = await this.#planBlock(region);
     while (plan.regions > this.regions) {
       await this.#growTable(plan.regions);
-      const made = this.#cache.get(region);
+      const made = this.#blocks.peek(region);
       if (made !== undefined) return made;
       plan = await this.#planBlock(region);
     }
     await this.#take(plan);
-    return this.#cache.get(region) as RefcountBlock;
+    return this.#blocks.peek(region) as RefcountBlock;
   }
 
   /** A larger table at another place, long enough for the blocks that its own clusters need. */
@@ -336,44 +319,24 @@ export class Refcounts implements ClusterAllocator {
   }
 
   snapshot(): AllocatorSnapshot {
-    const blocks: MetadataWrite[] = [];
-    const held = [...this.#dirty];
-    const undo: (() => void)[] = [];
-    for (const block of held) {
-      block.pins++;
-      const { isNew, dirtyFrom, dirtyTo } = block;
-      const from = isNew ? 0 : dirtyFrom;
-      const to = isNew ? block.bytes.length : dirtyTo;
-      blocks.push({ offset: block.host + from, bytes: block.bytes.slice(from, to) });
-      block.isNew = false;
-      block.dirtyFrom = Number.POSITIVE_INFINITY;
-      block.dirtyTo = 0;
-      undo.push(() => {
-        block.isNew ||= isNew;
-        block.touch(dirtyFrom, dirtyTo);
-        this.#dirty.add(block);
-      });
-    }
-    this.#dirty.clear();
+    const blocks = this.#blocks.snapshot();
     const table = this.#table.snapshot();
     const { offset, length } = this.table;
-    const unpin = () => {
-      for (const block of held) block.pins--;
-    };
     return {
-      blocks: [...blocks, ...table.content],
+      blocks: [...blocks.writes, ...table.content],
       roots: table.roots,
       done: () => {
-        unpin();
+        blocks.done();
         if (table.moved === undefined) return;
         // The header that points at the new table is durable: the old one is free.
         this.#options.onTableMoved(offset, length / this.#options.clusterSize);
-        // If that fails they are leaked, and `check` finds them.
-        this.release(table.moved.offset, table.moved.length).catch(() => {});
+        // If that fails they are leaked, and `check` finds them. In a damaged image it may be something else's place, too.
+        const { offset: before, length: bytes } = table.moved;
+        if (this.#options.hostMap.hit(before, before + bytes) === undefined)
+          this.release(before, bytes).catch(() => {});
       },
       undo: () => {
-        unpin();
-        for (const step of undo) step();
+        blocks.undo();
         table.undo();
       },
     };
