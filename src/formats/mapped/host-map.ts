@@ -48,12 +48,21 @@ export class HostMap {
     for (let at = host; at < host + bytes; at += this.#clusterSize) this.#added.set(at, this.#clusterSize);
   }
 
+  /** What else lies where a table that was found at open lies, as `hit` says it. */
+  besideTable(host: number): string | undefined {
+    const end = host + this.#knownBytes;
+    const area = this.#hitsArea(host, end);
+    if (area !== undefined) return area;
+    const second = this.#firstKnown(host) + 1;
+    return second < this.#known.length && (this.#known[second] as number) < end ? "another table" : undefined;
+  }
+
   /** What metadata [start, end) would hit: a name for a message, or undefined. */
   hit(start: number, end: number): string | undefined {
-    for (const [name, area] of this.#fixed) {
-      if (area.start < end && start < area.end) return name;
-    }
-    if (this.#hitsKnown(start, end)) return "a table";
+    const area = this.#hitsArea(start, end);
+    if (area !== undefined) return area;
+    const first = this.#firstKnown(start);
+    if (first < this.#known.length && (this.#known[first] as number) < end) return "a table";
     if (this.#added.size > 0) {
       for (let at = start - (start % this.#clusterSize); at < end; at += this.#clusterSize) {
         if (this.#added.has(at)) return "a table";
@@ -62,7 +71,15 @@ export class HostMap {
     return undefined;
   }
 
-  #hitsKnown(start: number, end: number): boolean {
+  #hitsArea(start: number, end: number): string | undefined {
+    for (const [name, area] of this.#fixed) {
+      if (area.start < end && start < area.end) return name;
+    }
+    return undefined;
+  }
+
+  /** Index of the first table that ends behind `start`. */
+  #firstKnown(start: number): number {
     let low = 0;
     let high = this.#known.length;
     while (low < high) {
@@ -70,6 +87,6 @@ export class HostMap {
       if ((this.#known[middle] as number) + this.#knownBytes <= start) low = middle + 1;
       else high = middle;
     }
-    return low < this.#known.length && (this.#known[low] as number) < end;
+    return low;
   }
 }

@@ -12,7 +12,7 @@ import { type BlockNode, letGo } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { ClusterAllocator, MetadataWrite } from "./allocator.ts";
 import type { ClusterEntry, MappingCodec, TableEntry } from "./codec.ts";
-import type { Geometry } from "./geometry.ts";
+import { type Geometry, roundDown, roundUp } from "./geometry.ts";
 import type { HostMap } from "./host-map.ts";
 import type { MappingRecord } from "./mapping-log.ts";
 
@@ -31,6 +31,8 @@ export class L2Slice {
   /** Requests that hold it between a look and a change, and checkpoints that are writing it. */
   pins = 0;
   used = true;
+  /** Nothing else lies where its table lies: it may be written. */
+  isAlone = false;
 
   constructor(index: number, host: number, bytes: Uint8Array) {
     this.index = index;
@@ -185,7 +187,7 @@ export class MappingTables {
   /** The slice, ready to be changed: its table is allocated if there was none, and copied if it is shared. */
   forWrite(index: number): Promise<L2Slice> | L2Slice {
     const slice = this.#cache.get(index);
-    if (slice !== undefined && this.#table(index).owned) {
+    if (slice?.isAlone && this.#table(index).owned) {
       slice.used = true;
       return slice;
     }
@@ -204,7 +206,21 @@ export class MappingTables {
     }
     const slice = this.peek(index) ?? (await this.load(index));
     if (slice === null) throw new Error(`slice ${index} of a table that was just made is not there`);
+    this.#demandAlone(slice);
     return slice;
+  }
+
+  #demandAlone(slice: L2Slice): void {
+    const { hostMap, file, geometry } = this.#options;
+    const { host } = this.#table(slice.index);
+    const beside = hostMap.besideTable(host);
+    slice.isAlone = beside === undefined;
+    if (slice.isAlone) return;
+    throw new StreamdiskError(
+      "invalid-image",
+      `Image '${file.name}' is damaged: its L2 table at ${host} would be changed, but ${beside} lies there; nothing was written (try 'qemu-img check')`,
+      { node: file.name, operation: "write", offset: host, length: geometry.tableBytes },
+    );
   }
 
   /**
@@ -229,7 +245,7 @@ export class MappingTables {
     }
     codec.encodeL1(this.#l1View, l1Index, { host, owned: true });
     this.#touchL1(l1Index * 8, l1Index * 8 + 8);
-    if (old !== 0) this.free(old, geometry.tableBytes);
+    if (old !== 0 && hostMap.besideTable(old) === undefined) this.#noteFreed(old, geometry.tableBytes);
   }
 
   async #copyTable(from: number, to: number): Promise<void> {
@@ -260,8 +276,14 @@ export class MappingTables {
     this.#dirty.add(slice);
   }
 
-  /** Something on disk lost a reference that its mapping held until now. */
+  /** Something on disk lost a reference that its mapping held until now. What is metadata besides, in a damaged image, stays. */
   free(host: number, length: number): void {
+    const { clusterSize } = this.#options.geometry;
+    const hit = this.#options.hostMap.hit(roundDown(host, clusterSize), roundUp(host + length, clusterSize));
+    if (hit === undefined) this.#noteFreed(host, length);
+  }
+
+  #noteFreed(host: number, length: number): void {
     const last = this.#freed.at(-1);
     // Not within a cluster: two compressed ones that touch there have a reference each.
     const joins = host % this.#options.geometry.clusterSize === 0;
