@@ -1,16 +1,30 @@
 /**
  * Copy-on-read: what a guest reads and the overlay lacks is fetched from below, given to the guest, and kept.
  *
- * A fetch takes whole units (at least a grain, so that it can be kept; at least 64 KiB, so that a walk through a file
- * costs few round trips). While a unit is under way everybody who reads it waits for the same fetch, which stays in the table until its
- * bytes are in the overlay. The guest is answered first; keeping is the overlay's `populate`, so a guest write that came meanwhile
- * wins. A reader looks at the overlay's extents first, so it never takes bytes from a fetch that a write has overtaken.
+ * The overlay's extents are asked first, always: so a reader never takes bytes from a fetch that a finished write has overtaken.
+ * Where something is missing, the layers below are asked for their extents next. What they say is zero is answered as it is,
+ * neither fetched nor kept. The rest is fetched in whole units (`FetchTable`), which readers share; they are
+ * answered when it has arrived, and it is kept by the overlay's `populate` after that, so a guest's write always wins.
  *
- * Memory: at most `MOST_PENDING` bytes wait to be kept; then a fetch waits for that. When the disk is full nothing is kept for a
- * while and reads go on.
+ * The link to what is below may be dropped at any time, since the stream drops it when nothing is missing. Extents
+ * are true of the backing node that was there when they were asked for: a reader goes on with that one, and when it fails
+ * and is not the overlay's any more, the overlay has the bytes.
+ *
+ * When the image cannot take more (no space), nothing is kept for a while and reads go on.
  */
-import { type BlockNode, type Clock, dataRuns, type Extent, type OverlayNode, systemClock } from "../block/index.ts";
-import { StreamdiskError } from "../errors/index.ts";
+import {
+  type BlockNode,
+  type Clock,
+  chainExtents,
+  type Extent,
+  type OverlayNode,
+  systemClock,
+  validateOpen,
+  validateRange,
+} from "../block/index.ts";
+import { type Fetch, FetchTable } from "./fetch-table.ts";
+import type { GuestDisk } from "./hold.ts";
+import { together } from "./together.ts";
 
 export interface CopyOnReadOptions {
   /** Whether what is read is kept. @default true */
@@ -24,39 +38,26 @@ export interface CopyOnReadCounts {
   readonly kept: number;
 }
 
-const LEAST_UNIT = 64 * 1024;
-const MOST_UNITS = 16;
-const MOST_PENDING = 16 * 1024 * 1024;
-/** After a populate that failed. */
+/** How long nothing is kept after a failure to keep. */
 const REST_MS = 10_000;
 
-/** Units [first, first + count) on their way. */
-interface Fetch {
-  readonly offset: number;
-  readonly bytes: Uint8Array;
-  readonly arrived: Promise<void>;
-  /** Settles when the bytes are in the overlay, or will not be. Never rejects. */
-  readonly kept: Promise<void>;
-}
-
-export class CopyOnRead implements BlockNode {
+export class CopyOnRead implements GuestDisk {
   readonly grows = false;
   readonly #overlay: OverlayNode;
-  readonly #unit: number;
   readonly #keep: boolean;
   readonly #clock: Clock;
-  readonly #underWay = new Map<number, Fetch>();
-  #pending = 0;
-  #fetched = 0;
-  #kept = 0;
+  readonly #fetches: FetchTable;
   #restUntil = Number.NEGATIVE_INFINITY;
+  #closed = false;
 
   /** @param overlay stays its owner's to close */
   constructor(overlay: OverlayNode, { keep = true, clock = systemClock }: CopyOnReadOptions = {}) {
     this.#overlay = overlay;
-    this.#unit = Math.max(LEAST_UNIT, overlay.grain);
     this.#keep = keep;
     this.#clock = clock;
+    this.#fetches = new FetchTable(overlay, () => {
+      this.#restUntil = clock.now() + REST_MS;
+    });
   }
 
   get name(): string {
@@ -76,14 +77,19 @@ export class CopyOnRead implements BlockNode {
   }
 
   get counts(): CopyOnReadCounts {
-    return { fetched: this.#fetched, kept: this.#kept };
+    return { fetched: this.#fetches.fetched, kept: this.#fetches.kept };
   }
 
   async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    await this.#walk(offset, target.length, async (extent) => {
-      const part = target.subarray(extent.offset - offset, extent.offset - offset + extent.length);
-      if (extent.kind === "missing") await this.#readMissing(extent.offset, part, signal);
-      else await this.#overlay.read(extent.offset, part, signal);
+    validateOpen(this, "read", this.#closed);
+    validateRange(this, "read", offset, target.length);
+    if (!this.#keep || this.readOnly || this.#clock.now() < this.#restUntil) {
+      return this.#overlay.read(offset, target, signal);
+    }
+    const part = (extent: Extent) => target.subarray(extent.offset - offset, extent.offset - offset + extent.length);
+    await this.#walk(offset, target.length, (extent, below) => {
+      if (below === undefined) return this.#overlay.read(extent.offset, part(extent), signal);
+      return this.#readMissing(extent, below, part(extent), signal);
     });
   }
 
@@ -92,109 +98,90 @@ export class CopyOnRead implements BlockNode {
     return this.#overlay.readNow?.(offset, target) ?? false;
   }
 
-  /** Fetches what of a range is missing, and resolves when it is kept. */
-  async cache(offset: number, length: number): Promise<void> {
-    await this.#walk(offset, length, async (extent) => {
-      if (extent.kind !== "missing") return;
-      for (const fetch of await this.#fetchAll(extent.offset, extent.length)) {
-        await fetch.arrived;
-        await fetch.kept;
+  /**
+   * Fetches what of a range is missing, and resolves when it is kept; also with `keep` off, and while reads keep nothing for
+   * want of room.
+   */
+  async cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    validateOpen(this, "cache", this.#closed);
+    validateRange(this, "cache", offset, length);
+    await this.#walk(offset, length, async (extent, below) => {
+      if (below === undefined) return;
+      await this.#eachFetch(extent, below, signal, async (fetch) => {
+        await whileWanted(fetch.arrived, signal);
+        await whileWanted(fetch.kept, signal);
+        if (fetch.failure !== undefined) throw fetch.failure.error;
+      });
+    });
+  }
+
+  /**
+   * Acts on every extent of a range, neighbours that are local joined; all of them are under way at once.
+   * @param act gets the layer below for an extent that is missing
+   */
+  #walk(
+    offset: number,
+    length: number,
+    act: (extent: Extent, below: BlockNode | undefined) => Promise<void>,
+  ): Promise<void> {
+    return together(async (add) => {
+      const end = offset + length;
+      for (let position = offset; position < end; ) {
+        const below = this.#overlay.backing;
+        const extents = await this.#overlay.extents(position, end - position);
+        // The link has been changed since: what is missing may be missing no more.
+        if (this.#overlay.backing !== below) continue;
+        for (const extent of joinLocal(extents)) {
+          if (!add(act(extent, extent.kind === "missing" ? below : undefined))) return;
+          position = extent.offset + extent.length;
+        }
       }
     });
   }
 
-  /** Acts on every extent of a range, neighbours that are local joined; all of them are under way at once. */
-  async #walk(offset: number, length: number, act: (extent: Extent) => Promise<void>): Promise<void> {
-    const end = offset + length;
-    const doing: Promise<void>[] = [];
-    let position = offset;
-    while (position < end) {
-      const extents = await this.#overlay.extents(position, end - position).catch(async (error: unknown) => {
-        // What was begun must not be left alone.
-        await Promise.allSettled(doing);
-        throw error;
-      });
-      for (const extent of joinLocal(extents)) {
-        doing.push(act(extent));
-        position = extent.offset + extent.length;
+  async #readMissing(
+    extent: Extent,
+    below: BlockNode,
+    part: Uint8Array,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    // What no fetch is for is zero.
+    part.fill(0);
+    const copy = async (fetch: Fetch, from: number, to: number): Promise<void> => {
+      await whileWanted(fetch.arrived, signal);
+      part.set(fetch.bytes.subarray(from - fetch.offset, to - fetch.offset), from - extent.offset);
+    };
+    try {
+      await this.#eachFetch(extent, below, signal, copy);
+    } catch (error) {
+      if (this.#overlay.backing === below) throw error;
+      await this.#overlay.read(extent.offset, part, signal);
+    }
+  }
+
+  /** Calls `use` with each fetch that a missing range needs, and the part of the range that it is needed for. */
+  #eachFetch(
+    { offset, length }: Extent,
+    below: BlockNode,
+    signal: AbortSignal | undefined,
+    use: (fetch: Fetch, from: number, to: number) => Promise<void>,
+  ): Promise<void> {
+    const inside = Math.min(length, below.length - offset);
+    if (inside <= 0) return Promise.resolve();
+    return together(async (add) => {
+      for await (const extent of chainExtents(below, offset, inside)) {
+        if (extent.kind !== "data") continue;
+        const end = extent.offset + extent.length;
+        for (let position = extent.offset; position < end; ) {
+          signal?.throwIfAborted();
+          validateOpen(this, "read", this.#closed);
+          const fetch = await this.#fetches.take(position, end, below);
+          const to = Math.min(end, fetch.offset + fetch.bytes.length);
+          if (!add(use(fetch, position, to))) return;
+          position = to;
+        }
       }
-    }
-    for (const result of await Promise.allSettled(doing)) {
-      if (result.status === "rejected") throw result.reason;
-    }
-  }
-
-  async #readMissing(offset: number, part: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
-    if (!this.#keeps) return this.#overlay.read(offset, part, signal);
-    for (const fetch of await this.#fetchAll(offset, part.length)) {
-      await fetch.arrived;
-      const from = Math.max(offset, fetch.offset);
-      const to = Math.min(offset + part.length, fetch.offset + fetch.bytes.length);
-      part.set(fetch.bytes.subarray(from - fetch.offset, to - fetch.offset), from - offset);
-    }
-  }
-
-  get #keeps(): boolean {
-    return this.#keep && !this.readOnly && this.#clock.now() >= this.#restUntil;
-  }
-
-  /** The fetches that cover a range; those that nobody has begun are begun, all before the first is waited for. */
-  async #fetchAll(offset: number, length: number): Promise<Fetch[]> {
-    while (this.#pending > MOST_PENDING) await oldest(this.#underWay)?.kept;
-    const last = Math.floor((offset + length - 1) / this.#unit);
-    const fetches: Fetch[] = [];
-    let unit = Math.floor(offset / this.#unit);
-    while (unit <= last) {
-      const there = this.#underWay.get(unit);
-      if (there !== undefined) {
-        if (fetches.at(-1) !== there) fetches.push(there);
-        unit++;
-        continue;
-      }
-      let count = 1;
-      while (count < MOST_UNITS && unit + count <= last && !this.#underWay.has(unit + count)) count++;
-      fetches.push(this.#begin(unit, count));
-      unit += count;
-    }
-    return fetches;
-  }
-
-  #begin(unit: number, count: number): Fetch {
-    const offset = unit * this.#unit;
-    const bytes = new Uint8Array(Math.min(count * this.#unit, this.length - offset));
-    const arrived = this.#readBelow(offset, bytes);
-    const kept = arrived
-      .then(() => this.#keepBytes(offset, bytes))
-      .catch((error: unknown) => this.#notKept(error))
-      .finally(() => {
-        this.#pending -= bytes.length;
-        for (let i = 0; i < count; i++) this.#underWay.delete(unit + i);
-      });
-    const fetch = { offset, bytes, arrived, kept };
-    // Whoever waits for it is told; nobody may be waiting any more.
-    arrived.catch(() => {});
-    this.#pending += bytes.length;
-    for (let i = 0; i < count; i++) this.#underWay.set(unit + i, fetch);
-    return fetch;
-  }
-
-  async #readBelow(offset: number, bytes: Uint8Array): Promise<void> {
-    const below = this.#overlay.backing;
-    const inside = below === undefined ? 0 : Math.max(0, Math.min(bytes.length, below.length - offset));
-    if (below !== undefined && inside > 0) await below.read(offset, bytes.subarray(0, inside));
-    this.#fetched += inside;
-  }
-
-  async #keepBytes(offset: number, bytes: Uint8Array): Promise<void> {
-    for (const { start, end, zero } of dataRuns(bytes, this.#overlay.grain)) {
-      if (zero) await this.#overlay.populateZeroes(offset + start, end - start);
-      else this.#kept += await this.#overlay.populate(offset + start, bytes.subarray(start, end));
-    }
-  }
-
-  /** A source that failed is the readers' affair; an image that cannot take more is left alone for a while. */
-  #notKept(error: unknown): void {
-    if (error instanceof StreamdiskError && error.code === "no-space") this.#restUntil = this.#clock.now() + REST_MS;
+    });
   }
 
   write(offset: number, data: Uint8Array): Promise<void> {
@@ -225,19 +212,15 @@ export class CopyOnRead implements BlockNode {
     return this.#overlay.resize(length);
   }
 
-  /** Waits for what is on its way. */
+  /** Waits for what is on its way, and begins nothing more. */
   async close(): Promise<void> {
-    await Promise.all([...this.#underWay.values()].map(({ kept }) => kept));
+    this.#closed = true;
+    await this.#fetches.settle();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
-}
-
-function oldest(fetches: ReadonlyMap<number, Fetch>): Fetch | undefined {
-  for (const fetch of fetches.values()) return fetch;
-  return undefined;
 }
 
 /** Joins neighbours that are both local. */
@@ -251,4 +234,15 @@ function joinLocal(extents: readonly Extent[]): Extent[] {
     else joined.push({ offset, length, kind: local, depth: 0 });
   }
   return joined;
+}
+
+/** Waits no longer than its caller does. */
+function whileWanted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const stop = (): void => reject(signal.reason);
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+  });
 }

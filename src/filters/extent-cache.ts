@@ -1,11 +1,11 @@
 /**
  * Remembers what a source said of its extents, and answers reads of what it called zero without asking it again: neither
- * the wire nor the source's death matters to them.
+ * the wire nor the source's death matters to them. What it has not said anything of is never taken for zero.
  *
- * Extents are asked for in whole regions, once each, when something in the region is first looked at. A source does not
+ * Extents are asked for in whole regions, once each, when something in the region is first looked at or read. A source does not
  * change while it is a source, so nothing is ever forgotten but for want of room.
  */
-import type { Extent } from "../block/index.ts";
+import { type Extent, validateRange } from "../block/index.ts";
 import { ReadOnlyFilter } from "./read-only-filter.ts";
 
 const REGION = 64 * 1024 * 1024;
@@ -18,8 +18,17 @@ export class ExtentCache extends ReadOnlyFilter {
   #count = 0;
 
   async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
+    await this.#learn(offset, target.length);
     if (this.knownZero(offset, target.length)) target.fill(0);
     else await this.source.read(offset, target, signal);
+  }
+
+  /** Asks for the extents of a range that is about to be read. A failure is left to the read to tell of. */
+  async #learn(offset: number, length: number): Promise<void> {
+    const end = Math.min(offset + length, this.length);
+    for (let index = Math.floor(offset / REGION); index * REGION < end; index++) {
+      if (!this.#regions.has(index)) await this.#ask(index).catch(() => {});
+    }
   }
 
   /** Whether the source has said already that all of a range is zero. */
@@ -27,7 +36,8 @@ export class ExtentCache extends ReadOnlyFilter {
     let position = offset;
     const end = offset + length;
     while (position < end) {
-      const extent = find(this.#regions.get(Math.floor(position / REGION)), position);
+      const known = this.#regions.get(Math.floor(position / REGION)) ?? [];
+      const extent = known[indexAt(known, position)];
       if (extent === undefined || !this.#isZero(extent)) return false;
       position = extent.offset + extent.length;
     }
@@ -39,14 +49,15 @@ export class ExtentCache extends ReadOnlyFilter {
   }
 
   async extents(offset: number, length: number): Promise<Extent[]> {
+    validateRange(this, "map", offset, length);
     const index = Math.floor(offset / REGION);
     const end = Math.min(offset + length, (index + 1) * REGION);
     const known = this.#regions.get(index) ?? (await this.#ask(index));
     const found: Extent[] = [];
-    for (const extent of known) {
-      const from = Math.max(offset, extent.offset);
-      const to = Math.min(end, extent.offset + extent.length);
-      if (from < to) found.push(clip(extent, from, to));
+    for (let i = indexAt(known, offset); i < known.length; i++) {
+      const extent = known[i] as Extent;
+      if (extent.offset >= end) break;
+      found.push(clip(extent, Math.max(offset, extent.offset), Math.min(end, extent.offset + extent.length)));
     }
     return found;
   }
@@ -85,9 +96,8 @@ export class ExtentCache extends ReadOnlyFilter {
   }
 }
 
-/** The extent that contains `position`, by bisection. */
-function find(extents: readonly Extent[] | undefined, position: number): Extent | undefined {
-  if (extents === undefined) return undefined;
+/** The index of the extent that contains `position`, by bisection; the length of the list when it ends before. */
+function indexAt(extents: readonly Extent[], position: number): number {
   let low = 0;
   let high = extents.length;
   while (low < high) {
@@ -96,7 +106,7 @@ function find(extents: readonly Extent[] | undefined, position: number): Extent 
     if (extent.offset + extent.length <= position) low = middle + 1;
     else high = middle;
   }
-  return extents[low];
+  return low;
 }
 
 function clip(extent: Extent, from: number, to: number): Extent {

@@ -1,170 +1,206 @@
 /**
- * What happens when a source dies: the policy around it (design, "Source death").
+ * What a guest gets while a source is dead: the policy of its disk (design, "Source death").
  *
- * The source is *lost* from the first request that fails in a way that may pass, and *back* from the first that succeeds. While it is
- * lost a probe asks for a few bytes, with growing intervals, and requests are held: they wait until it is back, and are sent
- * again. `holdMs` counts from the moment of the loss, for all requests together; after that, and whenever more than `mostHeld` would wait,
- * requests fail at once. So a dead source costs its time once, not once a read.
+ * It stands on the guest's side, around copy-on-read: so it sees the guest's own requests, each once, whatever a request needs
+ * from below and with whom it shares that. One that fails for want of a source is *held*: it waits until the source is back,
+ * and is done again as a whole. Nothing waits further down, neither a lock nor a buffer nor the stream job, which has a
+ * patience of its own.
  *
- * A failure that cannot pass (a source that has changed) is nobody's to wait for.
+ * `holdMs` counts from the moment that the source was lost (`SourceWatch`), for all requests together; after that, and whenever
+ * `mostHeld` wait already, requests fail at once. So a dead source costs its time once, not once a request. A range that an otherwise
+ * healthy source cannot give is asked for again and again for as long, counted from its request's own first failure.
+ *
+ * A source that has changed is nobody's to wait for.
  */
 import { type BlockNode, type Clock, type Extent, systemClock } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { ReadOnlyFilter } from "./read-only-filter.ts";
+import type { SourceLoss, SourceWatch } from "./source-watch.ts";
 
 /** What to do with requests that a lost source cannot answer. */
 export interface SourcePolicy {
   /** How long they are held, in milliseconds from the loss: 0 fails them at once, Infinity never. */
   readonly holdMs: number;
   /** What comes after: an error alone, or an error and the machine's pause (`onPause`). */
-  readonly then: "error" | "pause";
-}
-
-/** How a source is. */
-export interface SourceHealth {
-  readonly state: "ok" | "lost";
-  /** Since when, by the clock of the filter. */
-  readonly since: number;
-  /** Why it is lost. */
-  readonly error?: StreamdiskError;
-  /** Requests that wait. */
-  readonly held: number;
+  readonly afterwards: "error" | "pause";
 }
 
 export interface HoldOptions {
   readonly policy: SourcePolicy;
+  /** The sources below. */
+  readonly watches: readonly Pick<SourceWatch, "loss">[];
   /** Requests that may wait at a time; more get the second policy. @default 8 */
   readonly mostHeld?: number;
   readonly clock?: Clock;
-  readonly onHealth?: (health: SourceHealth) => void;
-  /** The second policy is "pause", and a request has just met it. */
+  /** The second policy is "pause", and a request is about to meet it. */
   readonly onPause?: () => void;
 }
 
-const FIRST_PROBE_MS = 100;
-const LONGEST_PROBE_MS = 5_000;
-const PROBE_BYTES = 512;
+/** What an export needs of a disk. */
+export interface GuestDisk extends BlockNode {
+  /** Fetches what of a range is missing, and resolves when it is kept. */
+  cache(offset: number, length: number, signal?: AbortSignal): Promise<void>;
+}
 
-export class Hold extends ReadOnlyFilter {
+const FIRST_RETRY_MS = 100;
+const LONGEST_RETRY_MS = 5_000;
+
+export class Hold implements GuestDisk {
+  readonly grows = false;
+  readonly #disk: GuestDisk;
   readonly #options: HoldOptions;
   readonly #clock: Clock;
   readonly #closing = new AbortController();
-  #lost: { readonly since: number; readonly error: StreamdiskError } | undefined;
-  #okSince: number;
   #held = 0;
-  /** Wakes those who wait: the source is back, or the time is over. */
-  #waiters: (() => void)[] = [];
 
-  constructor(source: BlockNode, options: HoldOptions) {
-    super(source);
+  /** @param disk closed with this */
+  constructor(disk: GuestDisk, options: HoldOptions) {
+    this.#disk = disk;
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
-    this.#okSince = this.#clock.now();
   }
 
-  get health(): SourceHealth {
-    const held = this.#held;
-    if (this.#lost === undefined) return { state: "ok", since: this.#okSince, held };
-    return { state: "lost", since: this.#lost.since, error: this.#lost.error, held };
+  /** Requests that wait. */
+  get held(): number {
+    return this.#held;
+  }
+
+  get name(): string {
+    return this.#disk.name;
+  }
+
+  get length(): number {
+    return this.#disk.length;
+  }
+
+  get readOnly(): boolean {
+    return this.#disk.readOnly;
+  }
+
+  get backing(): BlockNode | undefined {
+    return this.#disk.backing;
   }
 
   read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    return this.#patiently(() => this.source.read(offset, target, signal), signal);
+    return this.#patiently(() => this.#disk.read(offset, target, signal), signal);
+  }
+
+  readNow(offset: number, target: Uint8Array): boolean {
+    return this.#disk.readNow?.(offset, target) ?? false;
+  }
+
+  cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    return this.#patiently(() => this.#disk.cache(offset, length, signal), signal);
+  }
+
+  /** A write of part of what is missing needs the rest from below. */
+  write(offset: number, data: Uint8Array): Promise<void> {
+    return this.#patiently(() => this.#disk.write(offset, data));
+  }
+
+  writeZeroes(offset: number, length: number): Promise<void> {
+    return this.#patiently(() => this.#disk.writeZeroes(offset, length));
+  }
+
+  canZeroFast(offset: number, length: number): boolean {
+    return this.#disk.canZeroFast?.(offset, length) ?? false;
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    return this.#patiently(() => this.#disk.discard(offset, length));
+  }
+
+  flush(): Promise<void> {
+    return this.#disk.flush();
   }
 
   extents(offset: number, length: number): Promise<Extent[]> {
-    return this.#patiently(() => this.source.extents(offset, length));
+    return this.#disk.extents(offset, length);
   }
 
-  async #patiently<T>(act: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    for (;;) {
-      signal?.throwIfAborted();
-      // Nobody asks a source that is known to be lost but the probe.
-      if (this.#lost === undefined) {
+  resize(length: number): Promise<void> {
+    return this.#disk.resize(length);
+  }
+
+  /** Does a request, again and again where the policy says so. */
+  async #patiently(act: () => Promise<void>, signal?: AbortSignal): Promise<void> {
+    let holding: Holding | undefined;
+    try {
+      for (;;) {
         try {
-          const result = await act();
-          this.#back();
-          return result;
+          return await act();
         } catch (error) {
-          if (!mayPass(error)) throw error;
-          this.#lose(error);
+          if (!(error instanceof StreamdiskError)) throw error;
+          if (error.code === "changed") throw this.#giveUp(error);
+          if (error.code !== "source-lost") throw error;
+          holding ??= this.#hold(error);
+          await this.#wait(holding, error, signal);
         }
       }
-      await this.#wait(signal);
-    }
-  }
-
-  #lose(error: StreamdiskError): void {
-    if (this.#lost !== undefined) return;
-    this.#lost = { since: this.#clock.now(), error };
-    this.#tell();
-    void this.#probe();
-    void this.#clock.sleep(this.#options.policy.holdMs, this.#closing.signal).then(() => this.#wake());
-  }
-
-  #back(): void {
-    if (this.#lost === undefined) return;
-    this.#lost = undefined;
-    this.#okSince = this.#clock.now();
-    this.#wake();
-    this.#tell();
-  }
-
-  async #probe(): Promise<void> {
-    const bytes = new Uint8Array(Math.min(PROBE_BYTES, this.length));
-    for (let wait = FIRST_PROBE_MS; this.#lost !== undefined; wait = Math.min(wait * 2, LONGEST_PROBE_MS)) {
-      await this.#clock.sleep(wait, this.#closing.signal);
-      if (this.#closing.signal.aborted) return;
-      try {
-        await this.source.read(0, bytes);
-        this.#back();
-      } catch (error) {
-        // It is there, and not what it was: whoever asks is told.
-        if (!mayPass(error)) this.#back();
-      }
-    }
-  }
-
-  /** Waits for the source or for the end of patience, or throws when there is no more of it. */
-  async #wait(signal: AbortSignal | undefined): Promise<void> {
-    const lost = this.#lost;
-    if (lost === undefined) return;
-    const { policy, mostHeld = 8, onPause } = this.#options;
-    const over = this.#clock.now() >= lost.since + policy.holdMs;
-    if (over || this.#held >= mostHeld || this.#closing.signal.aborted) {
-      if (policy.then === "pause") onPause?.();
-      throw lost.error;
-    }
-    this.#held++;
-    const wake = () => this.#wake();
-    signal?.addEventListener("abort", wake, { once: true });
-    try {
-      await new Promise<void>((resolve) => this.#waiters.push(resolve));
     } finally {
-      signal?.removeEventListener("abort", wake);
-      this.#held--;
+      if (holding !== undefined) this.#held--;
     }
   }
 
-  #wake(): void {
-    const waiters = this.#waiters;
-    this.#waiters = [];
-    for (const wake of waiters) wake();
+  #hold(error: StreamdiskError): Holding {
+    const { mostHeld = 8 } = this.#options;
+    if (this.#held >= mostHeld) throw this.#giveUp(error);
+    this.#held++;
+    return { since: this.#clock.now(), retryIn: FIRST_RETRY_MS };
   }
 
-  #tell(): void {
-    this.#options.onHealth?.(this.health);
+  /** Waits until it is worth asking again; throws when there is no more patience. */
+  async #wait(holding: Holding, error: StreamdiskError, signal: AbortSignal | undefined): Promise<void> {
+    const loss = this.#lossBehind(error);
+    const since = Math.min(holding.since, loss?.since ?? holding.since);
+    const left = since + this.#options.policy.holdMs - this.#clock.now();
+    if (left <= 0) throw this.#giveUp(error);
+    const woken = new AbortController();
+    const wake = (): void => woken.abort();
+    const wakers = [this.#closing.signal, ...(signal === undefined ? [] : [signal])];
+    for (const waker of wakers) {
+      if (waker.aborted) wake();
+      waker.addEventListener("abort", wake, { once: true });
+    }
+    void loss?.over.then(wake);
+    await this.#clock.sleep(loss === undefined ? Math.min(holding.retryIn, left) : left, woken.signal);
+    for (const waker of wakers) waker.removeEventListener("abort", wake);
+    holding.retryIn = Math.min(holding.retryIn * 2, LONGEST_RETRY_MS);
+    signal?.throwIfAborted();
+    if (this.#closing.signal.aborted) {
+      throw new StreamdiskError(
+        "shutdown",
+        `'${this.name}' was closed before its source was back`,
+        error.context,
+        error,
+      );
+    }
   }
 
-  /** Whoever waits gets the error. */
-  override async close(): Promise<void> {
+  /** The loss that an error tells of, if it is not over. */
+  #lossBehind(error: StreamdiskError): SourceLoss | undefined {
+    return this.#options.watches.find(({ loss }) => loss?.error === error)?.loss;
+  }
+
+  #giveUp(error: StreamdiskError): StreamdiskError {
+    if (this.#options.policy.afterwards === "pause") this.#options.onPause?.();
+    return error;
+  }
+
+  /** Whoever waits gets an error. */
+  async close(): Promise<void> {
     this.#closing.abort();
-    this.#wake();
-    await super.close();
+    await this.#disk.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
   }
 }
 
-/** Failures that waiting may cure. */
-function mayPass(error: unknown): error is StreamdiskError {
-  return error instanceof StreamdiskError && ["source-lost", "io", "protocol"].includes(error.code);
+/** A request that is held. */
+interface Holding {
+  /** Its own first failure. */
+  readonly since: number;
+  /** Where no loss is known whose end could be waited for. */
+  retryIn: number;
 }

@@ -1,0 +1,146 @@
+/**
+ * What copy-on-read has under way: ranges on their way from below into the overlay.
+ *
+ * A fetch takes whole units: at least a grain, so that it can be kept; at least 64 KiB, so that a walk through a file
+ * costs few round trips. While a unit is under way everybody who reads it waits for the same fetch, which stays in the table until its
+ * bytes are in the overlay, or will not be. Its readers go first: keeping begins one turn of the event loop later.
+ *
+ * Memory: at most `MOST_BYTES`, or one fetch that is larger, are under way; more have to wait.
+ */
+import { type BlockNode, dataRuns, letGo, type OverlayNode, validateRange } from "../block/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+
+const LEAST_UNIT = 64 * 1024;
+/** The longest fetch, unless a unit is longer. */
+const LONGEST = 1024 * 1024;
+const MOST_BYTES = 16 * 1024 * 1024;
+
+/** Whole units on their way. */
+export interface Fetch {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+  readonly arrived: Promise<void>;
+  /** Resolves when the bytes are in the overlay, or will not be. */
+  readonly kept: Promise<void>;
+  /** Why they have arrived and will not be kept. */
+  failure: { readonly error: unknown } | undefined;
+}
+
+export class FetchTable {
+  readonly #overlay: OverlayNode;
+  readonly #unit: number;
+  readonly #onNotKept: () => void;
+  readonly #byUnit = new Map<number, Fetch>();
+  #bytes = 0;
+  #fetched = 0;
+  #kept = 0;
+
+  /** @param onNotKept called when the image could not take what was fetched */
+  constructor(overlay: OverlayNode, onNotKept: () => void) {
+    this.#overlay = overlay;
+    this.#unit = Math.max(LEAST_UNIT, overlay.grain);
+    this.#onNotKept = onNotKept;
+  }
+
+  /** Bytes that have arrived from below. */
+  get fetched(): number {
+    return this.#fetched;
+  }
+
+  /** Bytes that were missing and are local through this. */
+  get kept(): number {
+    return this.#kept;
+  }
+
+  /**
+   * A fetch whose bytes include the one at `position`: one that is under way, or a new one that goes as far as `end` if it may be
+   * so long.
+   *
+   * @param below where to read, and what the range was missing over when it was looked up
+   */
+  async take(position: number, end: number, below: BlockNode): Promise<Fetch> {
+    const unit = Math.floor(position / this.#unit);
+    for (;;) {
+      const there = this.#byUnit.get(unit);
+      // One from before the disk has grown may end too early.
+      if (there !== undefined && position < there.offset + there.bytes.length) return there;
+      const count = this.#count(unit, end);
+      const hasRoom = this.#bytes === 0 || this.#bytes + count * this.#unit <= MOST_BYTES;
+      if (there === undefined && hasRoom) return this.#begin(unit, count, below);
+      await (there ?? this.#oldest())?.kept;
+    }
+  }
+
+  /** Resolves when nothing is under way. */
+  async settle(): Promise<void> {
+    for (let fetch = this.#oldest(); fetch !== undefined; fetch = this.#oldest()) await fetch.kept;
+  }
+
+  #oldest(): Fetch | undefined {
+    return this.#byUnit.values().next().value;
+  }
+
+  /** How many units from `unit` on one fetch may take. */
+  #count(unit: number, end: number): number {
+    const most = Math.min(LONGEST / this.#unit, Math.ceil(end / this.#unit) - unit);
+    let count = 1;
+    while (count < most && !this.#byUnit.has(unit + count)) count++;
+    return count;
+  }
+
+  #begin(unit: number, count: number, below: BlockNode): Fetch {
+    const offset = unit * this.#unit;
+    const length = Math.min(count * this.#unit, this.#overlay.length - offset);
+    // It may have become shorter since it was looked at.
+    validateRange(this.#overlay, "read", offset, length);
+    const bytes = new Uint8Array(length);
+    const fetch = { offset, bytes, arrived: this.#read(offset, bytes, below), kept: SETTLED, failure: undefined };
+    fetch.kept = this.#keep(fetch).finally(() => {
+      this.#bytes -= length;
+      for (let i = 0; i < count; i++) this.#byUnit.delete(unit + i);
+    });
+    this.#bytes += length;
+    for (let i = 0; i < count; i++) this.#byUnit.set(unit + i, fetch);
+    return fetch;
+  }
+
+  async #read(offset: number, bytes: Uint8Array, below: BlockNode): Promise<void> {
+    const inside = Math.max(0, Math.min(bytes.length, below.length - offset));
+    if (inside > 0) await below.read(offset, bytes.subarray(0, inside));
+    this.#fetched += inside;
+  }
+
+  async #keep(fetch: Fetch): Promise<void> {
+    const { offset, bytes } = fetch;
+    try {
+      await fetch.arrived;
+    } catch {
+      // Its readers are told.
+      return;
+    }
+    await nextTurn();
+    try {
+      for (const { start, end, zero } of dataRuns(bytes, this.#overlay.grain)) {
+        if (zero) await this.#overlay.populateZeroes(offset + start, end - start);
+        else this.#kept += await this.#overlay.populate(offset + start, bytes.subarray(start, end));
+      }
+    } catch (error) {
+      fetch.failure = { error };
+      if (!isOfItsRange(error)) this.#onNotKept();
+      return;
+    }
+    // Whoever took it from the table while it was there has had its bytes by then.
+    void nextTurn().then(() => letGo(bytes));
+  }
+}
+
+const SETTLED = Promise.resolve();
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+/** The disk has become shorter, or was closed: that is no reason to keep nothing else. */
+function isOfItsRange(error: unknown): boolean {
+  return error instanceof StreamdiskError && (error.code === "invalid-argument" || error.code === "shutdown");
+}
