@@ -5,7 +5,16 @@
  */
 export type { BackingReference, BlockNode, Extent, ExtentKind, OverlayNode } from "./block/index.ts";
 export type { ChainLayer } from "./chain/index.ts";
+export {
+  type DiskInfo,
+  type ServeDiskOptions,
+  type ServedDisk,
+  type SourceState,
+  type StreamSpec,
+  serveDisk,
+} from "./engine/index.ts";
 export { ERROR_TABLE, type ErrorCode, type ErrorContext, StreamdiskError } from "./errors/index.ts";
+export type { SourcePolicy } from "./filters/index.ts";
 export type { CheckResult, FormatName, FormatNode } from "./formats/index.ts";
 export {
   type CheckImageOptions,

@@ -26,6 +26,11 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
   resize: { summary: "change the virtual size of an image", load: () => import("./commands/resize.ts") },
   rebase: { summary: "name another backing file, when it has moved", load: () => import("./commands/rebase.ts") },
   stream: { summary: "fill an overlay until it needs no backing file", load: () => import("./commands/stream.ts") },
+  serve: {
+    summary: "serve an image over NBD while what it lacks is fetched",
+    load: () => import("./commands/serve.ts"),
+  },
+  nbd: { summary: "show what an NBD server offers", load: () => import("./commands/nbd.ts") },
   doctor: { summary: "show what works on this machine and what does not", load: () => import("./commands/doctor.ts") },
   demo: {
     summary: "stream, kill -9, resume and verify, on images of its own",

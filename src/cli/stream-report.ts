@@ -2,7 +2,7 @@
 import { StreamdiskError } from "../errors/index.ts";
 import type { StreamProgress } from "../stream/index.ts";
 import { Interrupted } from "./interrupt.ts";
-import { printJsonLine, printLines, printWarnings } from "./output.ts";
+import { calledCommand, printJsonLine, printLines, printWarnings } from "./output.ts";
 import { type Moment, ProgressMeter } from "./progress.ts";
 import { formatDuration, formatSize } from "./units.ts";
 
@@ -57,7 +57,7 @@ export class StreamReport {
     this.#meter.finish();
     const last = this.#last;
     if (last === undefined) return error;
-    const goOn = `Go on with: ${commandLine(process.argv.slice(2))}`;
+    const goOn = `Go on with: ${calledCommand()}`;
     const interrupted = Interrupted.behind(error);
     if (interrupted !== undefined) {
       const where = last.reason?.message ?? `What was fetched stays in '${this.#path}'`;
@@ -78,10 +78,4 @@ function momentOf(progress: StreamProgress): Moment {
 function noteOf({ state, reason }: StreamProgress): string | undefined {
   if (state !== "waiting") return undefined;
   return reason?.retryIn === undefined ? "waiting" : `waiting, next try in ${formatDuration(reason.retryIn)}`;
-}
-
-/** The command that was called, so that a shell takes it again. */
-function commandLine(argv: readonly string[]): string {
-  const quoted = argv.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`));
-  return ["streamdisk", ...quoted].join(" ");
 }

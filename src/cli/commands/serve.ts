@@ -1,0 +1,243 @@
+import { spawn } from "node:child_process";
+import { rmSync, writeFileSync } from "node:fs";
+import { isIP } from "node:net";
+import type { Command } from "commander";
+import { type DiskInfo, type ServeDiskOptions, type ServedDisk, serveDisk } from "../../engine/index.ts";
+import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
+import type { SourcePolicy } from "../../filters/index.ts";
+import type { FormatName } from "../../formats/index.ts";
+import { helpAfter } from "../help.ts";
+import { Interrupted, interruptible } from "../interrupt.ts";
+import { allowed, type ImageFlags, imageOptions, parseFormat } from "../options.ts";
+import { calledCommand, printJsonLine, printLines, printWarnings } from "../output.ts";
+import { libvirtDisk, ServeStatus } from "../serve-report.ts";
+import { parseSourcePolicy } from "../source-policy.ts";
+import { filePath } from "../targets.ts";
+import { parseRate, parseSize } from "../units.ts";
+
+interface Flags extends ImageFlags {
+  readonly backing?: string;
+  readonly backingFormat?: FormatName;
+  readonly create?: boolean;
+  readonly size?: number;
+  readonly socket?: string;
+  readonly port?: number;
+  readonly bind?: string;
+  readonly export: string;
+  readonly readOnly?: boolean;
+  readonly stream?: boolean;
+  readonly speed?: number;
+  readonly copyOnRead: boolean;
+  readonly onSourceError?: SourcePolicy;
+  readonly socketMode?: number;
+  readonly socketGroup?: string;
+  readonly tlsCertificates?: string;
+  readonly tlsPskFile?: string;
+  readonly maxConnections?: number;
+  readonly pidFile?: string;
+  readonly exitWhenHydrated?: boolean;
+  readonly run?: string;
+}
+
+export function define(command: Command): void {
+  command
+    .argument("<image>", "the image to serve")
+    .option("--backing <ref>", "backing file, in place of what the image says; a new image records it")
+    .option("--backing-format <format>", "format of the backing file", parseFormat)
+    .option("--create", "make the image when it is not there yet")
+    .option("--size <size>", "with --create: virtual size; without it, that of the backing file", parseSize)
+    .option("--socket <path>", "listen on a Unix socket there; without it and --port, on a private one")
+    .option("--port <number>", "listen on TCP; 0 takes a free port", parsePort)
+    .option("--bind <address>", "with --port: the address to listen on; without it, loopback")
+    .option("--export <name>", "name of the export", "")
+    .option("-r, --read-only", "guests can only read")
+    .option("--stream", "fetch what is missing while guests run, then break the link to the backing file")
+    .option("--speed <rate>", "with --stream: bytes a second at most, for example 50M", parseRate)
+    .option("--no-copy-on-read", "do not keep what guests read from the backing file")
+    .option(
+      "--on-source-error <policy>",
+      "what a read of a lost source gets: hold, hold:30s,error, hold:30s,pause, pause or error; without it, hold:30s,error",
+      parseSourcePolicy,
+    )
+    .option("--socket-mode <mode>", "permissions of the socket, octal; without it, 600", parseMode)
+    .option("--socket-group <gid>", "group of the socket, by name or number")
+    .option("--tls-certificates <dir>", "TLS with ca-cert.pem, server-cert.pem and server-key.pem from there")
+    .option("--tls-psk-file <file>", "TLS with pre-shared keys from there")
+    .option("--max-connections <number>", "clients at a time at most", parseCount)
+    .option("--pid-file <file>", "write the process id there while the disk is served")
+    .option("--exit-when-hydrated", "end when the disk needs its backing file no more")
+    .option("--run <command>", "run a shell command with $uri and $socket set, and end with it");
+  imageOptions(command)
+    .addHelpText(
+      "after",
+      helpAfter([
+        "streamdisk serve vm1.qcow2 --stream",
+        "streamdisk serve vm1.qcow2 --create --backing debian.qcow2 --stream --speed 50M",
+        "streamdisk serve vm1.qcow2 --port 10809 --on-source-error hold:1m,error",
+        "streamdisk serve vm1.qcow2 --run 'qemu-img convert -O raw $uri copy.raw'",
+      ]),
+    )
+    .action(serve);
+}
+
+async function serve(image: string, flags: Flags): Promise<void> {
+  refuseLoneFlags(flags);
+  const options = serveOptions(filePath(image), flags);
+  try {
+    await interruptible(async (signal) => {
+      await using disk = await serveDisk(options);
+      using _pidFile = pidFile(flags.pidFile);
+      const info = await disk.info();
+      announce(disk, info, flags);
+      const status = new ServeStatus(disk, flags.json === true);
+      try {
+        await untilTheEnd(disk, info, flags, signal);
+      } finally {
+        status.end();
+      }
+    });
+  } catch (error) {
+    const interrupted = Interrupted.behind(error);
+    if (interrupted === undefined) throw error;
+    goOn(options.image, flags);
+    // Nobody waited for another end than this.
+    if (flags.run !== undefined || flags.exitWhenHydrated) process.exitCode = interrupted.exit;
+  }
+}
+
+function serveOptions(image: string, flags: Flags): ServeDiskOptions {
+  const { format, backing, backingFormat, create, size, readOnly, copyOnRead, onSourceError } = flags;
+  return {
+    image,
+    exportName: flags.export,
+    allowBacking: allowed(flags),
+    copyOnRead,
+    ...defined({ format, backing, backingFormat, create, size, readOnly, onSourceError, listen: listenOf(flags) }),
+    ...defined({ maxConnections: flags.maxConnections, tls: tlsOf(flags) }),
+    ...(flags.stream && { stream: defined({ speed: flags.speed }) }),
+  };
+}
+
+/** Serves until there is a reason to end. */
+async function untilTheEnd(disk: ServedDisk, info: DiskInfo, flags: Flags, signal: AbortSignal): Promise<void> {
+  const ends: Promise<unknown>[] = [stopped(signal)];
+  if (flags.run !== undefined) ends.push(run(flags.run, disk, signal));
+  if (flags.exitWhenHydrated) ends.push(info.hydrated ? Promise.resolve() : disk.hydrated());
+  await Promise.race(ends);
+}
+
+function stopped(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+}
+
+/** Runs a command beside the export; its exit code becomes ours. */
+function run(command: string, disk: ServedDisk, signal: AbortSignal): Promise<void> {
+  const { uri } = disk;
+  const env = { ...process.env, uri, socket: disk.socketPath ?? "" };
+  const child = spawn("/bin/sh", ["-c", command], { stdio: "inherit", env, signal });
+  return new Promise((resolve, reject) => {
+    child.on("error", reject);
+    child.on("exit", (code, ended) => {
+      process.exitCode = code ?? (ended === null ? 1 : 128);
+      resolve();
+    });
+  });
+}
+
+function announce(disk: ServedDisk, info: DiskInfo, flags: Flags): void {
+  printWarnings(info.warnings);
+  const blockdev = disk.qemuBlockdev();
+  if (flags.json) {
+    printJsonLine({ event: "serving", uri: disk.uri, blockdev, libvirt: libvirtDisk(disk), info });
+    return;
+  }
+  printLines(
+    `Serving '${info.image}' (${info.format}) at ${disk.uri}`,
+    "",
+    `QEMU:     -blockdev ${blockdev}`,
+    `libvirt:  ${libvirtDisk(disk)}`,
+    "",
+  );
+}
+
+/** After Ctrl-C: how it is, and how to serve on. */
+function goOn(path: string, flags: Flags): void {
+  if (flags.json) return;
+  printLines(`'${path}' is in order and keeps what was fetched. Go on with: ${calledCommand()}`);
+}
+
+/** Options that mean nothing without another. */
+const NEEDS: readonly (readonly [keyof Flags, keyof Flags, string])[] = [
+  ["bind", "port", "'--bind' needs '--port'"],
+  ["size", "create", "'--size' needs '--create'"],
+  ["socketGroup", "socket", "'--socket-group' needs '--socket'"],
+  ["socketMode", "socket", "'--socket-mode' needs '--socket'"],
+  ["speed", "stream", "'--speed' needs '--stream'"],
+];
+
+function refuseLoneFlags(flags: Flags): void {
+  for (const [flag, needed, message] of NEEDS) {
+    if (flags[flag] !== undefined && flags[needed] === undefined) {
+      throw new StreamdiskError("invalid-argument", `Option ${message}`);
+    }
+  }
+}
+
+function listenOf({ socket, port, bind, socketMode, socketGroup }: Flags): ServeDiskOptions["listen"] {
+  if (socket !== undefined && port !== undefined) {
+    throw new StreamdiskError("invalid-argument", "Options '--socket' and '--port' exclude each other");
+  }
+  if (bind !== undefined && isIP(bind) === 0) {
+    throw new StreamdiskError("invalid-argument", `Option '--bind' takes an IP address, and '${bind}' is none`);
+  }
+  if (port !== undefined) return { host: bind ?? "127.0.0.1", port };
+  if (socket === undefined) return undefined;
+  return { path: socket, ...defined({ mode: socketMode, group: socketGroup }) };
+}
+
+function tlsOf({ tlsCertificates, tlsPskFile }: Flags): ServeDiskOptions["tls"] {
+  if (tlsCertificates !== undefined && tlsPskFile !== undefined) {
+    throw new StreamdiskError(
+      "invalid-argument",
+      "Options '--tls-certificates' and '--tls-psk-file' exclude each other",
+    );
+  }
+  if (tlsCertificates !== undefined) return { certificates: tlsCertificates };
+  return tlsPskFile === undefined ? undefined : { pskFile: tlsPskFile };
+}
+
+function pidFile(path: string | undefined): Disposable {
+  if (path === undefined) return { [Symbol.dispose]: () => {} };
+  try {
+    writeFileSync(path, `${process.pid}\n`);
+  } catch (error) {
+    throw wrapSystemError(error, path, "write");
+  }
+  return { [Symbol.dispose]: () => rmSync(path, { force: true }) };
+}
+
+/** Without what is undefined: an option that was not given is not there. */
+function defined<T extends object>(values: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>;
+  };
+}
+
+function parsePort(text: string): number {
+  const port = parseCount(text);
+  if (port <= 65535) return port;
+  throw new StreamdiskError("invalid-argument", `'${text}' is not a port: they end at 65535`);
+}
+
+function parseMode(text: string): number {
+  if (/^0?[0-7]{3}$/.test(text)) return Number.parseInt(text, 8);
+  throw new StreamdiskError("invalid-argument", `'${text}' is not a mode: write three octal digits, such as 660`);
+}
+
+function parseCount(text: string): number {
+  if (/^\d{1,9}$/.test(text)) return Number(text);
+  throw new StreamdiskError("invalid-argument", `'${text}' is not a whole number`);
+}

@@ -1,0 +1,90 @@
+/** What `serve` shows while it serves: a status line on a terminal, or JSON lines. */
+import type { ServedDisk } from "../engine/index.ts";
+import { printable, printJsonLine } from "./output.ts";
+import { formatSize } from "./units.ts";
+
+const LOOK_MS = 1000;
+
+export class ServeStatus {
+  readonly #disk: ServedDisk;
+  readonly #json: boolean;
+  readonly #timer: NodeJS.Timeout;
+  #fetchedBefore = 0;
+  #shown = false;
+  #looking = false;
+
+  constructor(disk: ServedDisk, json: boolean) {
+    this.#disk = disk;
+    this.#json = json;
+    this.#timer = setInterval(() => void this.#look(), LOOK_MS);
+    disk.on("source", ({ state, message }) => this.#say("source", { state, message }, sourceLine(state, message)));
+    disk.on("hydrated", () => this.#say("hydrated", {}, "nothing is missing any more: the disk stands alone"));
+    disk.on("stream-failed", ({ code, message }) => this.#say("stream-failed", { code, message }, message));
+  }
+
+  /** Something happened: a line that stays. */
+  #say(event: string, facts: object, line: string): void {
+    if (this.#json) printJsonLine({ event, ...facts });
+    else this.#line(printable(line));
+  }
+
+  #line(text: string): void {
+    process.stderr.write(`${this.#shown ? "\r\u001b[K" : ""}streamdisk: ${text}\n`);
+    this.#shown = false;
+  }
+
+  async #look(): Promise<void> {
+    if (this.#looking || (!this.#json && !process.stderr.isTTY)) return;
+    this.#looking = true;
+    try {
+      const info = await this.#disk.info();
+      const done = info.fetchedBytes + (info.stream?.copiedBytes ?? 0);
+      const rate = Math.max(0, done - this.#fetchedBefore) / (LOOK_MS / 1000);
+      this.#fetchedBefore = done;
+      const local = info.length === 0 ? 1 : 1 - info.missingBytes / info.length;
+      if (this.#json) {
+        const { localBytes, zeroBytes, missingBytes, clients, source } = info;
+        printJsonLine({ event: "status", localBytes, zeroBytes, missingBytes, rate, clients, source });
+        return;
+      }
+      const percent = `${Math.floor(local * 100)}% local`;
+      const people = `${info.clients} client${info.clients === 1 ? "" : "s"}`;
+      const source = info.source.state === "none" ? "stands alone" : `source ${info.source.state}`;
+      process.stderr.write(`\r\u001b[K${percent}  ${formatSize(rate)}/s  ${people}  ${source}`);
+      this.#shown = true;
+    } catch {
+      // The disk is being closed.
+    } finally {
+      this.#looking = false;
+    }
+  }
+
+  end(): void {
+    clearInterval(this.#timer);
+    if (this.#shown) process.stderr.write("\n");
+    this.#shown = false;
+  }
+}
+
+function sourceLine(state: string, message: string | undefined): string {
+  if (state === "lost") return `the source is lost: ${message ?? ""}; local data is served on`;
+  return "the source is back";
+}
+
+/** The element to paste into a domain's XML. */
+export function libvirtDisk(disk: ServedDisk): string {
+  const { socketPath, exportName, uri } = disk;
+  const host =
+    socketPath === undefined
+      ? `<host name='${xml(new URL(uri).hostname)}' port='${new URL(uri).port}'/>`
+      : `<host transport='unix' socket='${xml(socketPath)}'/>`;
+  const tls = uri.startsWith("nbds") ? " tls='yes'" : "";
+  return (
+    `<disk type='network' device='disk'><driver name='qemu' type='raw' rerror_policy='stop' error_policy='stop'/>` +
+    `<source protocol='nbd' name='${xml(exportName)}'${tls}>${host}</source><target dev='vda' bus='virtio'/></disk>`
+  );
+}
+
+function xml(text: string): string {
+  return text.replace(/[<>&'"]/g, (character) => `&#${character.charCodeAt(0)};`);
+}

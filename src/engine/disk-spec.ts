@@ -1,0 +1,72 @@
+import type { ErrorCode } from "../errors/index.ts";
+import type { SourcePolicy } from "../filters/index.ts";
+import type { FormatName } from "../formats/index.ts";
+import type { ServeNbdOptions } from "../nbd/index.ts";
+import type { StreamProgress } from "../stream/index.ts";
+
+/** A disk as a whole, as plain data: it can be sent to the thread that shall have it. */
+export interface DiskSpec {
+  readonly image: string;
+  readonly format?: FormatName;
+  /** In place of what the image says. */
+  readonly backing?: string;
+  readonly backingFormat?: FormatName;
+  readonly readOnly: boolean;
+  readonly allowBacking: readonly string[] | "any";
+  readonly copyOnRead: boolean;
+  readonly onSourceError: SourcePolicy;
+  readonly listen: ServeNbdOptions["listen"];
+  readonly exportName: string;
+  readonly maxConnections?: number;
+  readonly tls?: NonNullable<ServeNbdOptions["tls"]>;
+  /** Starts a stream at once. */
+  readonly stream?: StreamSpec;
+}
+
+export interface StreamSpec {
+  /** Bytes a second. */
+  readonly speed?: number;
+  /** Bytes under way at once. */
+  readonly window?: number;
+}
+
+/** How the source is: `none` for a disk that stands alone, `changed` for one that is not what it was and never will be. */
+export interface SourceState {
+  readonly state: "ok" | "lost" | "changed" | "none";
+  /** Why it is lost. */
+  readonly message?: string;
+  /** Guest requests that wait for it. */
+  readonly held: number;
+}
+
+/** How a disk is, now. */
+export interface DiskInfo {
+  readonly image: string;
+  readonly uri: string;
+  readonly format: FormatName;
+  /** Virtual size in bytes. */
+  readonly length: number;
+  readonly localBytes: number;
+  /** Written as zeroes in the image itself. */
+  readonly zeroBytes: number;
+  /** Not in the image. Of this, what the source says is zero needs no fetch. */
+  readonly missingBytes: number;
+  /** Whether it needs its backing file no more. */
+  readonly hydrated: boolean;
+  readonly clients: number;
+  readonly source: SourceState;
+  /** Bytes that guest reads have fetched since the start. */
+  readonly fetchedBytes: number;
+  readonly stream?: StreamProgress;
+  readonly warnings: readonly string[];
+}
+
+/** What a disk tells without being asked. */
+export type DiskEvent =
+  | { readonly type: "progress"; readonly progress: StreamProgress }
+  | { readonly type: "source"; readonly source: SourceState }
+  /** The policy says "pause": whoever owns the machine is to stop it. */
+  | { readonly type: "pause" }
+  /** Nothing is missing any more, and the link is broken. */
+  | { readonly type: "hydrated" }
+  | { readonly type: "stream-failed"; readonly code: ErrorCode; readonly message: string };

@@ -1,0 +1,223 @@
+/**
+ * A disk as a whole, in the thread that has it: the chain of images, what happens on the way from the source, copy-on-read, the
+ * export, the stream job.
+ *
+ *     guest -> NBD server -> hold -> copy-on-read -> overlay -> backing format -> extent cache -> watch -> source
+ *                                     stream job -> overlay, and below it by the same way
+ *
+ * A guest's request may be held while the source is dead; the stream job waits by itself. The disk is hydrated when a stream has
+ * ended; then the layers below are closed and the export lives on.
+ */
+import { type BlockNode, isOverlay, layerExtents, type OverlayNode } from "../block/index.ts";
+import { type Chain, openChain } from "../chain/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import { CopyOnRead, ExtentCache, Hold, SourceWatch, Timed } from "../filters/index.ts";
+import { type NbdExport, type NbdServer, serveNbd } from "../nbd/index.ts";
+import { overlayTarget, type StepResult, StreamJob, stepStream } from "../stream/index.ts";
+import type { DiskEvent, DiskInfo, DiskSpec, SourceState, StreamSpec } from "./disk-spec.ts";
+
+/** A read of a local source that takes longer than this has no answer coming: a hung file system. */
+const SOURCE_TIMEOUT_MS = 30_000;
+/** How long a close waits for replies under way. */
+const DRAIN_MS = 5_000;
+
+interface GuestSide {
+  readonly copyOnRead: CopyOnRead;
+  readonly hold: Hold;
+}
+
+interface DiskParts {
+  readonly chain: Chain;
+  /** Absent where nothing can be missing. */
+  readonly guest: GuestSide | undefined;
+  readonly server: NbdServer;
+  readonly watches: readonly SourceWatch[];
+}
+
+export class Disk {
+  readonly #spec: DiskSpec;
+  readonly #emit: (event: DiskEvent) => void;
+  readonly #chain: Chain;
+  readonly #guest: GuestSide | undefined;
+  readonly #server: NbdServer;
+  readonly #watches: readonly SourceWatch[];
+  #job: StreamJob | undefined;
+  #streaming: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
+
+  private constructor(spec: DiskSpec, emit: (event: DiskEvent) => void, parts: DiskParts) {
+    this.#spec = spec;
+    this.#emit = emit;
+    this.#chain = parts.chain;
+    this.#guest = parts.guest;
+    this.#server = parts.server;
+    this.#watches = parts.watches;
+  }
+
+  /** Opens and exports a disk; it answers from then on. */
+  static async open(spec: DiskSpec, emit: (event: DiskEvent) => void): Promise<Disk> {
+    const watches: SourceWatch[] = [];
+    const { image: file, format, readOnly, backing, backingFormat, allowBacking } = spec;
+    const below = backing === undefined ? {} : { backing: { file: backing, format: backingFormat } };
+    const onHealth = () => emit({ type: "source", source: sourceState(watches, 0) });
+    const wrapSource = (source: BlockNode) => {
+      const watch = new SourceWatch(timed(source), { onHealth });
+      watches.push(watch);
+      return new ExtentCache(watch);
+    };
+    const chain = await openChain({ file, format, readOnly, ...below }, { allowBacking, wrapSource });
+    let server: NbdServer | undefined;
+    try {
+      const guest = guestSide(chain, spec, watches, () => emit({ type: "pause" }));
+      server = await serveNbd({ listen: spec.listen, tls: spec.tls, exports: [exportOf(spec, chain, guest)] });
+      const disk = new Disk(spec, emit, { chain, guest, server, watches });
+      if (spec.stream !== undefined) disk.stream(spec.stream);
+      return disk;
+    } catch (error) {
+      await server?.close().catch(() => {});
+      await chain.close().catch(() => {});
+      throw error;
+    }
+  }
+
+  get uri(): string {
+    return this.#server.uri;
+  }
+
+  async info(): Promise<DiskInfo> {
+    const { node } = this.#chain;
+    const bytes = { data: 0, zero: 0, missing: 0 };
+    for await (const { kind, length } of layerExtents(node)) bytes[kind] += length;
+    const hydrated = !isOverlay(node) || node.backingReference === undefined;
+    return {
+      image: this.#spec.image,
+      uri: this.uri,
+      format: node.format,
+      length: node.length,
+      localBytes: bytes.data,
+      // What an image that stands alone has never allocated reads as zeroes.
+      zeroBytes: hydrated ? bytes.zero + bytes.missing : bytes.zero,
+      missingBytes: hydrated ? 0 : bytes.missing,
+      hydrated,
+      clients: this.#server.connections,
+      source: hydrated ? { state: "none", held: 0 } : sourceState(this.#watches, this.#guest?.hold.held ?? 0),
+      fetchedBytes: this.#guest?.copyOnRead.counts.fetched ?? 0,
+      ...(this.#job !== undefined && { stream: this.#job.progress }),
+      warnings: this.#chain.warnings,
+    };
+  }
+
+  /** Starts a stream, unless one runs. */
+  stream(options: StreamSpec): void {
+    if (this.#streaming !== undefined) return;
+    const overlay = this.#overlay();
+    const freeSpace = async () => this.#chain.layers[0]?.file?.freeSpace();
+    this.#job = new StreamJob(overlayTarget(overlay), { ...options, retryFor: Number.POSITIVE_INFINITY, freeSpace });
+    this.#streaming = this.#run(this.#job).finally(() => {
+      this.#streaming = undefined;
+    });
+  }
+
+  async #run(job: StreamJob): Promise<void> {
+    try {
+      for await (const progress of job) this.#emit({ type: "progress", progress });
+      await this.#hydrated();
+    } catch (error) {
+      if (error instanceof StreamdiskError) {
+        this.#emit({ type: "stream-failed", code: error.code, message: error.message });
+      } else if (!(error instanceof Error) || error.name !== "AbortError") throw error;
+    }
+  }
+
+  /** The link is broken: what was below is let go of. */
+  async #hydrated(): Promise<void> {
+    await this.#chain.closeUnlinked();
+    this.#emit({ type: "hydrated" });
+  }
+
+  /** Fetches nothing more; what was fetched stays. */
+  async cancelStream(): Promise<void> {
+    this.#job?.cancel();
+    await this.#streaming;
+  }
+
+  setSpeed(speed: number | undefined): void {
+    if (this.#job === undefined) throw new StreamdiskError("invalid-argument", `'${this.#spec.image}' has no stream`);
+    this.#job.setSpeed(speed);
+  }
+
+  /** One increment of a stream, while none runs. */
+  async step(options: { readonly offset?: number; readonly length: number }): Promise<StepResult> {
+    if (this.#streaming !== undefined) {
+      throw new StreamdiskError("in-use", `'${this.#spec.image}' is being streamed: cancel that first, or let it run`);
+    }
+    const result = await stepStream(overlayTarget(this.#overlay()), options);
+    if (result.done) await this.#hydrated();
+    return result;
+  }
+
+  #overlay(): OverlayNode {
+    const { node } = this.#chain;
+    if (isOverlay(node) && !node.readOnly) return node;
+    const why = isOverlay(node) ? "is served read-only" : `is a ${node.format} image, which has no backing file`;
+    throw new StreamdiskError("invalid-argument", `'${this.#spec.image}' cannot be streamed: it ${why}`);
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /** Guests first, then what feeds them. */
+  async #close(): Promise<void> {
+    try {
+      await this.#server.close({ drainMs: DRAIN_MS });
+      await this.cancelStream();
+      await this.#guest?.hold.close();
+    } finally {
+      await this.#chain.close();
+    }
+  }
+}
+
+/** Only what may hang needs a time limit: a local file has none, an NBD or HTTP source its own. */
+function timed(source: BlockNode): BlockNode {
+  return "remote" in source && source.remote !== undefined
+    ? new Timed(source, { timeoutMs: SOURCE_TIMEOUT_MS })
+    : source;
+}
+
+function sourceState(watches: readonly SourceWatch[], held: number): SourceState {
+  const bad = watches.find(({ health }) => health.state !== "ok")?.health;
+  if (bad === undefined) return { state: watches.length === 0 ? "none" : "ok", held };
+  return { state: bad.state === "changed" ? "changed" : "lost", message: bad.error?.message ?? "", held };
+}
+
+/** What stands between the guests and an overlay that still needs its backing file. */
+function guestSide(
+  { node }: Chain,
+  { copyOnRead: keeps, onSourceError: policy }: DiskSpec,
+  watches: readonly SourceWatch[],
+  onPause: () => void,
+): GuestSide | undefined {
+  if (!isOverlay(node) || node.backing === undefined) return undefined;
+  const copyOnRead = new CopyOnRead(node, { keep: keeps && !node.readOnly });
+  return { copyOnRead, hold: new Hold(copyOnRead, { policy, watches, onPause }) };
+}
+
+function exportOf(
+  { exportName: name, readOnly, maxConnections }: DiskSpec,
+  { node }: Chain,
+  guest?: GuestSide,
+): NbdExport {
+  const limit = maxConnections === undefined ? {} : { maxConnections };
+  if (guest === undefined) return { name, node, readOnly, ...limit };
+  const { hold } = guest;
+  return {
+    name,
+    node: hold,
+    readOnly,
+    cache: (offset, length, signal) => hold.cache(offset, length, signal),
+    ...limit,
+  };
+}

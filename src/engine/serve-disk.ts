@@ -1,0 +1,132 @@
+/**
+ * `serveDisk`: a disk for any hypervisor, from one call. It makes plain data of what its caller says, finds a thread, and hands back
+ * a handle; the disk itself is `disk.ts`, in that thread.
+ */
+import { randomUUID } from "node:crypto";
+import { mkdtemp, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { extname, join } from "node:path";
+import { StreamdiskError } from "../errors/index.ts";
+import type { SourcePolicy } from "../filters/index.ts";
+import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
+import { createImage } from "../image/index.ts";
+import type { ServeNbdOptions } from "../nbd/index.ts";
+import type { DiskEvent, DiskSpec, StreamSpec } from "./disk-spec.ts";
+import { ServedDisk } from "./served-disk.ts";
+import { placeDisk } from "./threads.ts";
+
+export interface ServeDiskOptions {
+  /** Path of the image. */
+  readonly image: string;
+  /** Given, it is believed. Absent, the first bytes decide; of a new image its extension, or qcow2. */
+  readonly format?: FormatName;
+  /** What lies below, in place of what the image says; a new image records it. */
+  readonly backing?: string;
+  readonly backingFormat?: FormatName;
+  /** Makes the image when it is not there yet. @default false */
+  readonly create?: boolean;
+  /** Virtual size of a new image, in bytes. Absent: that of the backing file. */
+  readonly size?: number;
+  /** @default false */
+  readonly readOnly?: boolean;
+  readonly allowBacking?: readonly string[] | "any";
+  /** Starts a stream at once. @default false */
+  readonly stream?: boolean | StreamSpec;
+  /** Keeps what guests read from below. @default true */
+  readonly copyOnRead?: boolean;
+  /** What becomes of reads that a dead source cannot answer. @default 30 seconds of waiting, then errors */
+  readonly onSourceError?: SourcePolicy;
+  /** Where to listen. @default a Unix socket in a private directory */
+  readonly listen?: ServeNbdOptions["listen"];
+  /** @default "" */
+  readonly exportName?: string;
+  readonly maxConnections?: number;
+  readonly tls?: ServeNbdOptions["tls"];
+}
+
+const DEFAULT_POLICY: SourcePolicy = { holdMs: 30_000, afterwards: "error" };
+
+/**
+ * Serves a disk over NBD: guests may use it at once, and what is missing comes from below.
+ *
+ * @example
+ * await using disk = await serveDisk({ image: "vm1.qcow2", backing: "debian.qcow2", create: true, stream: true });
+ * spawn("qemu-system-x86_64", [...machine, ...disk.qemuArgs()]);
+ * await disk.hydrated();
+ * @throws {StreamdiskError} whatever opening the image, making it, or listening may throw
+ */
+export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> {
+  const { image, backing, allowBacking = [] } = options;
+  refuseOpenPort(options);
+  const made = options.create === true && (await makeImage(options));
+  const home = options.listen === undefined ? await mkdtemp(join(tmpdir(), "streamdisk-")) : undefined;
+  const listen = options.listen ?? { path: join(home as string, "disk.sock"), mode: 0o600 };
+  const spec: DiskSpec = {
+    image,
+    readOnly: options.readOnly ?? false,
+    // Whoever names a backing file allows it.
+    allowBacking: allowBacking === "any" || backing === undefined ? allowBacking : [...allowBacking, backing],
+    copyOnRead: options.copyOnRead ?? true,
+    onSourceError: options.onSourceError ?? DEFAULT_POLICY,
+    listen,
+    exportName: options.exportName ?? "",
+    ...(options.format !== undefined && { format: options.format }),
+    ...(backing !== undefined && !made && { backing }),
+    ...(options.backingFormat !== undefined && { backingFormat: options.backingFormat }),
+    ...(options.maxConnections !== undefined && { maxConnections: options.maxConnections }),
+    ...(options.tls !== undefined && { tls: options.tls }),
+    ...(options.stream && { stream: options.stream === true ? {} : options.stream }),
+  };
+  let disk: ServedDisk | undefined;
+  const early: DiskEvent[] = [];
+  const place = placeDisk(backing ?? image, (event) => (disk === undefined ? early.push(event) : disk.hear(event)));
+  try {
+    const { uri } = await place.thread.call(place.id, "open", spec);
+    disk = new ServedDisk(place, { uri, image, listen, exportName: spec.exportName, nodeName: nodeName() });
+    disk.onClose(() => (home === undefined ? undefined : rm(home, { recursive: true, force: true })));
+    for (const event of early) disk.hear(event);
+    return disk;
+  } catch (error) {
+    await place.thread.leave(place.id);
+    if (home !== undefined) await rm(home, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/** What a guest writes is nobody's to read or change on the way. */
+function refuseOpenPort({ listen, tls }: ServeDiskOptions): void {
+  if (listen === undefined || "path" in listen || tls !== undefined) return;
+  if (/^127\.|^::1$|^localhost$/.test(listen.host)) return;
+  throw new StreamdiskError(
+    "refused",
+    `'${listen.host}' can be reached from other machines: use TLS there (--tls-certificates or --tls-psk-file), or the loopback`,
+  );
+}
+
+/** Makes the image if it is not there; says whether it did. */
+async function makeImage({ image, format, backing, backingFormat, size }: ServeDiskOptions): Promise<boolean> {
+  const there = await stat(image).then(
+    () => true,
+    () => false,
+  );
+  if (there) return false;
+  if (backing === undefined && size === undefined) {
+    throw new StreamdiskError(
+      "invalid-argument",
+      `'${image}' is not there, and needs a backing file or a size to be made`,
+    );
+  }
+  const extension = FORMAT_NAMES.find((name) => extname(image) === `.${name}`);
+  await createImage(image, {
+    format: format ?? extension ?? "qcow2",
+    ...(backing !== undefined && { backing }),
+    ...(backingFormat !== undefined && { backingFormat }),
+    ...(size !== undefined && { size }),
+  });
+  return true;
+}
+
+/** QEMU's node names have at most 31 characters and begin with a letter. */
+function nodeName(): string {
+  return `streamdisk-${randomUUID().slice(0, 8)}`;
+}

@@ -1,0 +1,199 @@
+/** A served disk, seen from the control plane: a handle to the disk in its thread. */
+import { EventEmitter, on } from "node:events";
+import { StreamdiskError } from "../errors/index.ts";
+import type { ServeNbdOptions } from "../nbd/index.ts";
+import type { StepResult, StreamProgress } from "../stream/index.ts";
+import type { DiskEvent, DiskInfo, SourceState, StreamSpec } from "./disk-spec.ts";
+import type { DiskPlace } from "./threads.ts";
+
+export interface ServedDiskFacts {
+  readonly uri: string;
+  readonly image: string;
+  readonly listen: ServeNbdOptions["listen"];
+  readonly exportName: string;
+  /** What QEMU shall call the node. */
+  readonly nodeName: string;
+}
+
+interface ServedDiskEvents {
+  progress: [StreamProgress];
+  source: [SourceState];
+  pause: [];
+  hydrated: [];
+  "stream-failed": [StreamdiskError];
+  closed: [];
+}
+
+/** After these a stream tells nothing more. */
+const ENDS = ["hydrated", "stream-failed", "closed"] as const;
+
+/**
+ * Made by `serveDisk`. Events: `progress`, `source` (lost, or back), `pause` (the policy says so: stop the machine),
+ * `hydrated`, `stream-failed`, `closed`.
+ */
+export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncDisposable {
+  readonly #place: DiskPlace;
+  readonly #facts: ServedDiskFacts;
+  #progress: StreamProgress | undefined;
+  #end: "hydrated" | StreamdiskError | undefined;
+  #cleanUp: () => Promise<void> | undefined = () => undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(place: DiskPlace, facts: ServedDiskFacts) {
+    super();
+    this.#place = place;
+    this.#facts = facts;
+  }
+
+  /** Address of the export, as the uri specification of the NBD project has it. */
+  get uri(): string {
+    return this.#facts.uri;
+  }
+
+  get image(): string {
+    return this.#facts.image;
+  }
+
+  /** The Unix socket, when it is one. */
+  get socketPath(): string | undefined {
+    const { listen } = this.#facts;
+    return "path" in listen ? listen.path : undefined;
+  }
+
+  get exportName(): string {
+    return this.#facts.exportName;
+  }
+
+  /**
+   * What QEMU needs to use the disk: a node, and unless `device` is false a virtio device on it. The device stops the machine on
+   * errors rather than hand them to the guest, as the policy "pause" needs.
+   */
+  qemuArgs({ device = true }: { readonly device?: boolean } = {}): string[] {
+    const { nodeName: name } = this.#facts;
+    const node = ["-blockdev", this.qemuBlockdev()];
+    return device ? [...node, "-device", `virtio-blk-pci,drive=${name},rerror=stop,werror=stop`] : node;
+  }
+
+  /** The `-blockdev` option alone. */
+  qemuBlockdev(): string {
+    const { listen, exportName, nodeName: name } = this.#facts;
+    const server =
+      "path" in listen
+        ? `server.type=unix,server.path=${escaped(listen.path)}`
+        : `server.type=inet,server.host=${listen.host},server.port=${new URL(this.uri).port}`;
+    const named = exportName === "" ? "" : `,export=${escaped(exportName)}`;
+    return `driver=nbd,node-name=${name},${server}${named},discard=unmap`;
+  }
+
+  /** How the stream is, now and whenever that changes, until it has ended. */
+  async *progress(): AsyncGenerator<StreamProgress, void, undefined> {
+    if (this.#progress !== undefined) yield this.#progress;
+    if (this.#end !== undefined) return;
+    const over = new AbortController();
+    const stop = () => over.abort();
+    for (const end of ENDS) this.once(end, stop);
+    try {
+      for await (const [progress] of on(this, "progress", { signal: over.signal })) yield progress as StreamProgress;
+    } catch (error) {
+      if (!over.signal.aborted) throw error;
+      if (this.#progress !== undefined) yield this.#progress;
+    } finally {
+      for (const end of ENDS) this.off(end, stop);
+    }
+  }
+
+  /**
+   * Resolves when nothing is missing any more and the link is broken.
+   *
+   * @throws {StreamdiskError} the stream's error; `shutdown` when the disk is closed before
+   */
+  async hydrated(): Promise<void> {
+    if (this.#end === undefined) {
+      await new Promise<void>((resolve) => {
+        for (const end of ENDS) this.once(end, () => resolve());
+      });
+    }
+    if (this.#end instanceof StreamdiskError) throw this.#end;
+  }
+
+  info(): Promise<DiskInfo> {
+    return this.#place.thread.call(this.#place.id, "info", undefined);
+  }
+
+  /** Starts a stream, unless one runs. */
+  async stream(options: StreamSpec = {}): Promise<void> {
+    if (this.#end instanceof StreamdiskError) this.#end = undefined;
+    await this.#place.thread.call(this.#place.id, "stream", options);
+  }
+
+  /** Fetches nothing more; what was fetched stays. */
+  async cancelStream(): Promise<void> {
+    await this.#place.thread.call(this.#place.id, "cancelStream", undefined);
+  }
+
+  /** @param speed bytes a second; undefined for no limit */
+  async setSpeed(speed: number | undefined): Promise<void> {
+    await this.#place.thread.call(this.#place.id, "setSpeed", { speed });
+  }
+
+  /** One increment of a stream, while none runs: see `stepImage`. */
+  step({ offset, length = 2 ** 20 }: { readonly offset?: number; readonly length?: number } = {}): Promise<StepResult> {
+    const from = offset === undefined ? {} : { offset };
+    return this.#place.thread.call(this.#place.id, "step", { ...from, length });
+  }
+
+  /** What the disk tells. For `serveDisk` alone. */
+  hear(event: DiskEvent): void {
+    switch (event.type) {
+      case "progress":
+        this.#progress = event.progress;
+        this.emit("progress", event.progress);
+        return;
+      case "source":
+        this.emit("source", event.source);
+        return;
+      case "pause":
+        this.emit("pause");
+        return;
+      case "hydrated":
+        this.#end = "hydrated";
+        this.emit("hydrated");
+        return;
+      case "stream-failed":
+        this.#end = new StreamdiskError(event.code, event.message, { node: this.image });
+        this.emit("stream-failed", this.#end);
+    }
+  }
+
+  /** What is to be done when the disk is closed. For `serveDisk` alone. */
+  onClose(act: () => Promise<void> | undefined): void {
+    this.#cleanUp = act;
+  }
+
+  /** Lets guests finish what is under way, makes everything durable, and ends the export. A stream can go on later. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const { thread, id } = this.#place;
+    try {
+      await thread.call(id, "close", undefined);
+    } finally {
+      await thread.leave(id);
+      await this.#cleanUp();
+      this.#end ??= new StreamdiskError("shutdown", `'${this.image}' is served no more`, { node: this.image });
+      this.emit("closed");
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** In QEMU's options a comma is written twice. */
+function escaped(text: string): string {
+  return text.replaceAll(",", ",,");
+}

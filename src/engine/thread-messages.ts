@@ -1,0 +1,45 @@
+/** What the control plane and a disk's thread say to each other. All of it is plain data. */
+import { type ErrorCode, type ErrorContext, StreamdiskError } from "../errors/index.ts";
+import type { StepResult } from "../stream/index.ts";
+import type { DiskEvent, DiskInfo, DiskSpec, StreamSpec } from "./disk-spec.ts";
+
+/** Calls by name: what goes, what comes back. */
+export interface DiskCalls {
+  open: { args: DiskSpec; result: { readonly uri: string } };
+  info: { args: undefined; result: DiskInfo };
+  stream: { args: StreamSpec; result: undefined };
+  cancelStream: { args: undefined; result: undefined };
+  setSpeed: { args: { readonly speed: number | undefined }; result: undefined };
+  step: { args: { readonly offset?: number; readonly length: number }; result: StepResult };
+  close: { args: undefined; result: undefined };
+}
+
+export type CallName = keyof DiskCalls;
+
+export interface CallMessage {
+  readonly call: number;
+  readonly disk: number;
+  readonly name: CallName;
+  readonly args: unknown;
+}
+
+export type ThreadMessage =
+  | { readonly reply: number; readonly result: unknown }
+  | { readonly reply: number; readonly error: SentError }
+  | { readonly disk: number; readonly event: DiskEvent };
+
+/** An error on its way between threads: structured cloning keeps neither class nor code. */
+export interface SentError {
+  readonly code: ErrorCode | undefined;
+  readonly message: string;
+  readonly context: ErrorContext;
+}
+
+export function sendError(error: unknown): SentError {
+  if (error instanceof StreamdiskError) return { code: error.code, message: error.message, context: error.context };
+  return { code: undefined, message: error instanceof Error ? error.message : String(error), context: {} };
+}
+
+export function receivedError({ code, message, context }: SentError): Error {
+  return code === undefined ? new Error(message) : new StreamdiskError(code, message, context);
+}

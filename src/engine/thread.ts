@@ -1,0 +1,43 @@
+/** A thread that has disks: it does what it is told, and tells what happens. Started by `threads.ts`. */
+import { parentPort } from "node:worker_threads";
+import { Disk } from "./disk.ts";
+import type { DiskSpec, StreamSpec } from "./disk-spec.ts";
+import { type CallMessage, sendError, type ThreadMessage } from "./thread-messages.ts";
+
+const disks = new Map<number, Disk>();
+
+function say(message: ThreadMessage): void {
+  parentPort?.postMessage(message);
+}
+
+async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
+  if (name === "open") {
+    const opened = await Disk.open(args as DiskSpec, (event) => say({ disk: id, event }));
+    disks.set(id, opened);
+    return { uri: opened.uri };
+  }
+  const disk = disks.get(id);
+  if (disk === undefined) throw new Error(`disk ${id} is not here`);
+  switch (name) {
+    case "info":
+      return disk.info();
+    case "stream":
+      return disk.stream(args as StreamSpec);
+    case "cancelStream":
+      return disk.cancelStream();
+    case "setSpeed":
+      return disk.setSpeed((args as { speed: number | undefined }).speed);
+    case "step":
+      return disk.step(args as { length: number });
+    case "close":
+      disks.delete(id);
+      return disk.close();
+  }
+}
+
+parentPort?.on("message", (message: CallMessage) => {
+  obey(message).then(
+    (result) => say({ reply: message.call, result }),
+    (error: unknown) => say({ reply: message.call, error: sendError(error) }),
+  );
+});

@@ -1,0 +1,118 @@
+/**
+ * The threads of a process: about one a core, each with any number of disks. A disk stays where it is, with its socket, its tables
+ * and its stream; disks of one source go to one thread, so that they share what is under way.
+ *
+ * A thread is started when it is first needed and ended with its last disk, so that a program that serves no more can end.
+ */
+import { availableParallelism } from "node:os";
+import { Worker } from "node:worker_threads";
+import type { DiskEvent } from "./disk-spec.ts";
+import {
+  type CallMessage,
+  type CallName,
+  type DiskCalls,
+  receivedError,
+  type ThreadMessage,
+} from "./thread-messages.ts";
+
+interface Waiting {
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: Error) => void;
+}
+
+let lastId = 0;
+
+/** One thread. */
+class DiskThread {
+  readonly #worker: Worker;
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #listeners = new Map<number, (event: DiskEvent) => void>();
+  #dead: Error | undefined;
+
+  constructor(onEnd: () => void) {
+    // The module beside this one, compiled or not.
+    const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
+    this.#worker = new Worker(new URL(`./thread.${extension}`, import.meta.url));
+    this.#worker.on("message", (message: ThreadMessage) => this.#hear(message));
+    this.#worker.on("error", (error) => this.#die(error instanceof Error ? error : new Error(String(error))));
+    this.#worker.on("exit", () => {
+      this.#die(new Error("the thread of the disk has ended"));
+      onEnd();
+    });
+  }
+
+  get disks(): number {
+    return this.#listeners.size;
+  }
+
+  #hear(message: ThreadMessage): void {
+    if ("event" in message) {
+      this.#listeners.get(message.disk)?.(message.event);
+      return;
+    }
+    const waiting = this.#waiting.get(message.reply);
+    this.#waiting.delete(message.reply);
+    if ("error" in message) waiting?.reject(receivedError(message.error));
+    else waiting?.resolve(message.result);
+  }
+
+  #die(error: Error): void {
+    this.#dead ??= error;
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+    for (const listener of this.#listeners.values()) {
+      listener({ type: "stream-failed", code: "shutdown", message: error.message });
+    }
+    this.#listeners.clear();
+  }
+
+  call<N extends CallName>(disk: number, name: N, args: DiskCalls[N]["args"]): Promise<DiskCalls[N]["result"]> {
+    if (this.#dead !== undefined) return Promise.reject(this.#dead);
+    const message: CallMessage = { call: ++lastId, disk, name, args };
+    return new Promise<unknown>((resolve, reject) => {
+      this.#waiting.set(message.call, { resolve, reject });
+      this.#worker.postMessage(message);
+    }) as Promise<DiskCalls[N]["result"]>;
+  }
+
+  listen(disk: number, listener: (event: DiskEvent) => void): void {
+    this.#listeners.set(disk, listener);
+  }
+
+  /** A disk has gone; the thread goes with the last one. */
+  async leave(disk: number): Promise<void> {
+    this.#listeners.delete(disk);
+    if (this.#listeners.size === 0) await this.#worker.terminate();
+  }
+}
+
+const threads: { thread: DiskThread; readonly sources: Set<string> }[] = [];
+
+/** A disk's place in a thread. */
+export interface DiskPlace {
+  readonly id: number;
+  readonly thread: DiskThread;
+}
+
+/** Finds a thread for a disk: where its source is in use already, or the one with the fewest disks. */
+export function placeDisk(source: string, listener: (event: DiskEvent) => void): DiskPlace {
+  let place = threads.find(({ sources }) => sources.has(source));
+  if (place === undefined && threads.length >= availableParallelism()) {
+    place = threads.reduce((least, other) => (other.thread.disks < least.thread.disks ? other : least));
+  }
+  if (place === undefined) {
+    const made = {
+      thread: new DiskThread(() => {
+        const at = threads.indexOf(made);
+        if (at >= 0) threads.splice(at, 1);
+      }),
+      sources: new Set<string>(),
+    };
+    threads.push(made);
+    place = made;
+  }
+  place.sources.add(source);
+  const id = ++lastId;
+  place.thread.listen(id, listener);
+  return { id, thread: place.thread };
+}
