@@ -12,6 +12,7 @@ const SLAB_BYTES = 256 * 1024;
 /** What is smaller is copied: a part of a write costs about as much. */
 const COPY_MOST = 16 * 1024;
 const KEPT_SLABS = 8;
+const NONE: readonly Buffer[] = [];
 
 /** The largest reply that fits into a slab. */
 export const LARGEST_IN_SLAB: number = SLAB_BYTES;
@@ -115,7 +116,8 @@ export class Outbox {
     }
     this.#seal();
     const slab = this.#slab;
-    const large = this.#large;
+    // An array that stays would be filled by the next batch before this one is released.
+    const large = this.#large.length > 0 ? this.#large : NONE;
     const releasing = this.#releasing;
     const sent = this.#parts.length > 0;
     if (sent) this.#link.send(this.#parts);
