@@ -9,7 +9,7 @@
 import { realpath } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { StreamdiskError } from "../errors/index.ts";
-import { parseReference } from "../sources/index.ts";
+import { parseReference, shownReference } from "../sources/index.ts";
 import { isUri, uriIsBelow } from "./uri-prefix.ts";
 
 export class AllowList {
@@ -43,7 +43,7 @@ export class AllowList {
   async demand(target: string, reference: string, image: string): Promise<string> {
     if (isUri(target)) {
       if (this.#paths === "any" || this.#prefixes.some((prefix) => uriIsBelow(target, prefix))) return target;
-      throw refusal(image, reference, "", target);
+      throw refusal(image, reference, "", shownReference(target));
     }
     const real = await resolved(target);
     if (this.#paths === "any" || this.#paths.some((allowed) => isBelow(real, allowed))) return real;
@@ -53,9 +53,9 @@ export class AllowList {
 
 function refusal(image: string, reference: string, where: string, allow: string): StreamdiskError {
   const message =
-    `'${image}' names '${reference}' as its backing file${where}: ` +
+    `'${shownReference(image)}' names '${shownReference(reference)}' as its backing file${where}: ` +
     `allow it with --allow-backing '${allow}', in a program with allowBacking, if you trust the image`;
-  return new StreamdiskError("refused", message, { node: image, uri: reference });
+  return new StreamdiskError("refused", message, { node: shownReference(image), uri: shownReference(reference) });
 }
 
 function isBelow(path: string, allowed: string): boolean {

@@ -174,7 +174,7 @@ test("an image on an NBD server names nothing here unless it is allowed to", asy
   await using relative = await onServer("base.raw");
   await assert.rejects(openChain({ file: relative.uri, readOnly: true }, { allowBacking: "any" }), {
     code: "unsupported",
-    message: /'base.raw' is relative, and an export of an NBD server lies in no directory/,
+    message: /'base.raw' is relative, and a server's exports and objects lie in no directory/,
   });
   await using self = await onServer("nbd://x");
   self.content = await readFile(await make("images/remote.qed", self.uri, "qed"));

@@ -16,7 +16,7 @@ import { type BackingReference, type BlockNode, isOverlay } from "../block/index
 import { StreamdiskError } from "../errors/index.ts";
 import { type FormatName, type FormatNode, type OpenFormatOptions, openFormat, probeFormat } from "../formats/index.ts";
 import { openMappingLog } from "../host/index.ts";
-import { FileNode, openSource, sourceIdentity } from "../sources/index.ts";
+import { FileNode, openSource, shownReference, sourceIdentity } from "../sources/index.ts";
 import { AllowList } from "./allow-list.ts";
 import { referencedFormat, resolveReference } from "./reference.ts";
 import type { Chain, ChainLayer, ChainPolicy, ImageSpec } from "./spec.ts";
@@ -121,21 +121,21 @@ class ChainOpener {
     try {
       // Before its lock is asked for: a loop would find the file in use, by ourselves.
       if (this.#identities.has(await sourceIdentity(path))) {
-        const message = `'${image}' names '${path}' as its backing file, which lies above it in the same chain`;
+        const message = `'${shownReference(image)}' names '${shownReference(path)}' as its backing file, which lies above it in the same chain`;
         throw new StreamdiskError("invalid-image", message, { node: image });
       }
       const node = await this.open({ file: path, format, readOnly: true }, named, depth);
       // QED has no word but "raw": that it does not say that is all it can say of another format.
       if (format === undefined && !(imageFormat === "qed" && node.format !== "raw")) {
         this.warnings.push(
-          `'${image}' does not say of which format its backing file '${path}' is: it looks like ${node.format}. ` +
+          `'${shownReference(image)}' does not say of which format its backing file '${shownReference(path)}' is: it looks like ${node.format}. ` +
             "Make it say so with rebase, or what a guest writes may change it",
         );
       }
       return node;
     } catch (error) {
       if (!(error instanceof StreamdiskError) || error.code !== "not-found" || error.context.node !== path) throw error;
-      const message = `The backing file '${path}' of '${image}' is not there: put it back, or name another with rebase`;
+      const message = `The backing file '${shownReference(path)}' of '${shownReference(image)}' is not there: put it back, or name another with rebase`;
       throw new StreamdiskError("not-found", message, error.context, error);
     }
   }

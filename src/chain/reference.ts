@@ -2,7 +2,7 @@ import { dirname, resolve } from "node:path";
 import type { BackingReference } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
-import { parseReference } from "../sources/index.ts";
+import { parseReference, shownReference } from "../sources/index.ts";
 
 /**
  * What a backing reference means: a URI, or an absolute path, relative to the directory of the image that it stands in.
@@ -18,8 +18,13 @@ export function resolveReference(reference: string, image: string): string {
     if (below.path !== "" && !below.path.includes("\0")) return resolvePath(below.path, image);
   } catch (error) {
     if (!(error instanceof StreamdiskError)) throw error;
-    const message = `'${image}' has a backing file that is not opened: ${error.message}`;
-    throw new StreamdiskError(error.code, message, { node: image, uri: reference }, error);
+    const message = `'${shownReference(image)}' has a backing file that is not opened: ${error.message}`;
+    throw new StreamdiskError(
+      error.code,
+      message,
+      { node: shownReference(image), uri: shownReference(reference) },
+      error,
+    );
   }
   const message = `'${image}' names a backing file that cannot be one: ${JSON.stringify(reference)}`;
   throw new StreamdiskError("invalid-image", message, { node: image });
@@ -31,7 +36,7 @@ function resolvePath(path: string, image: string): string {
   if (path.startsWith("/")) return path;
   throw new StreamdiskError(
     "unsupported",
-    `'${path}' is relative, and an export of an NBD server lies in no directory`,
+    `'${path}' is relative, and a server's exports and objects lie in no directory`,
   );
 }
 
@@ -44,6 +49,6 @@ export function referencedFormat({ reference, format }: BackingReference, image:
   if (format === undefined) return undefined;
   const known = FORMAT_NAMES.find((name) => name === format);
   if (known !== undefined) return known;
-  const message = `'${image}' says that its backing file '${reference}' is of the format '${format}', which is not read here`;
+  const message = `'${shownReference(image)}' says that its backing file '${shownReference(reference)}' is of the format '${format}', which is not read here`;
   throw new StreamdiskError("unsupported", message, { node: image });
 }

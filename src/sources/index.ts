@@ -1,3 +1,10 @@
 export { FileNode, type OpenFileOptions, openFile } from "./file.ts";
 export type { LockMode } from "./image-lock.ts";
-export { openSource, parseReference, type SourceNode, type SourceReference, sourceIdentity } from "./open-source.ts";
+export {
+  openSource,
+  parseReference,
+  type SourceNode,
+  type SourceReference,
+  shownReference,
+  sourceIdentity,
+} from "./open-source.ts";

@@ -1,6 +1,6 @@
 /**
  * From what a user or an image names to a node. A path and a `file:` URI are a file, the schemes of NBD an export of a
- * server; every other scheme is refused by name until there is something to open it with.
+ * server, http and https an object; every other scheme is refused by name.
  *
  * What speaks to servers is loaded by the first who names one: most commands have nothing but files, and would start a fifth
  * slower. So what follows the scheme of an NBD URI is looked at when it is opened.
@@ -10,14 +10,17 @@ import { fileURLToPath } from "node:url";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import type { NbdNode } from "../nbd/index.ts";
 import { FileNode, type OpenFileOptions, openFile } from "./file.ts";
+import type { HttpNode } from "./http.ts";
+import { shownUrl } from "./http-reply.ts";
 
 /** Where bytes come from. */
-export type SourceNode = FileNode | NbdNode;
+export type SourceNode = FileNode | NbdNode | HttpNode;
 
 /** What a reference names. */
 export type SourceReference =
   | { readonly kind: "file"; readonly path: string }
-  | { readonly kind: "nbd"; readonly uri: string };
+  | { readonly kind: "nbd"; readonly uri: string }
+  | { readonly kind: "http"; readonly uri: string };
 
 /** RFC 3986, section 3.1; as in QEMU a path may not look like one. */
 const SCHEME = /^([A-Za-z][A-Za-z0-9+.-]*):/;
@@ -37,10 +40,17 @@ export function parseReference(reference: string): SourceReference {
     const message = `'${reference}' is no NBD URI: write two slashes after '${scheme}:'`;
     throw new StreamdiskError("invalid-argument", message, { uri: reference });
   }
+  if ((scheme === "http" || scheme === "https") && URL.canParse(reference)) return { kind: "http", uri: reference };
   const hint = `write './${reference}' if it is a file of that name`;
   throw new StreamdiskError("unsupported", `${scheme}: sources are not supported yet ('${reference}'); ${hint}`, {
     uri: reference,
   });
+}
+
+/** A reference as messages show it: an address on the web without what gives access to it. */
+export function shownReference(reference: string): string {
+  const isWeb = /^https?:/i.test(reference) && URL.canParse(reference);
+  return isWeb ? shownUrl(new URL(reference)) : reference;
 }
 
 function pathOfFileUri(reference: string): string {
@@ -62,18 +72,24 @@ function pathOfFileUri(reference: string): string {
 export async function openSource(reference: string, options: Omit<OpenFileOptions, "create">): Promise<SourceNode> {
   const named = parseReference(reference);
   if (named.kind === "file") return openFile(named.path, options);
+  if (named.kind === "http") {
+    const { openHttp } = await import("./http.ts");
+    return openHttp(named.uri);
+  }
   const { connectNbd } = await import("../nbd/index.ts");
   return connectNbd(named.uri, { readOnly: options.readOnly });
 }
 
 /**
- * Which source it is, whatever it is called: a file by device and inode, an export by its server and name.
+ * Which source it is, whatever it is called: a file by device and inode, an export by its server and name, an object by its
+ * address without what gives access to it.
  *
  * @throws {StreamdiskError} `not-found`, `permission` for a file; as {@link parseReference} says
  */
 export async function sourceIdentity(source: string | SourceNode): Promise<string> {
   if (source instanceof FileNode) return `${source.identity.dev}:${source.identity.ino}`;
   const named = parseReference(typeof source === "string" ? source : source.name);
+  if (named.kind === "http") return shownUrl(new URL(named.uri));
   if (named.kind === "nbd") {
     const { formatNbdUri, parseNbdUri } = await import("../nbd/index.ts");
     return formatNbdUri({ ...parseNbdUri(named.uri), params: new Map() });

@@ -1,0 +1,46 @@
+/** A small HTTP server that answers range requests from a file, as object stores do. */
+import { createReadStream, statSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+
+export interface RangeServer extends AsyncDisposable {
+  /** `http://127.0.0.1:PORT`. */
+  readonly origin: string;
+  /** Requests answered so far. */
+  readonly requests: () => number;
+}
+
+/**
+ * Serves files by their absolute path. Only a query of `token=TOKEN` opens them.
+ *
+ * @param token what every request must carry
+ */
+export async function serveRanges(token: string): Promise<RangeServer> {
+  let requests = 0;
+  const server = createServer((request, reply) => {
+    requests++;
+    const url = new URL(request.url ?? "", "http://localhost");
+    const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "");
+    if (url.searchParams.get("token") !== token) return reply.writeHead(403).end();
+    const size = statSync(url.pathname).size;
+    if (request.method !== "GET" || range === null || Number(range[1]) >= size) return reply.writeHead(416).end();
+    const start = Number(range[1]);
+    const end = Math.min(Number(range[2]), size - 1);
+    reply.writeHead(206, {
+      etag: '"1"',
+      "content-range": `bytes ${start}-${end}/${size}`,
+      "content-length": end - start + 1,
+    });
+    return createReadStream(url.pathname, { start, end }).pipe(reply);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    requests: () => requests,
+    [Symbol.asyncDispose]: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
