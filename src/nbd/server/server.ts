@@ -148,8 +148,8 @@ export class NbdServer implements AsyncDisposable {
 
   async #close(options: CloseOptions): Promise<void> {
     const { listener, unlisten, connections } = this.#parts;
-    const closed = new Promise<void>((resolve) => listener.close(() => resolve()));
     await unlisten();
+    const closed = new Promise<void>((resolve) => listener.close(() => resolve()));
     await this.#drain([...connections], options);
     await closed;
   }

@@ -3,14 +3,16 @@
  * it is to be, however short.
  *
  * The socket is made in a directory of its own that nobody else may enter, gets its mode and group, and is then linked to its
- * name, which fails when the name is taken. A name is freed by moving what has it out of the way and looking at what was
- * moved: if that is not the dead socket that was tried before, another server has been quicker, and it is put back.
+ * name, which fails when the name is taken. Of several servers that find a dead one's name at once, one at a time looks and
+ * acts.
  */
-import { chmod, chown, link, lstat, mkdtemp, rename, rm, unlink } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { chmod, chown, link, lstat, mkdtemp, realpath, rm, unlink } from "node:fs/promises";
 import { connect, type Server } from "node:net";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
-import { groupId } from "../../host/index.ts";
+import { claimName, groupId, type NameClaim } from "../../host/index.ts";
 
 export interface UnixListen {
   readonly path: string;
@@ -24,6 +26,8 @@ export interface UnixListen {
 const LONGEST_PATH = 107;
 const OWNER_ONLY = 0o600;
 const OWNER_AND_GROUP = 0o660;
+const CLAIM_TRIES = 200;
+const CLAIM_PAUSE_MS = 10;
 
 /**
  * Lets a server listen.
@@ -42,7 +46,6 @@ export async function listenUnix(server: Server, options: UnixListen): Promise<(
 }
 
 async function listenAt(server: Server, path: string, options: UnixListen): Promise<() => Promise<void>> {
-  const dead = await deadSocket(path);
   // A short prefix: this path is as limited as the other.
   const home = await mkdtemp(`${dirname(path)}/.`);
   const made = join(home, "s");
@@ -61,10 +64,15 @@ async function listenAt(server: Server, path: string, options: UnixListen): Prom
     });
     if (options.group !== undefined) await chown(made, -1, await groupId(options.group));
     await chmod(made, options.mode ?? (options.group === undefined ? OWNER_ONLY : OWNER_AND_GROUP));
-    if (dead !== undefined) await moveAway(path, join(home, "dead"), dead);
-    await link(made, path).catch((error: NodeJS.ErrnoException) => {
-      throw error.code === "EEXIST" ? inUse(path) : error;
-    });
+    const claim = await claimPath(path);
+    try {
+      if (await isDead(path)) await unlink(path);
+      await link(made, path);
+    } catch (error) {
+      throw (error as NodeJS.ErrnoException).code === "EEXIST" ? inUse(path) : error;
+    } finally {
+      await claim.release();
+    }
     const { ino, dev } = await lstat(made);
     return async () => {
       const there = await lstat(path).catch(() => undefined);
@@ -78,19 +86,31 @@ async function listenAt(server: Server, path: string, options: UnixListen): Prom
   }
 }
 
-/** The inode of a socket at `path` that nobody listens to; undefined when there is nothing. */
-async function deadSocket(path: string): Promise<number | undefined> {
+/** The right to take over a name, which others have for milliseconds. */
+async function claimPath(path: string): Promise<NameClaim> {
+  const key = createHash("sha256").update(join(await realpath(dirname(path)), basename(path)));
+  const name = `socket ${key.digest("hex")}`;
+  for (let tries = 0; tries < CLAIM_TRIES; tries++) {
+    const claim = await claimName(name);
+    if (claim !== undefined) return claim;
+    await sleep(CLAIM_PAUSE_MS);
+  }
+  throw inUse(path);
+}
+
+/** Whether there is a socket that nobody listens to. @throws {StreamdiskError} when there is anything else */
+async function isDead(path: string): Promise<boolean> {
   const there = await lstat(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return undefined;
     throw error;
   });
-  if (there === undefined) return undefined;
+  if (there === undefined) return false;
   if (!there.isSocket()) {
     const message = `'${path}' is there already and is no socket: choose another path, or remove it`;
     throw new StreamdiskError("exists", message, { node: path, operation: "listen" });
   }
   if (await answers(path)) throw inUse(path);
-  return there.ino;
+  return true;
 }
 
 function answers(path: string): Promise<boolean> {
@@ -107,18 +127,6 @@ function answers(path: string): Promise<boolean> {
       else reject(error);
     });
   });
-}
-
-async function moveAway(path: string, to: string, dead: number): Promise<void> {
-  try {
-    await rename(path, to);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
-    throw error;
-  }
-  if ((await lstat(to)).ino === dead) return;
-  await link(to, path).catch(() => {});
-  throw inUse(path);
 }
 
 function inUse(path: string): StreamdiskError {
