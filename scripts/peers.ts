@@ -26,6 +26,8 @@ export const PEERS: readonly Peer[] = [
   },
   { debianPackage: "nbdkit", commands: ["nbdkit"], purpose: "sources with known content, delay and faults" },
   { debianPackage: "libnbd-bin", commands: ["nbdcopy", "nbdinfo"], purpose: "an NBD client that is not QEMU's" },
+  { debianPackage: "python3-libnbd", commands: ["nbdsh"], purpose: "the same, one command at a time" },
+  { debianPackage: "fio", commands: ["fio"], purpose: "load on an NBD server" },
   { debianPackage: "gnutls-bin", commands: ["certtool", "psktool"], purpose: "certificates and keys for TLS" },
 ];
 
