@@ -5,7 +5,6 @@
  * A place that holds something is refused unless the caller forces it; then whoever uses what is there is respected as
  * everywhere (its lock is taken). A block device has no second name: it is written in place.
  */
-import { randomBytes } from "node:crypto";
 import { realpath, rename, stat, truncate, unlink } from "node:fs/promises";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { type FileNode, openFile } from "../sources/index.ts";
@@ -27,7 +26,7 @@ export async function makeFile<T>(path: string, force: boolean, fill: (file: Fil
   // Whoever uses what is there keeps us from replacing it.
   await using _old = await openFile(path, { readOnly: false });
   const place = await realpath(path);
-  return await fillNew(`${place}.${randomBytes(6).toString("hex")}.new`, place, fill);
+  return await fillNew(`${place}.${Math.random().toString(36).slice(2)}.new`, place, fill);
 }
 
 async function whatIsThere(path: string): Promise<"nothing" | "empty" | "something" | "device"> {
