@@ -5,9 +5,12 @@
  * A place that holds something is refused unless the caller forces it; then whoever uses what is there is respected as
  * everywhere (its lock is taken). A block device has no second name: it is written in place.
  */
-import { realpath, rename, stat, truncate, unlink } from "node:fs/promises";
+import { chmod, link, open, realpath, rename, stat, truncate, unlink } from "node:fs/promises";
+import { dirname } from "node:path";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { type FileNode, openFile } from "../sources/index.ts";
+
+const PERMISSIONS = 0o7777;
 
 /**
  * @param fill makes the image in an empty file, durably; it may close the file
@@ -21,12 +24,12 @@ export async function makeFile<T>(path: string, force: boolean, fill: (file: Fil
       node: path,
     });
   }
-  if (there === "nothing") return fillNew(path, path, fill);
+  if (there === "nothing") return fillNew(path, undefined, fill);
   if (there === "empty") return fillEmpty(path, fill);
   // Whoever uses what is there keeps us from replacing it.
   await using _old = await openFile(path, { readOnly: false });
   const place = await realpath(path);
-  return await fillNew(`${place}.${Math.random().toString(36).slice(2)}.new`, place, fill);
+  return await fillNew(place, (await stat(place)).mode, fill);
 }
 
 async function whatIsThere(path: string): Promise<"nothing" | "empty" | "something" | "device"> {
@@ -40,18 +43,38 @@ async function whatIsThere(path: string): Promise<"nothing" | "empty" | "somethi
   }
 }
 
-async function fillNew<T>(path: string, place: string, fill: (file: FileNode) => Promise<T>): Promise<T> {
-  const file = await openFile(path, { readOnly: false, create: true });
+/** @param replacedMode permissions of what it replaces, which it gets too; undefined where nothing may be replaced */
+async function fillNew<T>(
+  place: string,
+  replacedMode: number | undefined,
+  fill: (file: FileNode) => Promise<T>,
+): Promise<T> {
+  const path = `${place}.${Math.random().toString(36).slice(2)}.new`;
+  let file: FileNode | undefined;
   try {
+    file = await openFile(path, { readOnly: false, create: true });
+    if (replacedMode !== undefined) await chmod(path, replacedMode & PERMISSIONS);
     const result = await fill(file);
     await file.close();
-    if (path !== place) await rename(path, place);
+    await settle(path, place, replacedMode !== undefined);
     return result;
   } catch (error) {
-    await file.close().catch(() => {});
+    await file?.close().catch(() => {});
     await unlink(path).catch(() => {});
     throw wrapSystemError(error, place, "create");
   }
+}
+
+/** Gives a complete file its name, durably. */
+async function settle(path: string, place: string, replace: boolean): Promise<void> {
+  if (replace) await rename(path, place);
+  else {
+    // Unlike a rename it does not take the place of a file that has come to be there meanwhile.
+    await link(path, place);
+    await unlink(path);
+  }
+  await using directory = await open(dirname(place));
+  await directory.sync();
 }
 
 async function fillEmpty<T>(path: string, fill: (file: FileNode) => Promise<T>): Promise<T> {

@@ -10,10 +10,15 @@ export interface ResizeImageOptions extends ImageOptions {
 export interface ResizeResult {
   readonly from: number;
   readonly to: number;
+  /** What its user should know, each a sentence. */
+  readonly warnings: readonly string[];
 }
 
+/** Disks have whole sectors; QEMU sees no others. */
+const SECTOR = 512;
+
 /**
- * Changes the virtual size of an image, in bytes. What a larger size adds reads as zeroes, whatever the backing file has there.
+ * Changes the virtual size of an image, in bytes, rounded up to whole sectors of 512. What a larger size adds reads as zeroes, whatever the backing file has there.
  *
  * @throws {StreamdiskError} `refused` for a smaller size without `shrink`, `invalid-argument` for one that cannot be
  */
@@ -21,14 +26,14 @@ export async function resizeImage(path: string, size: number, options: ResizeIma
   if (!Number.isSafeInteger(size) || size < 0) {
     throw new StreamdiskError("invalid-argument", `'${path}' cannot have ${size} bytes`, { node: path });
   }
-  return withImage(path, { format: options.format, allowBacking: options.allowBacking }, async ({ node }) => {
+  return withImage(path, { format: options.format, allowBacking: options.allowBacking }, async ({ node, warnings }) => {
     const from = node.length;
     if (size < from && !options.shrink) {
       const message = `'${path}' has ${from} bytes: ${size} would throw away what lies beyond. Allow it with --shrink (shrink: true)`;
       throw new StreamdiskError("refused", message, { node: path });
     }
-    await node.resize(size);
+    await node.resize(Math.ceil(size / SECTOR) * SECTOR);
     await node.flush();
-    return { from, to: node.length };
+    return { from, to: node.length, warnings };
   });
 }

@@ -368,7 +368,15 @@ test("fio verifies what it has written, at depth 32", async () => {
   for (const size of ["4k", "48k"]) {
     await peer(
       "fio",
-      ...["--name=verify", "--ioengine=nbd", `--uri=${disk.uri}`, "--rw=randwrite", `--bs=${size}`, "--iodepth=32"],
+      ...[
+        "--name=verify",
+        "--verify_state_save=0",
+        "--ioengine=nbd",
+        `--uri=${disk.uri}`,
+        "--rw=randwrite",
+        `--bs=${size}`,
+        "--iodepth=32",
+      ],
       ...["--size=6m", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--output-format=terse"],
     );
   }

@@ -3,7 +3,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import { imageInfo, resizeImage } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
 import { allowed, type ImageFlags, imageOptions } from "../options.ts";
-import { printJson, printLines, sizeWithBytes } from "../output.ts";
+import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
 import { filePath } from "../targets.ts";
 import { parseSize } from "../units.ts";
 
@@ -21,7 +21,8 @@ export function define(command: Command): void {
     .action(async (image: string, size: string, flags: Flags) => {
       const path = filePath(image);
       const wanted = await newSize(path, size, flags);
-      const { from, to } = await resizeImage(path, wanted, { ...flags, allowBacking: allowed(flags) });
+      const { from, to, warnings } = await resizeImage(path, wanted, { ...flags, allowBacking: allowed(flags) });
+      printWarnings(warnings);
       if (flags.json) printJson({ filename: path, "virtual-size": to, "previous-virtual-size": from });
       else printLines(`Resized '${path}' from ${sizeWithBytes(from)} to ${sizeWithBytes(to)}`);
     });
