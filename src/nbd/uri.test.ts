@@ -14,6 +14,7 @@ test("says what doc/uri.md of the NBD project says", () => {
     ["nbd://[::1]:5/d", { host: "::1", port: 5, exportName: "d" }],
     ["nbds://alice@example.com/d", { tls: true, user: "alice", host: "example.com" }],
     ["NBD+UNIX:///disk?socket=sock", { unix: true, socket: "sock", exportName: "disk", tls: false }],
+    ["nbds+unix://alice@/d?socket=/s", { tls: true, user: "alice", socket: "/s", exportName: "d" }],
     ["nbd+unix:///?socket=%00/abstract", { socket: "\0/abstract", exportName: "" }],
     [
       "nbds+unix:///?socket=/a%20b&tls-hostname=h",

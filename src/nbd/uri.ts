@@ -64,26 +64,33 @@ export function parseNbdUri(text: string): NbdUri {
   const rest = { tls: kind.tls, exportName, params };
 
   if (kind.unix) {
-    if (authority !== "") throw wrong(text, "a host means nothing for a socket; write nbd+unix:///EXPORT?socket=PATH");
+    const { user, host, port } = splitAuthority(text, authority);
+    if (host !== "" || port !== undefined) {
+      throw wrong(text, "a host means nothing for a socket; write nbd+unix:///EXPORT?socket=PATH");
+    }
     if (socket === undefined || socket === "") throw wrong(text, "it must say ?socket=PATH");
-    return { ...rest, unix: true, socket, user: undefined };
+    return { ...rest, unix: true, socket, user };
   }
   if (socket !== undefined) throw wrong(text, `write ${scheme}+unix:// for a socket`);
   return { ...rest, unix: false, ...parseAuthority(text, authority) };
 }
 
 function parseAuthority(text: string, authority: string): { user: string | undefined; host: string; port: number } {
-  const [, user, host, port] = AUTHORITY.exec(authority) ?? [];
-  if (host === undefined) throw wrong(text, `'${authority}' is no host and port; write an IPv6 address in brackets`);
+  const { user, host, port = "" } = splitAuthority(text, authority);
   if (host === "") throw wrong(text, "it names no host");
-  if (user?.includes(":")) throw wrong(text, "it holds a password, which NBD has no use for");
-  const number = port === undefined || port === "" ? NBD_PORT : Number(port);
+  const number = port === "" ? NBD_PORT : Number(port);
   if (number < 1 || number > 65535) throw wrong(text, `${port} is no port`);
-  return {
-    user: user === undefined || user === "" ? undefined : decode(text, user),
-    host: host.startsWith("[") ? host.slice(1, -1) : decode(text, host),
-    port: number,
-  };
+  return { user, host: host.startsWith("[") ? host.slice(1, -1) : decode(text, host), port: number };
+}
+
+function splitAuthority(
+  text: string,
+  authority: string,
+): { user: string | undefined; host: string; port: string | undefined } {
+  const [, user = "", host, port] = AUTHORITY.exec(authority) ?? [];
+  if (host === undefined) throw wrong(text, `'${authority}' is no host and port; write an IPv6 address in brackets`);
+  if (user.includes(":")) throw wrong(text, "it holds a password, which NBD has no use for");
+  return { user: user === "" ? undefined : decode(text, user), host, port };
 }
 
 function parameters(text: string, query: string | undefined, tls: boolean): Map<string, string> {
