@@ -16,7 +16,7 @@ for (const shape of shapes) {
     const result = await runCampaign({
       shape: shape.name,
       makeDisk: (random) => makeDisk(shape, random, directory),
-      points: pick(40, 2000),
+      points: pick(40, 1000),
       directory,
     });
     t.diagnostic(`cells ${result.points}`);
