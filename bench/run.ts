@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { measure, must, type Usage } from "./child.ts";
+import { Images } from "./images.ts";
 import { type Measured, machine, measured, page, type Report, table } from "./report.ts";
 import { offlineRows, type Row } from "./rows.ts";
 
@@ -15,18 +16,18 @@ const HELP = `npm run bench -- [OPTIONS]
 
   --rows NAMES   only rows whose names contain one of these, separated by commas
   --runs N       runs of each side (5)
-  --size MIB     virtual size of the images in MiB (1024)
+  --size MIB     virtual size of the images in MiB (4096)
   --json         print JSON
   --write        keep the table in bench/RESULTS.md
   --help         this
 
-Images are made in a temporary directory (TMPDIR decides where), which needs about four times the size.`;
+Images are made in a temporary directory (TMPDIR decides where), which needs up to four times the size.`;
 
 const { values } = parseArgs({
   options: {
     rows: { type: "string" },
     runs: { type: "string", default: "5" },
-    size: { type: "string", default: "1024" },
+    size: { type: "string", default: "4096" },
     json: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
@@ -41,7 +42,7 @@ const runs = wholeNumber("--runs", values.runs);
 const size = wholeNumber("--size", values.size);
 const directory = mkdtempSync(join(tmpdir(), "streamdisk-bench-"));
 try {
-  const all = offlineRows(directory, size);
+  const all = offlineRows(new Images(directory, size));
   const wanted = values.rows?.split(",");
   const rows = all.filter(({ name }) => wanted?.some((part) => name.includes(part)) ?? true);
   if (rows.length === 0)
@@ -74,10 +75,10 @@ async function runRow(row: Row): Promise<Measured> {
 
 /** What earlier runs wrote is on the disk before this one begins, and not written back meanwhile. */
 async function runOnce(row: Row, command: readonly string[], verify: boolean): Promise<Usage> {
-  row.prepare();
+  row.prepare?.();
   must("sync");
   const usage = await measure(command);
-  if (verify) row.verify();
+  if (verify) row.verify?.();
   return usage;
 }
 
