@@ -3,9 +3,9 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { FormatName } from "../../src/formats/index.ts";
 import { createFormat } from "../../src/formats/index.ts";
-import { peer } from "../support/cli.ts";
 import { below, between, chance, oneOf, type Random } from "../support/draw.ts";
 import { FileBytes, SECTOR } from "../support/file-bytes.ts";
+import { qemuImg } from "../support/qemu.ts";
 import { RecordingNode } from "../support/recording-node.ts";
 import { type Content, readSectors, sectorsOf } from "../support/sector-content.ts";
 import { Base, type Disk, openDisk } from "./disk.ts";
@@ -65,9 +65,9 @@ export async function makeDisk(shape: Shape, random: Random, directory: string):
     result = join(directory, "compressed.qcow2");
     const link = disk.base === undefined ? [] : ["-B", "base.raw", "-F", "raw"];
     const options = Object.entries(shape.options).map(([name, value]) => `${name}=${value}`);
-    peer("qemu-img", "convert", "-c", "-O", "qcow2", ...link, "-o", options.join(","), image, result);
+    qemuImg("convert", "-c", "-O", "qcow2", ...link, "-o", options.join(","), image, result);
   }
-  if (shape.snapshot === true) peer("qemu-img", "snapshot", "-c", "first", result);
+  if (shape.snapshot === true) qemuImg("snapshot", "-c", "first", result);
   return {
     ...disk,
     bytes: new FileBytes(readFileSync(result)),

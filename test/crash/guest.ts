@@ -8,15 +8,16 @@
 import assert from "node:assert/strict";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { layerExtents } from "../../src/block/index.ts";
+import { StreamdiskError } from "../../src/errors/index.ts";
 import type { MappedFormatNode, MappingRecord } from "../../src/formats/index.ts";
 import { below, between, chance, oneOf, type Random } from "../support/draw.ts";
 import { type FileBytes, SECTOR } from "../support/file-bytes.ts";
 import { Journal } from "../support/journal.ts";
 import { MemoryLog } from "../support/memory-log.ts";
-import { RecordingNode } from "../support/recording-node.ts";
+import { type Failure, RecordingNode } from "../support/recording-node.ts";
 import { Scheduler } from "../support/scheduler.ts";
 import { DAMAGED, describeDamage, readSectors, sectorsOf, valueName } from "../support/sector-content.ts";
-import { allowedNames, allows, DurableHistory, SectorModel } from "../support/sector-model.ts";
+import { allowedNames, allows, type Change, DurableHistory, SectorModel } from "../support/sector-model.ts";
 import { type Disk, openDisk } from "./disk.ts";
 
 export interface Workload {
@@ -27,6 +28,8 @@ export interface Workload {
   readonly reopens: boolean;
   /** Whether the link to the base is dropped towards the end. */
   readonly dropsLink: boolean;
+  /** How often a call of the file fails: with an I/O error, for want of space, the log full too. */
+  readonly faults: number;
   /** The number of its first write: numbers of an earlier life are not used again. */
   readonly firstValue: number;
 }
@@ -57,6 +60,8 @@ export class Guest {
   /** Sectors below which requests may go at the moment. */
   #limit = 0;
   #failure: unknown;
+  #faults = 0;
+  #log: MemoryLog | undefined;
 
   constructor(disk: Disk, work: Workload, random: Random) {
     this.#disk = disk;
@@ -81,6 +86,7 @@ export class Guest {
   async live(): Promise<void> {
     await this.#open();
     await this.#observe();
+    this.#faults = this.#work.faults;
     const { requests, depth, resizes, reopens, dropsLink } = this.#work;
     const dropAt = dropsLink ? between(this.#random, Math.floor(requests / 2), requests - 1) : -1;
     for (let request = 0; request < requests; request++) {
@@ -94,19 +100,41 @@ export class Guest {
       else this.#start(this.#request(oneOf(this.#random, REQUESTS)));
     }
     await this.#quiet();
+    if (this.#work.faults > 0) await this.#recover();
     if (reopens && chance(this.#random, 0.3)) await this.#close();
+  }
+
+  /** The faults are over: all must be as it should, and become durable. */
+  async #recover(): Promise<void> {
+    this.#faults = 0;
+    if (this.#log !== undefined) this.#log.full = false;
+    const bytes = new Uint8Array(this.#node.length);
+    const moment = this.journal.mark();
+    await this.#scheduler.until(this.#node.read(0, bytes));
+    this.#compare(bytes, 0, moment, this.journal.mark());
+    await this.#scheduler.until(this.#flush());
+  }
+
+  #drawFault(operation: "read" | "write" | "flush"): Failure | undefined {
+    if (this.#faults === 0 || !chance(this.#random, this.#faults)) return undefined;
+    if (this.#log !== undefined) this.#log.full = chance(this.#random, 0.5);
+    const full = operation === "write" && chance(this.#random, 0.5);
+    const error = new StreamdiskError(full ? "no-space" : "io", `A ${operation} fails for the test's sake`);
+    return { error, done: this.#random() };
   }
 
   async #open(): Promise<void> {
     const { journal } = this;
     const scheduler = this.#scheduler;
-    const file = new RecordingNode({ bytes: this.#bytes, journal, scheduler });
+    const fails = (operation: "read" | "write" | "flush") => this.#drawFault(operation);
+    const file = new RecordingNode({ bytes: this.#bytes, journal, scheduler, fails });
     const log = this.#disk.logged
       ? new MemoryLog(this.#records, (change) => {
           journal.add({ type: "log", change });
           this.#records = log?.records ?? [];
         })
       : undefined;
+    this.#log = log;
     const image = await scheduler.until(openDisk(this.#disk, file, { log, scheduler }));
     this.#image = image;
     this.#limit = image.length / SECTOR;
@@ -165,6 +193,15 @@ export class Guest {
   }
 
   async #request(what: (typeof REQUESTS)[number]): Promise<void> {
+    try {
+      await this.#doRequest(what);
+    } catch (error) {
+      const injected = error instanceof StreamdiskError && error.message.includes("for the test's sake");
+      if (!injected) throw error;
+    }
+  }
+
+  async #doRequest(what: (typeof REQUESTS)[number]): Promise<void> {
     switch (what) {
       case "write":
         return this.#write();
@@ -204,17 +241,30 @@ export class Guest {
     const value = this.nextValue++;
     const bytes = sectorsOf(value, first, count);
     const change = this.model.change(first, count, value, this.journal.mark());
-    await this.#node.write(first * SECTOR, bytes);
-    change.acknowledged = this.journal.mark();
+    await this.#acknowledge(change, this.#node.write(first * SECTOR, bytes));
     bytes.fill(0xee); // The buffer is the caller's again: whoever still uses it shows himself.
   }
 
   async #zero(discard: boolean): Promise<void> {
     const { first, count } = this.#range();
     const change = this.model.change(first, count, 0, this.journal.mark(), discard);
-    if (discard) await this.#node.discard(first * SECTOR, count * SECTOR);
-    else await this.#node.writeZeroes(first * SECTOR, count * SECTOR);
-    change.acknowledged = this.journal.mark();
+    const [offset, length] = [first * SECTOR, count * SECTOR];
+    await this.#acknowledge(
+      change,
+      discard ? this.#node.discard(offset, length) : this.#node.writeZeroes(offset, length),
+    );
+  }
+
+  /** What fails may have happened, or a part of it; but it is over. */
+  async #acknowledge(change: Change, done: Promise<void>): Promise<void> {
+    try {
+      await done;
+    } catch (error) {
+      change.weak = true;
+      throw error;
+    } finally {
+      change.acknowledged = this.journal.mark();
+    }
   }
 
   async #read(): Promise<void> {

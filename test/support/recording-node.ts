@@ -4,7 +4,7 @@
  */
 import type { BlockNode, Extent } from "../../src/block/index.ts";
 import { StreamdiskError } from "../../src/errors/index.ts";
-import type { FileBytes, FileChange } from "./file-bytes.ts";
+import { cutChange, type FileBytes, type FileChange } from "./file-bytes.ts";
 import type { Journal } from "./journal.ts";
 import type { Scheduler } from "./scheduler.ts";
 
@@ -18,8 +18,14 @@ export interface RecordingOptions {
   /** Absent: no delay. */
   readonly scheduler?: Pick<Scheduler, "defer">;
   readonly name?: string;
-  /** Throws here to make a call fail, without effect. */
-  readonly beforeCall?: (operation: "read" | "write" | "flush") => void;
+  /** Asked of every call, when it is to take effect. */
+  readonly fails?: (operation: "read" | "write" | "flush") => Failure | undefined;
+}
+
+export interface Failure {
+  readonly error: Error;
+  /** How much of a change has happened nevertheless, from 0 to 1. */
+  readonly done: number;
 }
 
 export class RecordingNode implements BlockNode {
@@ -30,17 +36,17 @@ export class RecordingNode implements BlockNode {
   readonly #bytes: FileBytes;
   readonly #journal: Journal | undefined;
   readonly #scheduler: Pick<Scheduler, "defer">;
-  readonly #beforeCall: NonNullable<RecordingOptions["beforeCall"]>;
+  readonly #fails: NonNullable<RecordingOptions["fails"]>;
   #closed = false;
 
   /** @param options.bytes changed in place: closing leaves them to the next node */
   constructor(options: RecordingOptions) {
-    const { bytes, journal, scheduler = AT_ONCE, name = "recorded", beforeCall = () => {} } = options;
+    const { bytes, journal, scheduler = AT_ONCE, name = "recorded", fails = () => undefined } = options;
     this.name = name;
     this.#bytes = bytes;
     this.#journal = journal;
     this.#scheduler = scheduler;
-    this.#beforeCall = beforeCall;
+    this.#fails = fails;
   }
 
   get length(): number {
@@ -51,7 +57,7 @@ export class RecordingNode implements BlockNode {
     signal?.throwIfAborted();
     this.#validate("read", offset, target.length, this.#bytes.length);
     await this.#scheduler.defer(() => {
-      this.#beforeCall("read");
+      this.#mayFail("read");
       this.#bytes.read(offset, target);
     });
   }
@@ -88,7 +94,7 @@ export class RecordingNode implements BlockNode {
     const id = this.#journal?.newId() ?? 0;
     this.#journal?.add({ type: "flush-begin", id });
     await this.#scheduler.defer(() => {
-      this.#beforeCall("flush");
+      this.#mayFail("flush");
       this.#journal?.add({ type: "flush-end", id });
     }, true);
   }
@@ -107,18 +113,33 @@ export class RecordingNode implements BlockNode {
   }
 
   async #change(change: FileChange): Promise<void> {
+    const id = this.#issue(change);
+    await this.#scheduler.defer(() => {
+      const failure = this.#fails("write");
+      if (failure === undefined) this.#complete(id, change);
+      else {
+        this.#journal?.add({ type: "fail", id });
+        const part = cutChange(change, failure.done);
+        if (part !== undefined) this.#complete(this.#issue(part), part);
+        throw failure.error;
+      }
+    });
+  }
+
+  #issue(change: FileChange): number {
     const id = this.#journal?.newId() ?? 0;
     this.#journal?.add({ type: "issue", id, change });
-    await this.#scheduler.defer(() => {
-      try {
-        this.#beforeCall("write");
-      } catch (error) {
-        this.#journal?.add({ type: "fail", id });
-        throw error;
-      }
-      this.#bytes.apply(change);
-      this.#journal?.add({ type: "complete", id });
-    });
+    return id;
+  }
+
+  #complete(id: number, change: FileChange): void {
+    this.#bytes.apply(change);
+    this.#journal?.add({ type: "complete", id });
+  }
+
+  #mayFail(operation: "read" | "flush"): void {
+    const failure = this.#fails(operation);
+    if (failure !== undefined) throw failure.error;
   }
 
   #validate(operation: string, offset: number, length: number, end = Number.MAX_SAFE_INTEGER): void {

@@ -36,7 +36,7 @@ export class Checkpoints {
   /** References that were taken away by changes that are in the kernel and not durable yet. */
   #freedInKernel: readonly HostRange[] = [];
   #releasing: Promise<void> = Promise.resolve();
-  #releaseError: unknown;
+  #leaky = false;
   #oldLog = false;
   #logged = 0;
 
@@ -128,7 +128,6 @@ export class Checkpoints {
   }
 
   async #checkpoint(durable: boolean): Promise<void> {
-    if (this.#releaseError !== undefined) throw this.#releaseError;
     if (!this.#dirty && this.#freedInKernel.length === 0) {
       if (durable) await this.#file.flush();
       return;
@@ -177,7 +176,10 @@ export class Checkpoints {
     }
   }
 
-  /** The change that freed these is durable; they go back once nobody can be reading them. */
+  /**
+   * The change that freed these is durable; they go back once nobody can be reading them. If that fails they are leaked, which is
+   * no reason to fail anything else.
+   */
   #giveBack(ranges: readonly HostRange[]): void {
     if (ranges.length === 0) return;
     this.activity.whenIdleSince(() => {
@@ -185,10 +187,15 @@ export class Checkpoints {
         .then(async () => {
           for (const { host, length } of ranges) await this.#allocator.release(host, length);
         })
-        .catch((error: unknown) => {
-          this.#releaseError = error;
+        .catch(() => {
+          this.#leaky = true;
         });
     });
+  }
+
+  /** Whether clusters are leaked: the image is to be repaired when it is opened next. */
+  get leaky(): boolean {
+    return this.#leaky;
   }
 
   /** Makes all durable and gives back all that was freed. No request may be under way. */

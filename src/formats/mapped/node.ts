@@ -305,8 +305,7 @@ export class MappedNode implements MappedFormatNode {
 
   /** Applies what an earlier process acknowledged and could not hand to the image (ADR 1), which is marked from now on. */
   async replay(records: readonly MappingRecord[]): Promise<void> {
-    this.#marking = this.#options.header.markDirty();
-    await this.#marking;
+    await this.#mark();
     await replay(this.#options, records);
     await this.#checkpoints.run(true);
     this.#options.log?.remove();
@@ -324,7 +323,7 @@ export class MappedNode implements MappedFormatNode {
         this.#lock.release(handle);
         await this.#marking;
         await this.#checkpoints.settle();
-        await this.#options.header.markClean();
+        if (!this.#checkpoints.leaky) await this.#options.header.markClean();
         this.#options.log?.remove();
       }
     } finally {
@@ -336,6 +335,17 @@ export class MappedNode implements MappedFormatNode {
     await this.close();
   }
 
+  /** Marks the header, once; if that fails, the next change tries again. */
+  async #mark(): Promise<void> {
+    this.#marking ??= this.#options.header.markDirty();
+    try {
+      await this.#marking;
+    } catch (error) {
+      this.#marking = undefined;
+      throw error;
+    }
+  }
+
   /** Runs a change under its ticket, after the mark in the header. */
   async #changing<T>(operation: string, offset: number, length: number, act: () => Promise<T>): Promise<T> {
     this.#validate(operation, offset, length);
@@ -343,8 +353,7 @@ export class MappedNode implements MappedFormatNode {
     const { activity } = this.#checkpoints;
     const ticket = activity.begin();
     try {
-      this.#marking ??= this.#options.header.markDirty();
-      await this.#marking;
+      await this.#mark();
       return await act();
     } finally {
       activity.end(ticket);
