@@ -1,6 +1,6 @@
 /** What the measurements were made on, and how they are printed. */
 import { execFileSync } from "node:child_process";
-import { cpus, release, totalmem } from "node:os";
+import { cpus, loadavg, release, totalmem } from "node:os";
 import type { Usage } from "./child.ts";
 import type { Row } from "./rows.ts";
 
@@ -40,7 +40,7 @@ function medians(runs: readonly Usage[]): Usage {
   return { wall: median("wall"), cpu: median("cpu"), peak: median("peak") };
 }
 
-export function machine(): Report["machine"] {
+export function describeMachine(): Report["machine"] {
   const qemu = execFileSync("qemu-img", ["--version"], { encoding: "utf8" });
   return {
     cores: `${cpus().length} (${cpus()[0]?.model ?? "unknown"})`,
@@ -48,6 +48,8 @@ export function machine(): Report["machine"] {
     kernel: release(),
     node: process.versions.node,
     qemu: /version (\S+)/.exec(qemu)?.[1] ?? "unknown",
+    // What else went on: 0 on a machine that does nothing else.
+    "load average before": (loadavg()[0] as number).toFixed(1),
   };
 }
 

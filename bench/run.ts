@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { measure, must, type Usage } from "./child.ts";
 import { Images } from "./images.ts";
-import { type Measured, machine, measured, page, type Report, table } from "./report.ts";
+import { describeMachine, type Measured, measured, page, type Report, table } from "./report.ts";
 import { offlineRows, type Row } from "./rows.ts";
 
 const ROOT = join(import.meta.dirname, "..");
@@ -40,6 +40,7 @@ if (values.help) {
 
 const runs = wholeNumber("--runs", values.runs);
 const size = wholeNumber("--size", values.size);
+const machine = describeMachine();
 const directory = mkdtempSync(join(tmpdir(), "streamdisk-bench-"));
 try {
   const all = offlineRows(new Images(directory, size));
@@ -54,7 +55,7 @@ try {
     results.push(await runRow(row));
   }
   const date = new Date().toISOString().slice(0, 10);
-  const report: Report = { date, machine: machine(), sizeMebibytes: size, runs, rows: results };
+  const report: Report = { date, machine, sizeMebibytes: size, runs, rows: results };
   console.log(values.json ? JSON.stringify(report, null, 2) : table(report));
   if (values.write) writeFileSync(join(import.meta.dirname, "RESULTS.md"), page(report));
 } finally {
