@@ -61,8 +61,16 @@ async function fillNew<T>(
   } catch (error) {
     await file?.close().catch(() => {});
     await unlink(path).catch(() => {});
-    throw wrapSystemError(error, place, "create");
+    throw wrapSystemError(inItsName(error, path, place), place, "create");
   }
+}
+
+/** The user knows nothing of the temporary name. */
+function inItsName(error: unknown, path: string, place: string): unknown {
+  if (!(error instanceof StreamdiskError)) return error;
+  const { code, message, context, cause } = error;
+  const node = context.node === path ? { ...context, node: place } : context;
+  return new StreamdiskError(code, message.replaceAll(path, place), node, cause);
 }
 
 /** Gives a complete file its name, durably. */
