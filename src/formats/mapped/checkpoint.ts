@@ -37,7 +37,6 @@ export class Checkpoints {
   #freedInKernel: readonly HostRange[] = [];
   #releasing: Promise<void> = Promise.resolve();
   #leaky = false;
-  #oldLog = false;
   #logged = 0;
 
   #running: Promise<void> | undefined;
@@ -132,8 +131,8 @@ export class Checkpoints {
       if (durable) await this.#file.flush();
       return;
     }
-    if (!this.#oldLog) this.#log?.rotate();
-    this.#oldLog = true;
+    // Also after one that failed: what was logged since then is part of this one, and must go with it.
+    this.#log?.rotate();
     const tables = this.#tables.snapshot();
     const clusters = this.#allocator.snapshot();
     const inKernelBefore = this.#freedInKernel;
@@ -160,7 +159,6 @@ export class Checkpoints {
     clusters.done();
     this.#unloggedInFlight = new Set();
     this.#log?.dropOld();
-    this.#oldLog = false;
     this.#giveBack(inKernelBefore);
     this.#freedInKernel = tables.freed;
     if (!durable) return;

@@ -93,17 +93,14 @@ export class MappedNode implements MappedFormatNode {
       length: () => this.#length,
       decompress: options.decompress,
     };
-    const reader = new MappedReader(parts);
-    const writer = new MappedWriter({ ...parts, reader });
-    const zeroer = new MappedZeroer({ ...parts, writer, reclaims: options.allocator.reclaims });
-    this.#reader = reader;
-    this.#writer = writer;
-    this.#zeroer = zeroer;
+    this.#reader = new MappedReader(parts);
+    this.#writer = new MappedWriter({ ...parts, reader: this.#reader });
+    this.#zeroer = new MappedZeroer({ ...parts, writer: this.#writer, reclaims: options.allocator.reclaims });
     this.#resizing = {
       ...parts,
-      reader,
-      writer,
-      zeroer,
+      reader: this.#reader,
+      writer: this.#writer,
+      zeroer: this.#zeroer,
       setLength: (length) => {
         this.#length = length;
       },
@@ -337,13 +334,11 @@ export class MappedNode implements MappedFormatNode {
 
   /** Marks the header, once; if that fails, the next change tries again. */
   async #mark(): Promise<void> {
-    this.#marking ??= this.#options.header.markDirty();
-    try {
-      await this.#marking;
-    } catch (error) {
+    this.#marking ??= this.#options.header.markDirty().catch((error: unknown) => {
       this.#marking = undefined;
       throw error;
-    }
+    });
+    await this.#marking;
   }
 
   /** Runs a change under its ticket, after the mark in the header. */

@@ -160,6 +160,8 @@ async function compact(image: QedImage, references: ReferenceCounts, total: numb
     updates.push({ at: place, host: hole * clusterSize });
     hole++;
     top--;
+    // What was moved is no use of its old place: the search for holes must not step over it.
+    end = last / clusterSize;
   }
   if (updates.length > 0) {
     await file.flush();
