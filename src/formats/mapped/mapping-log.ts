@@ -2,10 +2,10 @@
  * The port to the log of acknowledged mappings (ADR 1). Records live in memory of the kernel (a file on tmpfs), so that
  * they survive the death of the process and not that of the machine.
  *
- * The log has two generations, so that it can be emptied without a gap: `rotate` opens a new one before a checkpoint takes its
- * snapshot, `dropOld` removes the old one when that snapshot has reached the image. Replay reads old, then new; a
- * record that reached the image already is applied again without harm, since a later record for the same cluster follows
- * in order and freed clusters are reused only after `dropOld`.
+ * The log has generations, so that it can be emptied without a gap: `rotate` begins a new one before a checkpoint takes its
+ * snapshot, `dropOld` removes all others when that snapshot has reached the image; two at a time, more only after a checkpoint that
+ * failed. Replay reads the oldest first. A record that reached the image already is applied again without harm: a later
+ * one for the same cluster follows, or its change was not acknowledged yet; and freed clusters are reused only after `dropOld`.
  */
 
 /** One acknowledged mapping: the L2 entry of a guest cluster, in the bytes of the image's format. */
