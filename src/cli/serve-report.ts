@@ -8,7 +8,9 @@ const LOOK_MS = 1000;
 export class ServeStatus {
   readonly #disk: ServedDisk;
   readonly #json: boolean;
-  readonly #timer: NodeJS.Timeout;
+  /** What happened before it was time to say so. */
+  #early: (() => void)[] | undefined = [];
+  #timer: NodeJS.Timeout | undefined;
   #fetchedBefore = 0;
   #shown = false;
   #looking = false;
@@ -16,15 +18,23 @@ export class ServeStatus {
   constructor(disk: ServedDisk, json: boolean) {
     this.#disk = disk;
     this.#json = json;
-    this.#timer = setInterval(() => void this.#look(), LOOK_MS);
     disk.on("source", ({ state, message }) => this.#say("source", { state, message }, sourceLine(state, message)));
     disk.on("hydrated", () => this.#say("hydrated", {}, "nothing is missing any more: the disk stands alone"));
     disk.on("stream-failed", ({ code, message }) => this.#say("stream-failed", { code, message }, message));
   }
 
+  /** From now on it shows what it hears. */
+  begin(): void {
+    const early = this.#early ?? [];
+    this.#early = undefined;
+    for (const say of early) say();
+    this.#timer = setInterval(() => void this.#look(), LOOK_MS);
+  }
+
   /** Something happened: a line that stays. */
   #say(event: string, facts: object, line: string): void {
-    if (this.#json) printJsonLine({ event, ...facts });
+    if (this.#early !== undefined) this.#early.push(() => this.#say(event, facts, line));
+    else if (this.#json) printJsonLine({ event, ...facts });
     else this.#line(printable(line));
   }
 

@@ -77,14 +77,18 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
     ...(options.tls !== undefined && { tls: options.tls }),
     ...(options.stream && { stream: options.stream === true ? {} : options.stream }),
   };
-  let disk: ServedDisk | undefined;
   const early: DiskEvent[] = [];
-  const place = placeDisk(backing ?? image, (event) => (disk === undefined ? early.push(event) : disk.hear(event)));
+  let hear = (event: DiskEvent): void => void early.push(event);
+  const place = placeDisk(backing ?? image, (event) => hear(event));
   try {
     const { uri } = await place.thread.call(place.id, "open", spec);
-    disk = new ServedDisk(place, { uri, image, listen, exportName: spec.exportName, nodeName: nodeName() });
+    const disk = new ServedDisk(place, { uri, image, listen, exportName: spec.exportName, nodeName: nodeName() });
     disk.onClose(() => (home === undefined ? undefined : rm(home, { recursive: true, force: true })));
-    for (const event of early) disk.hear(event);
+    // Not before the caller has had a chance to listen.
+    setImmediate(() => {
+      hear = (event) => disk.hear(event);
+      for (const event of early) hear(event);
+    });
     return disk;
   } catch (error) {
     await place.thread.leave(place.id);

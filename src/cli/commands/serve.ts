@@ -86,10 +86,11 @@ async function serve(image: string, flags: Flags): Promise<void> {
   try {
     await interruptible(async (signal) => {
       await using disk = await serveDisk(options);
+      const status = new ServeStatus(disk, flags.json === true);
       using _pidFile = pidFile(flags.pidFile);
       const info = await disk.info();
       announce(disk, info, flags);
-      const status = new ServeStatus(disk, flags.json === true);
+      status.begin();
       try {
         await untilTheEnd(disk, info, flags, signal);
       } finally {
