@@ -2,13 +2,15 @@
  * The programs that the tests measure streamdisk against. They are requirements: a test that finds one missing fails.
  */
 import { spawnSync } from "node:child_process";
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, globSync } from "node:fs";
 import { delimiter, join } from "node:path";
 
 /** A Debian package and the commands of it that the tests run. */
 export interface Peer {
   readonly debianPackage: string;
   readonly commands: readonly string[];
+  /** A pattern of the file that it is there for, when that is not a command. */
+  readonly file?: string;
   /** What the tests need it for. */
   readonly purpose: string;
 }
@@ -29,6 +31,13 @@ export const PEERS: readonly Peer[] = [
   { debianPackage: "python3-libnbd", commands: ["nbdsh"], purpose: "the same, one command at a time" },
   { debianPackage: "fio", commands: ["fio"], purpose: "load on an NBD server" },
   { debianPackage: "gnutls-bin", commands: ["certtool", "psktool"], purpose: "certificates and keys for TLS" },
+  {
+    debianPackage: "linux-image-cloud-amd64",
+    commands: [],
+    file: "/boot/vmlinuz-*-cloud-amd64",
+    purpose: "the kernel of a guest",
+  },
+  { debianPackage: "busybox-static", commands: ["busybox"], purpose: "all else that a guest needs" },
 ];
 
 function isInstalled(command: string): boolean {
@@ -43,7 +52,9 @@ function isInstalled(command: string): boolean {
 }
 
 export function missingPeers(): Peer[] {
-  return PEERS.filter((peer) => !peer.commands.every(isInstalled));
+  return PEERS.filter(({ commands, file }) => {
+    return !commands.every(isInstalled) || (file !== undefined && globSync(file).length === 0);
+  });
 }
 
 /**
@@ -70,7 +81,9 @@ export function ensurePeers(): boolean {
   aptGet("install", "-qq", "-y", "--no-install-recommends", ...packages);
   const still = missingPeers();
   for (const peer of still) {
-    console.error(`Package '${peer.debianPackage}' could not be installed: no ${peer.commands.join(", ")} on the PATH`);
+    console.error(
+      `Package '${peer.debianPackage}' could not be installed: no ${peer.file ?? `${peer.commands.join(", ")} on the PATH`}`,
+    );
   }
   return still.length === 0;
 }

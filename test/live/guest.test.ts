@@ -1,0 +1,115 @@
+/**
+ * A real guest on a disk whose base is far away: it reads and writes while the stream runs to its end and the link is dropped
+ * under it. Whatever it reads is what it wrote or what the base has, and so is the image after it was powered off.
+ */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { serveDisk } from "../../src/engine/index.ts";
+import { noise, temporaryDirectory } from "../support/cli.ts";
+import { below, between, chance, oneOf, type Random } from "../support/draw.ts";
+import { Guest } from "../support/guest/guest.ts";
+import { makeBootFiles } from "../support/guest/initramfs.ts";
+import { startNbdkit } from "../support/nbd-servers.ts";
+import { qemuCheck } from "../support/peer-images.ts";
+import { qemuImg } from "../support/qemu.ts";
+import { rng, sample } from "../support/seed.ts";
+
+const MIB = 2 ** 20;
+const SECTOR = 512;
+const SIZE = 24 * MIB;
+
+const CELLS = [
+  { format: "qcow2", speed: 4 * MIB, copyOnRead: true },
+  { format: "qed", speed: 4 * MIB, copyOnRead: true },
+  { format: "qcow2", speed: 4 * MIB, copyOnRead: false },
+] as const;
+
+/** Half noise, half holes. */
+function makeBase(path: string): Buffer {
+  const content = noise(SIZE, 11);
+  for (let at = MIB; at < SIZE; at += 2 * MIB) content.fill(0, at, at + MIB);
+  writeFileSync(path, content);
+  return content;
+}
+
+/** What the guest's `yes` makes. */
+function repeated(text: string, length: number): Buffer {
+  return Buffer.alloc(length, `${text}\n`);
+}
+
+/** One act of the guest, and in the model. */
+async function act(guest: Guest, model: Buffer, random: Random, number: number): Promise<void> {
+  const count = chance(random, 0.5) ? between(random, 1, 16) : between(random, 1, 512);
+  const at = below(random, SIZE / SECTOR - count);
+  const range = model.subarray(at * SECTOR, (at + count) * SECTOR);
+  if (chance(random, 0.6)) {
+    const expected = createHash("md5").update(range).digest("hex");
+    const read = await guest.does(`read ${at} ${count}`);
+    assert.equal(read.slice(0, 32), expected, `act ${number}: read ${count} sectors at ${at}: ${read}`);
+    return;
+  }
+  const text = `act-${number}-${at}`;
+  const how = oneOf(random, ["write", "lazy"]);
+  assert.equal(await guest.does(`${how} ${at} ${count} ${text}`), "written");
+  repeated(text, range.length).copy(range);
+  // The next read goes past the guest's cache.
+  if (how === "lazy") assert.equal(await guest.does("flush"), "flushed");
+}
+
+async function run(t: TestContext, { format, speed, copyOnRead }: (typeof CELLS)[number]): Promise<void> {
+  const random = rng(`guest ${format} ${copyOnRead}`);
+  const directory = temporaryDirectory(t);
+  const model = makeBase(join(directory, "base.raw"));
+  await using source = await startNbdkit(["--filter=delay", "file", join(directory, "base.raw"), "rdelay=20ms"]);
+  const image = join(directory, `vm.${format}`);
+  await using disk = await serveDisk({
+    ...{ image, format, copyOnRead, create: true, backing: source.uri, backingFormat: "raw" },
+  });
+  const booted = await Guest.boot(makeBootFiles(directory), disk.qemuArgs());
+  await using guest = booted.guest;
+  assert.equal(booted.diskBytes, SIZE);
+
+  let acts = 0;
+  const doSome = async (many: number): Promise<void> => {
+    for (let i = 0; i < many; i++) await act(guest, model, random, ++acts);
+  };
+  await doSome(5);
+  const before = await disk.info();
+  assert(before.missingBytes > SIZE / 2 && !before.hydrated, "the stream has something to do");
+  await disk.stream({ speed });
+  let over = false;
+  const hydrated = disk.hydrated().finally(() => {
+    over = true;
+  });
+  hydrated.catch(() => {});
+  const actsBefore = acts;
+  while (!over) await doSome(1);
+  await hydrated;
+  const during = acts - actsBefore;
+  assert(during > 3, `the guest did ${during} things while the stream ran`);
+
+  // The source is not needed any more.
+  await source.stop();
+  rmSync(join(directory, "base.raw"));
+  await doSome(15);
+  const after = await disk.info();
+  assert.deepEqual([after.hydrated, after.missingBytes, after.source.state], [true, 0, "none"]);
+  await guest.powerOff();
+  await disk.close();
+
+  const expected = join(directory, "expected.raw");
+  writeFileSync(expected, model);
+  qemuCheck(image, format);
+  qemuImg("compare", "-q", "-f", format, "-F", "raw", image, expected);
+  const info = JSON.parse(qemuImg("info", "-f", format, "--output=json", image)) as Record<string, unknown>;
+  assert.equal(info["backing-filename"], undefined);
+  t.diagnostic(`${acts} acts of the guest, ${during} of them while the stream ran`);
+}
+
+for (const cell of sample("guest", CELLS, 1)) {
+  const how = cell.copyOnRead ? "" : ", without copy-on-read";
+  test(`a real guest on ${cell.format} over a source that is 20 ms away${how}`, (t) => run(t, cell));
+}

@@ -1,0 +1,32 @@
+#!/bin/busybox sh
+# All that the guest does: it takes one command a line from the console, and answers with one line that begins with "@".
+/bin/busybox mkdir -p /proc /dev /sys /tmp
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+# In the order in which they need each other.
+for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do
+  insmod /modules/$module.ko
+done
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+stty -echo -onlcr
+disk=/dev/vda
+echo "@ready $(cat /sys/block/vda/size)"
+while read -r act at count text; do
+  case $act in
+    # Past the guest's cache, in sectors of 512 bytes.
+    read) echo "@$(dd if=$disk bs=512 skip=$at count=$count iflag=direct,fullblock 2>/tmp/error | md5sum | cut -c1-32) $(tr '\n' ' ' </tmp/error | cut -c1-60)" ;;
+    write)
+      if yes "$text" | dd of=$disk bs=512 seek=$at count=$count iflag=fullblock oflag=direct conv=notrunc 2>/tmp/error
+      then echo "@written"; else echo "@failed $(tr '\n' ' ' </tmp/error)"; fi ;;
+    # By the guest's cache, which writes whole pages when it likes, or at a sync.
+    lazy)
+      if yes "$text" | dd of=$disk bs=512 seek=$at count=$count iflag=fullblock conv=notrunc 2>/tmp/error
+      then echo "@written"; else echo "@failed $(tr '\n' ' ' </tmp/error)"; fi ;;
+    flush) if sync && blockdev --flushbufs $disk; then echo "@flushed"; else echo "@failed"; fi ;;
+    # Everything, while whatever comes next goes on.
+    walk) cat $disk >/dev/null & echo "@walking" ;;
+    off) wait; sync; echo "@off"; poweroff -f ;;
+  esac
+done
