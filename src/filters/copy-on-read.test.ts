@@ -279,6 +279,30 @@ test("the link is dropped under a fetch: its readers get what was there", async 
   await overlay.close();
 });
 
+test("the link is dropped under requests that go below without a fetch, and under cache: they are done all the same", async () => {
+  const content = pattern(MIB);
+  content.fill(0, 8 * K64, 9 * K64);
+  const base = faulty(content);
+  const overlay = new MemoryOverlay({ length: MIB, backing: base });
+  const disk = new CopyOnRead(overlay);
+  const passing = new CopyOnRead(overlay, { keep: false });
+  const lift = base.add({ operations: ["read"], does: "freeze" });
+  const caching = disk.cache(0, K64);
+  const writing = disk.write(8 * K64 + 512, new Uint8Array(512).fill(9));
+  const zeroing = disk.writeZeroes(8 * K64 + 1024, 512);
+  const reading = bytesAt(passing, 9 * K64, 512);
+  await quiet();
+  assert.equal(base.frozen, 4);
+  lift();
+  await overlay.populate(0, content);
+  await overlay.changeBacking(undefined, undefined);
+  await base.close();
+  await Promise.all([caching, writing, zeroing]);
+  assert.deepEqual(await reading, content.subarray(9 * K64, 9 * K64 + 512));
+  content.fill(9, 8 * K64 + 512, 8 * K64 + 1024);
+  assert.deepEqual(await bytesAt(disk, 0, MIB), content);
+});
+
 test("the link is dropped between a look and the fetch: what is not missing any more is not taken for zero", async () => {
   const content = pattern(48 * MIB);
   const base = faulty(content);

@@ -6,9 +6,9 @@
  * neither fetched nor kept. The rest is fetched in whole units (`FetchTable`), which readers share; they are
  * answered when it has arrived, and it is kept by the overlay's `populate` after that, so a guest's write always wins.
  *
- * The link to what is below may be dropped at any time, since the stream drops it when nothing is missing. Extents
- * are true of the backing node that was there when they were asked for: a reader goes on with that one, and when it fails
- * and is not the overlay's any more, the overlay has the bytes.
+ * The link to what is below may be dropped at any time, since the stream drops it when nothing is missing. A reader goes on with
+ * the backing node that was there when it asked for the extents: what it finds missing reads there as it did. A request that
+ * fails because that one was closed meanwhile is done again.
  *
  * When the image cannot take more (no space), nothing is kept for a while and reads go on.
  */
@@ -80,16 +80,16 @@ export class CopyOnRead implements GuestDisk {
     return { fetched: this.#fetches.fetched, kept: this.#fetches.kept };
   }
 
-  async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    validateOpen(this, "read", this.#closed);
-    validateRange(this, "read", offset, target.length);
-    if (!this.#keep || this.readOnly || this.#clock.now() < this.#restUntil) {
-      return this.#overlay.read(offset, target, signal);
-    }
-    const part = (extent: Extent) => target.subarray(extent.offset - offset, extent.offset - offset + extent.length);
-    await this.#walk(offset, target.length, (extent, below) => {
-      if (below === undefined) return this.#overlay.read(extent.offset, part(extent), signal);
-      return this.#readMissing(extent, below, part(extent), signal);
+  read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
+    return this.#whateverLink("read", offset, target.length, () => {
+      if (!this.#keep || this.readOnly || this.#clock.now() < this.#restUntil) {
+        return this.#overlay.read(offset, target, signal);
+      }
+      const part = (extent: Extent) => target.subarray(extent.offset - offset, extent.offset - offset + extent.length);
+      return this.#walk(offset, target.length, (extent, below) => {
+        if (below === undefined) return this.#overlay.read(extent.offset, part(extent), signal);
+        return this.#readMissing(extent, below, part(extent), signal);
+      });
     });
   }
 
@@ -102,17 +102,31 @@ export class CopyOnRead implements GuestDisk {
    * Fetches what of a range is missing, and resolves when it is kept; also with `keep` off, and while reads keep nothing for
    * want of room.
    */
-  async cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
-    validateOpen(this, "cache", this.#closed);
-    validateRange(this, "cache", offset, length);
-    await this.#walk(offset, length, async (extent, below) => {
-      if (below === undefined) return;
-      await this.#eachFetch(extent, below, signal, async (fetch) => {
-        await whileWanted(fetch.arrived, signal);
-        await whileWanted(fetch.kept, signal);
-        if (fetch.failure !== undefined) throw fetch.failure.error;
-      });
-    });
+  cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    return this.#whateverLink("cache", offset, length, () =>
+      this.#walk(offset, length, async (extent, below) => {
+        if (below === undefined) return;
+        await this.#eachFetch(extent, below, signal, async (fetch) => {
+          await whileWanted(fetch.arrived, signal);
+          await whileWanted(fetch.kept, signal);
+          if (fetch.failure !== undefined) throw fetch.failure.error;
+        });
+      }),
+    );
+  }
+
+  /** Does a request, and again when it has failed while the link was changed: what it went to below may be closed by now. */
+  async #whateverLink(operation: string, offset: number, length: number, act: () => Promise<void>): Promise<void> {
+    validateOpen(this, operation, this.#closed);
+    validateRange(this, operation, offset, length);
+    for (;;) {
+      const below = this.#overlay.backing;
+      try {
+        return await act();
+      } catch (error) {
+        if (this.#overlay.backing === below) throw error;
+      }
+    }
   }
 
   /**
@@ -129,8 +143,6 @@ export class CopyOnRead implements GuestDisk {
       for (let position = offset; position < end; ) {
         const below = this.#overlay.backing;
         const extents = await this.#overlay.extents(position, end - position);
-        // The link has been changed since: what is missing may be missing no more.
-        if (this.#overlay.backing !== below) continue;
         for (const extent of joinLocal(extents)) {
           if (!add(act(extent, extent.kind === "missing" ? below : undefined))) return;
           position = extent.offset + extent.length;
@@ -151,12 +163,7 @@ export class CopyOnRead implements GuestDisk {
       await whileWanted(fetch.arrived, signal);
       part.set(fetch.bytes.subarray(from - fetch.offset, to - fetch.offset), from - extent.offset);
     };
-    try {
-      await this.#eachFetch(extent, below, signal, copy);
-    } catch (error) {
-      if (this.#overlay.backing === below) throw error;
-      await this.#overlay.read(extent.offset, part, signal);
-    }
+    await this.#eachFetch(extent, below, signal, copy);
   }
 
   /** Calls `use` with each fetch that a missing range needs, and the part of the range that it is needed for. */
@@ -184,12 +191,13 @@ export class CopyOnRead implements GuestDisk {
     });
   }
 
+  /** A write of part of what is missing reads the rest from below. */
   write(offset: number, data: Uint8Array): Promise<void> {
-    return this.#overlay.write(offset, data);
+    return this.#whateverLink("write", offset, data.length, () => this.#overlay.write(offset, data));
   }
 
   writeZeroes(offset: number, length: number): Promise<void> {
-    return this.#overlay.writeZeroes(offset, length);
+    return this.#whateverLink("write zeroes to", offset, length, () => this.#overlay.writeZeroes(offset, length));
   }
 
   canZeroFast(offset: number, length: number): boolean {
@@ -197,7 +205,7 @@ export class CopyOnRead implements GuestDisk {
   }
 
   discard(offset: number, length: number): Promise<void> {
-    return this.#overlay.discard(offset, length);
+    return this.#whateverLink("discard", offset, length, () => this.#overlay.discard(offset, length));
   }
 
   flush(): Promise<void> {
