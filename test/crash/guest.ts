@@ -26,6 +26,8 @@ export interface Workload {
   readonly depth: number;
   readonly resizes: boolean;
   readonly reopens: boolean;
+  /** Whether leaks are given back first: those of an earlier life. */
+  readonly repairs: boolean;
   /** Whether the link to the base is dropped towards the end. */
   readonly dropsLink: boolean;
   /** How often a call of the file fails: with an I/O error, for want of space, the log full too. */
@@ -86,6 +88,7 @@ export class Guest {
   async live(): Promise<void> {
     await this.#open();
     await this.#observe();
+    if (this.#work.repairs) await this.#repair();
     this.#faults = this.#work.faults;
     const { requests, depth, resizes, reopens, dropsLink } = this.#work;
     const dropAt = dropsLink ? between(this.#random, Math.floor(requests / 2), requests - 1) : -1;
@@ -108,11 +111,21 @@ export class Guest {
   async #recover(): Promise<void> {
     this.#faults = 0;
     if (this.#log !== undefined) this.#log.full = false;
-    const bytes = new Uint8Array(this.#node.length);
-    const moment = this.journal.mark();
-    await this.#scheduler.until(this.#node.read(0, bytes));
-    this.#compare(bytes, 0, moment, this.journal.mark());
+    await this.#compareAll();
     await this.#scheduler.until(this.#flush());
+  }
+
+  async #repair(): Promise<void> {
+    const { corruptions, findings } = await this.#scheduler.until(this.#node.check({ repair: "leaks" }));
+    assert.equal(corruptions, 0, findings.join("\n"));
+    await this.#compareAll();
+  }
+
+  async #compareAll(): Promise<void> {
+    const bytes = new Uint8Array(this.#node.length);
+    const begun = this.journal.mark();
+    await this.#scheduler.until(this.#node.read(0, bytes));
+    this.#compare(bytes, 0, begun, this.journal.mark());
   }
 
   #drawFault(operation: "read" | "write" | "flush"): Failure | undefined {

@@ -89,6 +89,9 @@ export class MappingTables {
   readonly #options: MappingTablesOptions;
   readonly #slicesPerTable: number;
   readonly #cache = new Map<number, L2Slice>();
+  /** So many slices stay in memory, as long as no more are dirty or pinned. */
+  readonly #most: number;
+  #dropping = false;
   readonly #dirty = new Set<L2Slice>();
   readonly #loading = new Map<number, Promise<L2Slice | null>>();
   readonly #preparing = new Map<number, Promise<void>>();
@@ -103,6 +106,7 @@ export class MappingTables {
 
   constructor(options: MappingTablesOptions) {
     this.#options = options;
+    this.#most = CACHE_BYTES / options.geometry.sliceBytes;
     this.#slicesPerTable = options.geometry.tableBytes / options.geometry.sliceBytes;
     this.#l1 = options.l1;
     this.#l1View = new DataView(options.l1.buffer, options.l1.byteOffset, options.l1.byteLength);
@@ -309,17 +313,28 @@ export class MappingTables {
 
   #insert(slice: L2Slice): void {
     this.#cache.set(slice.index, slice);
-    const most = CACHE_BYTES / this.#options.geometry.sliceBytes;
-    if (this.#cache.size <= most) return;
-    for (const candidate of this.#cache.values()) {
-      if (candidate.dirtyTo > 0 || candidate.pins > 0 || candidate === slice) continue;
-      if (candidate.used) {
-        candidate.used = false;
-        continue;
+    if (this.#cache.size <= this.#most || this.#dropping) return;
+    this.#dropping = true;
+    // In a turn of its own: whoever waits for a slice has looked at it by then, or pinned it.
+    setImmediate(() => {
+      this.#dropping = false;
+      this.#dropSome();
+    });
+  }
+
+  #dropSome(): void {
+    // Those used since the last look are passed over once.
+    for (let look = 0; look < 2; look++) {
+      for (const candidate of this.#cache.values()) {
+        if (this.#cache.size <= this.#most) return;
+        if (candidate.dirtyTo > 0 || candidate.pins > 0) continue;
+        if (candidate.used) {
+          candidate.used = false;
+          continue;
+        }
+        this.#cache.delete(candidate.index);
+        letGo(candidate.bytes);
       }
-      this.#cache.delete(candidate.index);
-      letGo(candidate.bytes);
-      if (this.#cache.size <= most) return;
     }
   }
 
