@@ -25,6 +25,7 @@ import {
 import { type Fetch, FetchTable } from "./fetch-table.ts";
 import type { GuestDisk } from "./hold.ts";
 import { together } from "./together.ts";
+import { whileWanted } from "./while-wanted.ts";
 
 export interface CopyOnReadOptions {
   /** Whether what is read is kept. @default true */
@@ -242,15 +243,4 @@ function joinLocal(extents: readonly Extent[]): Extent[] {
     else joined.push({ offset, length, kind: local, depth: 0 });
   }
   return joined;
-}
-
-/** Waits no longer than its caller does. */
-function whileWanted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return promise;
-  return new Promise((resolve, reject) => {
-    const stop = (): void => reject(signal.reason);
-    if (signal.aborted) stop();
-    signal.addEventListener("abort", stop, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
-  });
 }
