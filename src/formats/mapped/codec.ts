@@ -38,9 +38,12 @@ export interface MappingCodec {
 
   /** @throws {StreamdiskError} `invalid-image` for an entry that the specification rules out */
   decodeL1(table: DataView, index: number, into: TableEntry): void;
+  /** The same, and false in place of the error: where there may be millions of such entries. */
+  tryDecodeL1(table: DataView, index: number, into: TableEntry): boolean;
   encodeL1(table: DataView, index: number, entry: TableEntry): void;
   /** @throws {StreamdiskError} `invalid-image` for an entry that the specification rules out */
   decode(table: DataView, index: number, into: ClusterEntry): void;
+  tryDecode(table: DataView, index: number, into: ClusterEntry): boolean;
   /** Never asked to encode a compressed cluster. */
   encode(table: DataView, index: number, entry: ClusterEntry): void;
 }

@@ -13,12 +13,8 @@ export function tableOffsets(codec: MappingCodec, l1: Uint8Array): Float64Array 
   const offsets = new Float64Array(l1.length / 8);
   let count = 0;
   for (let index = 0; index < offsets.length; index++) {
-    try {
-      codec.decodeL1(view, index, entry);
-    } catch {
-      continue; // Whoever needs that table is told.
-    }
-    if (entry.host !== 0) offsets[count++] = entry.host;
+    // Whoever needs a table whose entry is invalid is told.
+    if (codec.tryDecodeL1(view, index, entry) && entry.host !== 0) offsets[count++] = entry.host;
   }
   return offsets.slice(0, count);
 }

@@ -5,7 +5,7 @@
  * Counts lie in chunks that exist only where something is referred to, and the sum of them is bounded, so that an image of a few
  * kilobytes whose entries point all over an address space of petabytes costs no more than it has entries.
  */
-import type { BlockNode } from "../../block/index.ts";
+import { type BlockNode, isZero } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { ClusterEntry, MappingCodec } from "./codec.ts";
 import type { Geometry } from "./geometry.ts";
@@ -102,6 +102,17 @@ export class Findings {
     this.#keep(sentence);
   }
 
+  /** What cannot be decoded: the error says why, and is made only when its sentence is kept. */
+  invalid(decode: () => void): void {
+    this.corruptions++;
+    if (!this.hasRoom) return;
+    try {
+      decode();
+    } catch (error) {
+      this.#keep(error instanceof Error ? error.message : String(error));
+    }
+  }
+
   leak(sentence: string): void {
     this.leaks++;
     this.#keep(sentence);
@@ -140,7 +151,7 @@ export interface WalkOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((fraction: number) => void) | undefined;
   /**
-   * Called for each slice of a table that could be read, after its entries were counted.
+   * Called for each slice of a table that could be read and is not zero, after its entries were counted.
    * @param host where it lies in the file
    * @param bad indexes of entries that are invalid
    */
@@ -163,10 +174,8 @@ export async function walkMapping(options: WalkOptions): Promise<void> {
   const repeated = repeatedOffsets(tableOffsets(codec, l1));
   for (let l1Index = 0; l1Index < count; l1Index++) {
     signal?.throwIfAborted();
-    try {
-      codec.decodeL1(l1View, l1Index, tableEntry);
-    } catch (error) {
-      findings.corrupt(messageOf(error));
+    if (!codec.tryDecodeL1(l1View, l1Index, tableEntry)) {
+      findings.invalid(() => codec.decodeL1(l1View, l1Index, tableEntry));
       options.onBadTable?.(l1Index);
       continue;
     }
@@ -186,6 +195,7 @@ export async function walkMapping(options: WalkOptions): Promise<void> {
     const previous = { end: 0 };
     for (let at = 0; at < geometry.tableBytes; at += bytes.length) {
       await file.read(host + at, bytes);
+      if (isZero(bytes)) continue;
       const first = l1Index * geometry.tableEntries + at / codec.entryBytes;
       const bad = countSlice(options, view, { first, previous, times });
       await options.onSlice?.(host + at, view, bad, l1Index);
@@ -208,10 +218,8 @@ function countSlice(options: WalkOptions, view: DataView, { first, previous, tim
   const entry: ClusterEntry = newEntry();
   const bad: number[] = [];
   for (let index = 0; index < geometry.sliceEntries; index++) {
-    try {
-      codec.decode(view, index, entry);
-    } catch (error) {
-      findings.corrupt(messageOf(error));
+    if (!codec.tryDecode(view, index, entry)) {
+      findings.invalid(() => codec.decode(view, index, entry));
       bad.push(index);
       continue;
     }
@@ -242,8 +250,4 @@ function countSlice(options: WalkOptions, view: DataView, { first, previous, tim
 
 function raiseEnd(figures: MappingFigures, end: number): void {
   if (end > figures.endOffset) figures.endOffset = end;
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -43,13 +43,15 @@ export function qcow2Codec({ version, clusterBits, extendedL2, name }: EntryShap
   const offsetMask = 2 ** sectorsShift - 1;
 
   function decodeL1(table: DataView, index: number, into: TableEntry): void {
+    if (!tryDecodeL1(table, index, into)) throw bad(table, index, "L1", 8);
+  }
+
+  function tryDecodeL1(table: DataView, index: number, into: TableEntry): boolean {
     const high = table.getUint32(index * 8);
     const low = table.getUint32(index * 8 + 4);
     into.host = (high & OFFSET_HIGH) * HIGH + low;
     into.owned = high >= COPIED;
-    if ((high & L1_REFUSED) !== 0 || (low & alignment) !== 0 || (into.owned && into.host === 0)) {
-      throw bad(table, index, "L1", 8);
-    }
+    return (high & L1_REFUSED) === 0 && (low & alignment) === 0 && (!into.owned || into.host !== 0);
   }
 
   function encodeL1(table: DataView, index: number, { host, owned }: TableEntry): void {
@@ -57,33 +59,31 @@ export function qcow2Codec({ version, clusterBits, extendedL2, name }: EntryShap
   }
 
   function decode(table: DataView, index: number, into: ClusterEntry): void {
+    if (!tryDecode(table, index, into)) throw bad(table, index, "L2", entryBytes);
+  }
+
+  function tryDecode(table: DataView, index: number, into: ClusterEntry): boolean {
     const at = index * entryBytes;
     const high = table.getUint32(at);
     const low = table.getUint32(at + 4);
-    if ((high & COMPRESSED) !== 0) {
-      decodeCompressed(table, index, into, high, low);
-      return;
-    }
+    if ((high & COMPRESSED) !== 0) return tryDecodeCompressed(table, index, into, high, low);
     const zero = (low & zeroBit) !== 0;
     into.host = (high & OFFSET_HIGH) * HIGH + (zero ? low - ZERO : low);
     into.compressedLength = 0;
     into.owned = high >= COPIED;
-    if ((high & L2_REFUSED) !== 0 || (low & lowRefused) !== 0 || (into.owned && into.host === 0)) {
-      throw bad(table, index, "L2", entryBytes);
-    }
-    if (extendedL2) {
-      into.zero = table.getUint32(at + 8);
-      into.data = table.getUint32(at + 12);
-      if ((into.zero & into.data) !== 0 || (into.data !== 0 && into.host === 0))
-        throw bad(table, index, "L2", entryBytes);
-    } else {
+    if ((high & L2_REFUSED) !== 0 || (low & lowRefused) !== 0 || (into.owned && into.host === 0)) return false;
+    if (!extendedL2) {
       into.zero = zero ? 1 : 0;
       into.data = zero || into.host === 0 ? 0 : 1;
+      return true;
     }
+    into.zero = table.getUint32(at + 8);
+    into.data = table.getUint32(at + 12);
+    return (into.zero & into.data) === 0 && (into.data === 0 || into.host !== 0);
   }
 
   /** Never owned: several compressed clusters share a host cluster, and none is written in place. */
-  function decodeCompressed(table: DataView, index: number, into: ClusterEntry, high: number, low: number): void {
+  function tryDecodeCompressed(table: DataView, index: number, into: ClusterEntry, high: number, low: number): boolean {
     const offsetHigh = high & offsetMask;
     const sectors = (high & (COMPRESSED - 1)) >>> sectorsShift;
     into.host = offsetHigh * HIGH + low;
@@ -92,7 +92,7 @@ export function qcow2Codec({ version, clusterBits, extendedL2, name }: EntryShap
     into.data = whole;
     into.zero = 0;
     const parts = extendedL2 ? table.getUint32(index * 16 + 8) | table.getUint32(index * 16 + 12) : 0;
-    if (offsetHigh > OFFSET_HIGH || into.host < clusterSize || parts !== 0) throw bad(table, index, "L2", entryBytes);
+    return offsetHigh <= OFFSET_HIGH && into.host >= clusterSize && parts === 0;
   }
 
   function encode(table: DataView, index: number, entry: ClusterEntry): void {
@@ -117,8 +117,10 @@ export function qcow2Codec({ version, clusterBits, extendedL2, name }: EntryShap
     hasZero: version === 3,
     zeroKeepsSpace: version === 3,
     decodeL1,
+    tryDecodeL1,
     encodeL1,
     decode,
+    tryDecode,
     encode,
   };
 }

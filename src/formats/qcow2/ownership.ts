@@ -45,12 +45,9 @@ async function checkTables(image: Qcow2Image, options: OwnershipOptions): Promis
   const view = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
   const table = { host: 0, owned: false };
   for (let index = 0; index < l1.length / 8; index++) {
-    try {
-      codec.decodeL1(view, index, table);
-    } catch {
-      continue; // The walk has found it.
-    }
-    if (table.host === 0 || !(await mustTurn(image, options, "L2 table", table))) continue;
+    // An invalid one was found by the walk.
+    if (!codec.tryDecodeL1(view, index, table) || table.host === 0) continue;
+    if (!(await mustTurn(image, options, "L2 table", table))) continue;
     table.owned = !table.owned;
     codec.encodeL1(view, index, table);
     await write(image, header.l1.offset, view, index, 8);

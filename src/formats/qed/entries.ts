@@ -21,14 +21,29 @@ export function qedCodec(shape: { clusterSize: number; tableBytes: number; name:
   const { clusterSize, tableBytes, name } = shape;
   const offsetMask = clusterSize - 1;
 
-  function host(table: DataView, index: number, what: string, size: number): number {
+  /** The offset of something of `size` bytes; -1 for what is none. */
+  function host(table: DataView, index: number, size: number): number {
     const low = table.getUint32(index * 8, true);
     const high = table.getUint32(index * 8 + 4, true);
     const offset = high * HIGH + low;
-    if ((low & offsetMask) !== 0 || high > MAX_HIGH || offset + size > Number.MAX_SAFE_INTEGER) {
-      throw badEntry(table, index, what);
-    }
-    return offset;
+    const valid = (low & offsetMask) === 0 && high <= MAX_HIGH && offset + size <= Number.MAX_SAFE_INTEGER;
+    return valid ? offset : -1;
+  }
+
+  function tryDecodeL1(table: DataView, index: number, into: TableEntry): boolean {
+    into.host = host(table, index, tableBytes);
+    into.owned = true;
+    return into.host >= 0;
+  }
+
+  function tryDecode(table: DataView, index: number, into: ClusterEntry): boolean {
+    const zero = table.getUint32(index * 8, true) === ZERO_CLUSTER && table.getUint32(index * 8 + 4, true) === 0;
+    into.host = zero ? 0 : host(table, index, clusterSize);
+    into.compressedLength = 0;
+    into.owned = true;
+    into.data = into.host === 0 ? 0 : 1;
+    into.zero = zero ? 1 : 0;
+    return into.host >= 0;
   }
 
   function badEntry(table: DataView, index: number, what: string): StreamdiskError {
@@ -51,9 +66,11 @@ export function qedCodec(shape: { clusterSize: number; tableBytes: number; name:
     hasZero: true,
     zeroKeepsSpace: false,
 
+    tryDecodeL1,
+    tryDecode,
+
     decodeL1(table: DataView, index: number, into: TableEntry): void {
-      into.host = host(table, index, "L1", tableBytes);
-      into.owned = true;
+      if (!tryDecodeL1(table, index, into)) throw badEntry(table, index, "L1");
     },
 
     encodeL1(table: DataView, index: number, entry: TableEntry): void {
@@ -61,12 +78,7 @@ export function qedCodec(shape: { clusterSize: number; tableBytes: number; name:
     },
 
     decode(table: DataView, index: number, into: ClusterEntry): void {
-      const zero = table.getUint32(index * 8, true) === ZERO_CLUSTER && table.getUint32(index * 8 + 4, true) === 0;
-      into.host = zero ? 0 : host(table, index, "L2", clusterSize);
-      into.compressedLength = 0;
-      into.owned = true;
-      into.data = into.host === 0 ? 0 : 1;
-      into.zero = zero ? 1 : 0;
+      if (!tryDecode(table, index, into)) throw badEntry(table, index, "L2");
     },
 
     encode(table: DataView, index: number, entry: ClusterEntry): void {
