@@ -154,7 +154,7 @@ export const CONTEXT_ALLOCATION = "base:allocation";
 /** How many layers down an extent is allocated: 1 in the image itself, 0 nowhere (QEMU, docs/interop/nbd.txt). */
 export const CONTEXT_DEPTH = "qemu:allocation-depth";
 
-/** What an overlay has of its own (docs/commands.md): for those who fill it from outside. */
+/** What an overlay has of its own (docs/nbd-server.md): for those who fill it from outside. */
 export const CONTEXT_LOCAL = "x-streamdisk:local";
 
 /** Status flags of `base:allocation`. */

@@ -84,10 +84,15 @@ export class Connection implements NegotiationHost, Receiver {
   }
 
   #watch(socket: Socket): Socket {
-    socket.on("end", () => this.destroy());
+    socket.on("end", () => this.#onEnd());
     // What went wrong with a client's connection is followed by its end, which is all that matters.
     socket.on("error", () => {});
     return socket.on("close", () => this.#onClose());
+  }
+
+  /** The client sends no more. Only one that has said so before gets its answers. */
+  #onEnd(): void {
+    if (!(this.#phase instanceof Transmission && this.#phase.leaving)) this.destroy();
   }
 
   #onClose(): void {

@@ -40,7 +40,11 @@ export function receiveFrom(accepted: Socket, receiver: Receiver): Socket {
       return true;
     },
   };
-  const socket = new Socket({ handle, onread } as unknown as SocketConstructorOpts);
+  const socket = new Socket({
+    handle,
+    onread,
+    allowHalfOpen: accepted.allowHalfOpen,
+  } as unknown as SocketConstructorOpts);
   // The server counts the one that it has accepted.
   return socket.once("close", () => accepted.destroy());
 }

@@ -121,6 +121,28 @@ test("close answers what is under way, ends all, and frees the address", async (
   await using _ = await serveNbd({ listen: { path: address.socket } });
 });
 
+test("a client that leaves and closes its side gets what it is owed", async () => {
+  const node = new MemoryNode(LENGTH);
+  const open = Promise.withResolvers<void>();
+  const read = node.read.bind(node);
+  node.read = async (offset, target) => {
+    await open.promise;
+    await read(offset, target);
+  };
+  await using server = (await served({ exports: [exported("", { node })] })).server;
+  for (const says of [true, false]) {
+    await using one = await client(server);
+    one.request({ command: READ, offset: 0, length: 512 });
+    if (says) one.request({ command: COMMAND.DISC });
+    one.socket.end();
+    if (says) {
+      open.resolve();
+      assert.equal((await one.reply()).payload.length, 8 + 512);
+    }
+    await one.closed;
+  }
+});
+
 test("close waits so long and no longer", async () => {
   const node = new MemoryNode(LENGTH);
   node.read = () => new Promise(() => {});

@@ -41,6 +41,8 @@ export interface CloseOptions {
 const MOST_CONNECTIONS = 1024;
 const BACKLOG = 256;
 const DRAIN_MS = 10_000;
+/** A client that has closed its side may still be owed replies. */
+const LISTENING = { noDelay: true, keepAlive: true, pauseOnConnect: true, allowHalfOpen: true };
 
 /**
  * Serves nodes over NBD until `close`.
@@ -71,7 +73,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     },
     onError: (error) => onError?.(asStreamdiskError(error)),
   };
-  const listener = createServer({ noDelay: true, keepAlive: true, pauseOnConnect: true }, (socket) => {
+  const listener = createServer(LISTENING, (socket) => {
     const connection = new Connection(socket, context);
     connections.add(connection);
     void connection.closed.then(() => connections.delete(connection));

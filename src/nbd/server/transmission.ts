@@ -117,6 +117,11 @@ export class Transmission {
     });
   }
 
+  /** Whether the client has said that it leaves. */
+  get leaving(): boolean {
+    return this.#leaving;
+  }
+
   /** Where the next bytes go when they are known to be the payload of a large write. */
   place(): Buffer | undefined {
     const { piece, filled = 0 } = this.#payload ?? {};
