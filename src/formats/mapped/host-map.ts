@@ -4,6 +4,7 @@
  *
  * The tables found at open are kept as a sorted array of offsets (8 bytes each), those made since in a set.
  */
+import { StreamdiskError } from "../../errors/index.ts";
 import type { MappingCodec } from "./codec.ts";
 
 /** Host offsets of all tables that an L1 table refers to; invalid entries are left out. */
@@ -17,6 +18,28 @@ export function tableOffsets(codec: MappingCodec, l1: Uint8Array): Float64Array 
     if (codec.tryDecodeL1(view, index, entry) && entry.host !== 0) offsets[count++] = entry.host;
   }
   return offsets.slice(0, count);
+}
+
+/** More tables that an L1 table names twice than any accident leaves. */
+const MOST_REPEATS = 1024;
+
+/**
+ * Refuses an L1 table that names the same tables over and over: a file of some megabytes would have a map of petabytes, and nobody
+ * would live to see the end of it.
+ *
+ * @param offsets as `tableOffsets` found them
+ * @throws {StreamdiskError} `invalid-image`
+ */
+export function refuseRepeats(offsets: Float64Array, name: string): void {
+  const sorted = offsets.slice().sort();
+  let repeats = 0;
+  for (let i = 1; i < sorted.length; i++) if (sorted[i] === sorted[i - 1]) repeats++;
+  if (repeats <= MOST_REPEATS) return;
+  throw new StreamdiskError(
+    "invalid-image",
+    `Image '${name}' is damaged: ${repeats} of the ${offsets.length} tables that its L1 table names are named before`,
+    { node: name, operation: "open" },
+  );
 }
 
 export class HostMap {

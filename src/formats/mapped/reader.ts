@@ -9,8 +9,9 @@ import type { Geometry } from "./geometry.ts";
 import { COMPRESSED, DATA, MISSING, newRun, RunFinder, ZERO } from "./runs.ts";
 import type { L2Slice, MappingTables } from "./tables.ts";
 
-/** So many extents a call at the most. */
+/** So many extents a call at the most, and so many slices read for them. */
 const MOST_EXTENTS = 4096;
+const MOST_LOADS = 256;
 
 /** Expands one compressed cluster to exactly `clusterSize` bytes. */
 export type Decompress = (compressed: Uint8Array, guestOffset: number) => Promise<Uint8Array>;
@@ -183,9 +184,13 @@ export class MappedReader {
     const run = this.#run;
     const out: Extent[] = [];
     let position = offset;
-    while (position < end && out.length < MOST_EXTENTS) {
+    let loads = 0;
+    while (position < end && out.length < MOST_EXTENTS && loads < MOST_LOADS) {
       let slice = this.#slice(position);
-      if (slice === undefined) slice = await this.#load(position);
+      if (slice === undefined) {
+        slice = await this.#load(position);
+        loads++;
+      }
       if (slice === null) {
         // Steps over absent tables without a look at each cluster: a terabyte of nothing is a thousand steps.
         let index = Math.floor(position / geometry.sliceSpan) + 1;

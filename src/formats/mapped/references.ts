@@ -97,9 +97,10 @@ export class Findings {
   corruptions = 0;
   leaks = 0;
 
-  corrupt(sentence: string): void {
+  /** @param sentence a function where there may be millions of them: it is made only when it is kept */
+  corrupt(sentence: string | (() => string)): void {
     this.corruptions++;
-    this.#keep(sentence);
+    if (this.hasRoom) this.#keep(typeof sentence === "string" ? sentence : sentence());
   }
 
   /** What cannot be decoded: the error says why, and is made only when its sentence is kept. */
@@ -182,7 +183,9 @@ export async function walkMapping(options: WalkOptions): Promise<void> {
     const { host } = tableEntry;
     if (host === 0) continue;
     if (host + geometry.tableBytes > file.length) {
-      findings.corrupt(`L1 entry ${l1Index} points to a table at ${host}, past the end of the file at ${file.length}`);
+      findings.corrupt(
+        () => `L1 entry ${l1Index} points to a table at ${host}, past the end of the file at ${file.length}`,
+      );
       options.onBadTable?.(l1Index);
       continue;
     }

@@ -86,7 +86,8 @@ function* soundBlocks({ file, refcounts }: Qcow2Image, findings: Findings): Gene
     if (refcounts.blockIsSound(region)) yield host;
     else
       findings.corrupt(
-        `Refcount block ${region} at ${host} is not aligned, past the end of the file (${file.length}), or lies where something else does`,
+        () =>
+          `Refcount block ${region} at ${host} is not aligned, past the end of the file (${file.length}), or lies where something else does`,
       );
   }
 }

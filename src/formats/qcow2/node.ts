@@ -9,7 +9,7 @@ import type { BackingReference, BlockNode } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { CheckOptions, CheckResult, FormatDetails, MappedFormatNode, OpenFormatOptions } from "../format.ts";
 import { geometry, roundUp } from "../mapped/geometry.ts";
-import { HostMap, tableOffsets } from "../mapped/host-map.ts";
+import { HostMap, refuseRepeats, tableOffsets } from "../mapped/host-map.ts";
 import type { ImageHeader } from "../mapped/image-header.ts";
 import { lastRecords } from "../mapped/mapping-log.ts";
 import { MappedNode } from "../mapped/node.ts";
@@ -55,7 +55,9 @@ export async function openQcow2(file: BlockNode, options: OpenFormatOptions): Pr
   const snapshots = await readSnapshots(file, header);
 
   const bitmaps = await readBitmaps(file, header);
-  const hostMap = new HostMap(clusterSize, concat(tableOffsets(codec, l1), blockOffsets(table)), clusterSize);
+  const l2Offsets = tableOffsets(codec, l1);
+  if (!forCheck) refuseRepeats(l2Offsets, file.name);
+  const hostMap = new HostMap(clusterSize, concat(l2Offsets, blockOffsets(table)), clusterSize);
   hostMap.setArea("the header", 0, clusterSize);
   hostMap.setArea("the L1 table", header.l1.offset, l1.length);
   hostMap.setArea("the refcount table", header.refcountTable.offset, table.length);

@@ -41,12 +41,15 @@ export async function checkOwnership(image: Qcow2Image, options: OwnershipOption
 }
 
 async function checkTables(image: Qcow2Image, options: OwnershipOptions): Promise<void> {
-  const { codec, l1, header } = image;
+  const { codec, l1, header, file } = image;
   const view = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
   const table = { host: 0, owned: false };
+  let last = 0;
   for (let index = 0; index < l1.length / 8; index++) {
-    // An invalid one was found by the walk.
+    // What is invalid, past the end or there again was found by the walk.
     if (!codec.tryDecodeL1(view, index, table) || table.host === 0) continue;
+    if (table.host === last || table.host >= file.length) continue;
+    last = table.host;
     if (!(await mustTurn(image, options, "L2 table", table))) continue;
     table.owned = !table.owned;
     codec.encodeL1(view, index, table);

@@ -10,7 +10,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { CheckOptions, CheckResult, FormatDetails, MappedFormatNode, OpenFormatOptions } from "../format.ts";
 import type { MappingCodec } from "../mapped/codec.ts";
 import { type Geometry, geometry } from "../mapped/geometry.ts";
-import { HostMap, tableOffsets } from "../mapped/host-map.ts";
+import { HostMap, refuseRepeats, tableOffsets } from "../mapped/host-map.ts";
 import type { ImageHeader } from "../mapped/image-header.ts";
 import { lastRecords, type MappingRecord } from "../mapped/mapping-log.ts";
 import { MappedNode } from "../mapped/node.ts";
@@ -46,7 +46,9 @@ export async function openQed(file: BlockNode, options: OpenFormatOptions): Prom
   const repairing = header.needCheck && !readOnly && (options.forCheck !== true || records.length > 0);
   if (repairing) warnings.push(...(await dropInvalidEntries(image)));
 
-  const hostMap = new HostMap(header.clusterSize, tableOffsets(codec, l1), tableBytes);
+  const l2Offsets = tableOffsets(codec, l1);
+  if (options.forCheck !== true) refuseRepeats(l2Offsets, file.name);
+  const hostMap = new HostMap(header.clusterSize, l2Offsets, tableBytes);
   hostMap.setArea("the header", 0, header.headerClusters * header.clusterSize);
   hostMap.setArea("the L1 table", header.l1Offset, tableBytes);
   const allocator = new QedAllocator(file, header.clusterSize);
