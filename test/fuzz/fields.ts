@@ -21,7 +21,10 @@ export interface FieldMap {
 const OFFSET = 0x00fffffffffffe00n;
 
 export function fieldsOf({ format, bytes }: CorpusImage): FieldMap {
-  return format === "qed" ? qedFields(bytes) : qcow2Fields(bytes);
+  const map = format === "qed" ? qedFields(bytes) : qcow2Fields(bytes);
+  // The last table may be cut short by the end of the file.
+  const groups = map.groups.map((group) => group.filter(({ at, bytes: width }) => at + width <= bytes.length));
+  return { ...map, groups: groups.filter((group) => group.length > 0) };
 }
 
 function qcow2Fields(bytes: Uint8Array): FieldMap {
@@ -71,7 +74,7 @@ function qcow2Fields(bytes: Uint8Array): FieldMap {
     groups.push(usedEntries(view, table, clusterSize / 8));
     places.push(table);
   }
-  return { littleEndian: false, clusterSize, groups: groups.filter((group) => group.length > 0), places };
+  return { littleEndian: false, clusterSize, groups, places };
 }
 
 /** Type and length of each extension; of the bitmaps one its fields and its directory. */

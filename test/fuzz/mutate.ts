@@ -93,7 +93,6 @@ class Mutation {
     const random = this.#random;
     const group = oneOf(random, this.#map.groups);
     const { at, bytes } = oneOf(random, group);
-    if (at + bytes > this.#bytes.length) return;
     const value = this.#drawValue(at, bytes);
     const little = this.#map.littleEndian;
     if (bytes === 1) this.#view.setUint8(at, Number(value & 0xffn));
