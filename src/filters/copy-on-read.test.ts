@@ -425,6 +425,24 @@ test("a disk that has become shorter under a fetch, and long again, shows nothin
   await overlay.close();
 });
 
+test("a disk that has become shorter under a fetch keeps what is left of it", async () => {
+  const content = pattern(4 * K64);
+  const base = faulty(content);
+  const overlay = await memoryImage("qcow2", { size: 4 * K64, backing: base, options: { cluster_size: "4K" } });
+  const disk = new CopyOnRead(overlay);
+  const lift = base.add({ operations: ["read"], does: "freeze" });
+  const caching = disk.cache(0, 512);
+  await quiet();
+  lift();
+  await disk.resize(10_000);
+  base.thaw();
+  await caching;
+  await disk.close();
+  assert.deepEqual(disk.counts, { fetched: K64, kept: 10_000 });
+  assert.deepEqual(await bytesAt(overlay, 0, 9728), content.subarray(0, 9728));
+  await overlay.close();
+});
+
 test("ranges outside the disk are refused", async () => {
   const disk = new CopyOnRead(new MemoryOverlay({ length: MIB, backing: faulty(pattern(MIB)) }));
   for (const [offset, length] of [

@@ -8,7 +8,6 @@
  * Memory: at most `MOST_BYTES`, or one fetch that is larger, are under way; more have to wait.
  */
 import { type BlockNode, dataRuns, letGo, type OverlayNode, validateRange } from "../block/index.ts";
-import { StreamdiskError } from "../errors/index.ts";
 
 const LEAST_UNIT = 64 * 1024;
 /** The longest fetch, unless a unit is longer. */
@@ -121,12 +120,15 @@ export class FetchTable {
     await nextTurn();
     try {
       for (const { start, end, zero } of dataRuns(bytes, this.#overlay.grain)) {
-        if (zero) await this.#overlay.populateZeroes(offset + start, end - start);
-        else this.#kept += await this.#overlay.populate(offset + start, bytes.subarray(start, end));
+        // The disk may have become shorter meanwhile.
+        const length = Math.min(end - start, this.#overlay.length - (offset + start));
+        if (length <= 0) break;
+        if (zero) await this.#overlay.populateZeroes(offset + start, length);
+        else this.#kept += await this.#overlay.populate(offset + start, bytes.subarray(start, start + length));
       }
     } catch (error) {
       fetch.failure = { error };
-      if (!isOfItsRange(error)) this.#onNotKept();
+      this.#onNotKept();
       return;
     }
     // Whoever took it from the table while it was there has had its bytes by then.
@@ -138,9 +140,4 @@ const SETTLED = Promise.resolve();
 
 function nextTurn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
-}
-
-/** The disk has become shorter, or was closed: that is no reason to keep nothing else. */
-function isOfItsRange(error: unknown): boolean {
-  return error instanceof StreamdiskError && (error.code === "invalid-argument" || error.code === "shutdown");
 }
