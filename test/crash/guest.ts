@@ -378,8 +378,15 @@ export class Guest {
 
   async #close(): Promise<void> {
     await this.#quiet();
+    // A read may still be under way: it fails, or finds what is there.
+    const reading = chance(this.#random, 0.3) ? this.#read().catch(ifClosed) : undefined;
     const flush = this.model.flush(this.journal.mark());
     await this.#scheduler.until(this.#node.close());
     flush.acknowledged = this.journal.mark();
+    if (reading !== undefined) await this.#scheduler.until(reading);
   }
+}
+
+function ifClosed(error: unknown): void {
+  if (!(error instanceof StreamdiskError && error.code === "shutdown")) throw error;
 }

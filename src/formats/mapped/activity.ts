@@ -21,6 +21,11 @@ export class Activity {
     if (this.#waiting.length > 0) this.#wake();
   }
 
+  /** Whether a callback has not been run yet. */
+  get isAwaited(): boolean {
+    return this.#waiting.length > 0;
+  }
+
   whenIdleSince(run: () => void): void {
     this.#waiting.push({ before: this.#next, run });
     this.#wake();

@@ -191,9 +191,9 @@ export class Checkpoints {
     });
   }
 
-  /** Whether clusters are leaked: the image is to be repaired when it is opened next. */
+  /** Whether clusters are leaked, or would be if this were the end: the image is to be repaired when it is opened next. */
   get leaky(): boolean {
-    return this.#leaky;
+    return this.#leaky || this.activity.isAwaited;
   }
 
   /** Makes all durable and gives back all that was freed. No request may be under way. */
