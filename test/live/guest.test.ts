@@ -12,6 +12,7 @@ import { noise, temporaryDirectory } from "../support/cli.ts";
 import { below, between, chance, oneOf, type Random } from "../support/draw.ts";
 import { Guest } from "../support/guest/guest.ts";
 import { makeBootFiles } from "../support/guest/initramfs.ts";
+import { serveRanges } from "../support/http-server.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
 import { qemuCheck } from "../support/peer-images.ts";
 import { qemuImg } from "../support/qemu.ts";
@@ -21,11 +22,30 @@ const MIB = 2 ** 20;
 const SECTOR = 512;
 const SIZE = 24 * MIB;
 
-const CELLS = [
-  { format: "qcow2", speed: 4 * MIB, copyOnRead: true },
-  { format: "qed", speed: 4 * MIB, copyOnRead: true },
-  { format: "qcow2", speed: 4 * MIB, copyOnRead: false },
+const SPEED = 4 * MIB;
+const AWAY_MS = 20;
+
+const OVER_NBD = [
+  { format: "qcow2", copyOnRead: true, by: "NBD" },
+  { format: "qed", copyOnRead: true, by: "NBD" },
+  { format: "qcow2", copyOnRead: false, by: "NBD" },
 ] as const;
+const OVER_HTTP = [
+  { format: "qcow2", copyOnRead: true, by: "HTTP" },
+  { format: "qed", copyOnRead: true, by: "HTTP" },
+] as const;
+
+type Cell = (typeof OVER_NBD)[number] | (typeof OVER_HTTP)[number];
+
+interface Source extends AsyncDisposable {
+  readonly uri: string;
+}
+
+async function startSource(by: Cell["by"], base: string): Promise<Source> {
+  if (by === "NBD") return await startNbdkit(["--filter=delay", "file", base, `rdelay=${AWAY_MS}ms`]);
+  const server = await serveRanges("open", AWAY_MS);
+  return { uri: `${server.origin}${base}?token=open`, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() };
+}
 
 /** Half noise, half holes. */
 function makeBase(path: string): Buffer {
@@ -59,11 +79,12 @@ async function act(guest: Guest, model: Buffer, random: Random, number: number):
   if (how === "lazy") assert.equal(await guest.does("flush"), "flushed");
 }
 
-async function run(t: TestContext, { format, speed, copyOnRead }: (typeof CELLS)[number]): Promise<void> {
-  const random = rng(`guest ${format} ${copyOnRead}`);
+async function run(t: TestContext, { format, copyOnRead, by }: Cell): Promise<void> {
+  const random = rng(`guest ${format} ${copyOnRead} ${by}`);
   const directory = temporaryDirectory(t);
-  const model = makeBase(join(directory, "base.raw"));
-  await using source = await startNbdkit(["--filter=delay", "file", join(directory, "base.raw"), "rdelay=20ms"]);
+  const base = join(directory, "base.raw");
+  const model = makeBase(base);
+  await using source = await startSource(by, base);
   const image = join(directory, `vm.${format}`);
   await using disk = await serveDisk({
     ...{ image, format, copyOnRead, create: true, backing: source.uri, backingFormat: "raw" },
@@ -79,7 +100,7 @@ async function run(t: TestContext, { format, speed, copyOnRead }: (typeof CELLS)
   await doSome(5);
   const before = await disk.info();
   assert(before.missingBytes > SIZE / 2 && !before.hydrated, "the stream has something to do");
-  await disk.stream({ speed });
+  await disk.stream({ speed: SPEED });
   let over = false;
   const hydrated = disk.hydrated().finally(() => {
     over = true;
@@ -92,8 +113,8 @@ async function run(t: TestContext, { format, speed, copyOnRead }: (typeof CELLS)
   assert(during > 3, `the guest did ${during} things while the stream ran`);
 
   // The source is not needed any more.
-  await source.stop();
-  rmSync(join(directory, "base.raw"));
+  await source[Symbol.asyncDispose]();
+  rmSync(base);
   await doSome(15);
   const after = await disk.info();
   assert.deepEqual([after.hydrated, after.missingBytes, after.source.state], [true, 0, "none"]);
@@ -109,7 +130,8 @@ async function run(t: TestContext, { format, speed, copyOnRead }: (typeof CELLS)
   t.diagnostic(`${acts} acts of the guest, ${during} of them while the stream ran`);
 }
 
-for (const cell of sample("guest", CELLS, 1)) {
-  const how = cell.copyOnRead ? "" : ", without copy-on-read";
-  test(`a real guest on ${cell.format} over a source that is 20 ms away${how}`, (t) => run(t, cell));
+for (const cell of [...sample("guest", OVER_NBD, 1), ...sample("guest over HTTP", OVER_HTTP, 1)]) {
+  const { format, by, copyOnRead } = cell;
+  const how = copyOnRead ? "" : ", without copy-on-read";
+  test(`a real guest on ${format} over a source that is ${AWAY_MS} ms away by ${by}${how}`, (t) => run(t, cell));
 }

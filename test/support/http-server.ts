@@ -2,6 +2,7 @@
 import { createReadStream, statSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 
 export interface RangeServer extends AsyncDisposable {
   /** `http://127.0.0.1:PORT`. */
@@ -14,11 +15,13 @@ export interface RangeServer extends AsyncDisposable {
  * Serves files by their absolute path. Only a query of `token=TOKEN` opens them.
  *
  * @param token what every request must carry
+ * @param delayMs how far away it is
  */
-export async function serveRanges(token: string): Promise<RangeServer> {
+export async function serveRanges(token: string, delayMs = 0): Promise<RangeServer> {
   let requests = 0;
-  const server = createServer((request, reply) => {
+  const server = createServer(async (request, reply) => {
     requests++;
+    if (delayMs > 0) await sleep(delayMs);
     const url = new URL(request.url ?? "", "http://localhost");
     const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "");
     if (url.searchParams.get("token") !== token) return reply.writeHead(403).end();
