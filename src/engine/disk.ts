@@ -8,16 +8,15 @@
  * A guest's request may be held while the source is dead; the stream job waits by itself. The disk is hydrated when a stream has
  * ended; then the layers below are closed and the export lives on.
  */
-import { type BlockNode, isOverlay, layerExtents, type OverlayNode } from "../block/index.ts";
+import { isOverlay, layerExtents, type OverlayNode } from "../block/index.ts";
 import { type Chain, openChain } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { CopyOnRead, ExtentCache, Hold, SourceWatch, Timed } from "../filters/index.ts";
+import { CopyOnRead, Hold, type SourceWatch } from "../filters/index.ts";
 import { type NbdExport, type NbdServer, serveNbd } from "../nbd/index.ts";
 import { overlayTarget, type StepResult, StreamJob, stepStream } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskSpec, SourceState, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskSpec, StreamSpec } from "./disk-spec.ts";
+import { SourcesBelow } from "./sources-below.ts";
 
-/** A read of a local source that takes longer than this has no answer coming: a hung file system. */
-const SOURCE_TIMEOUT_MS = 30_000;
 /** How long a close waits for replies under way. */
 const DRAIN_MS = 5_000;
 
@@ -31,7 +30,7 @@ interface DiskParts {
   /** Absent where nothing can be missing. */
   readonly guest: GuestSide | undefined;
   readonly server: NbdServer;
-  readonly watches: readonly SourceWatch[];
+  readonly sources: SourcesBelow;
 }
 
 export class Disk {
@@ -40,7 +39,7 @@ export class Disk {
   readonly #chain: Chain;
   readonly #guest: GuestSide | undefined;
   readonly #server: NbdServer;
-  readonly #watches: readonly SourceWatch[];
+  readonly #sources: SourcesBelow;
   #job: StreamJob | undefined;
   #streaming: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -51,26 +50,21 @@ export class Disk {
     this.#chain = parts.chain;
     this.#guest = parts.guest;
     this.#server = parts.server;
-    this.#watches = parts.watches;
+    this.#sources = parts.sources;
   }
 
   /** Opens and exports a disk; it answers from then on. */
   static async open(spec: DiskSpec, emit: (event: DiskEvent) => void): Promise<Disk> {
-    const watches: SourceWatch[] = [];
     const { image: file, format, readOnly, backing, backingFormat, allowBacking } = spec;
     const below = backing === undefined ? {} : { backing: { file: backing, format: backingFormat } };
-    const onHealth = () => emit({ type: "source", source: sourceState(watches, 0) });
-    const wrapSource = (source: BlockNode) => {
-      const watch = new SourceWatch(timed(source), { onHealth });
-      watches.push(watch);
-      return new ExtentCache(watch);
-    };
+    const sources = new SourcesBelow(() => emit({ type: "source", source: sources.state(0) }));
+    const wrapSource = sources.wrap.bind(sources);
     const chain = await openChain({ file, format, readOnly, ...below }, { allowBacking, wrapSource });
     let server: NbdServer | undefined;
     try {
-      const guest = guestSide(chain, spec, watches, () => emit({ type: "pause" }));
+      const guest = guestSide(chain, spec, sources.watches, () => emit({ type: "pause" }));
       server = await serveNbd({ listen: spec.listen, tls: spec.tls, exports: [exportOf(spec, chain, guest)] });
-      const disk = new Disk(spec, emit, { chain, guest, server, watches });
+      const disk = new Disk(spec, emit, { chain, guest, server, sources });
       if (spec.stream !== undefined) disk.stream(spec.stream);
       return disk;
     } catch (error) {
@@ -100,7 +94,7 @@ export class Disk {
       missingBytes: hydrated ? 0 : bytes.missing,
       hydrated,
       clients: this.#server.connections,
-      source: hydrated ? { state: "none", held: 0 } : sourceState(this.#watches, this.#guest?.hold.held ?? 0),
+      source: hydrated ? { state: "none", held: 0 } : this.#sources.state(this.#guest?.hold.held ?? 0),
       fetchedBytes: this.#guest?.copyOnRead.counts.fetched ?? 0,
       ...(this.#job !== undefined && { stream: this.#job.progress }),
       warnings: this.#chain.warnings,
@@ -178,19 +172,6 @@ export class Disk {
       await this.#chain.close();
     }
   }
-}
-
-/** Only what may hang needs a time limit: a local file has none, an NBD or HTTP source its own. */
-function timed(source: BlockNode): BlockNode {
-  return "remote" in source && source.remote !== undefined
-    ? new Timed(source, { timeoutMs: SOURCE_TIMEOUT_MS })
-    : source;
-}
-
-function sourceState(watches: readonly SourceWatch[], held: number): SourceState {
-  const bad = watches.find(({ health }) => health.state !== "ok")?.health;
-  if (bad === undefined) return { state: watches.length === 0 ? "none" : "ok", held };
-  return { state: bad.state === "changed" ? "changed" : "lost", message: bad.error?.message ?? "", held };
 }
 
 /** What stands between the guests and an overlay that still needs its backing file. */

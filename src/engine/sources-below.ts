@@ -1,0 +1,54 @@
+/**
+ * What stands around each source of a disk, from the source up: a time limit where a read may hang, the watch that knows whether
+ * it is alive, the memory of its extents.
+ *
+ * An NBD link knows of its loss before any request fails, and of its return before any probe is due: it tells the watch.
+ */
+import type { BlockNode, Clock } from "../block/index.ts";
+import { ExtentCache, SourceWatch, Timed } from "../filters/index.ts";
+import type { SourceNode } from "../sources/index.ts";
+import type { SourceState } from "./disk-spec.ts";
+
+/** A read of a local source that takes longer than this has no answer coming: a hung file system. */
+const SOURCE_TIMEOUT_MS = 30_000;
+
+export class SourcesBelow {
+  readonly #watches: SourceWatch[] = [];
+  readonly #onHealth: () => void;
+  readonly #clock: Clock | undefined;
+
+  /** @param onHealth called when a source is lost, back, or found to have changed */
+  constructor(onHealth: () => void, clock?: Clock) {
+    this.#onHealth = onHealth;
+    this.#clock = clock;
+  }
+
+  get watches(): readonly SourceWatch[] {
+    return this.#watches;
+  }
+
+  /** Puts around a source what belongs there. */
+  wrap(source: SourceNode): BlockNode {
+    const watch = new SourceWatch(timed(source), {
+      onHealth: this.#onHealth,
+      ...(this.#clock && { clock: this.#clock }),
+    });
+    this.#watches.push(watch);
+    if ("onLink" in source) source.onLink((up, error) => watch.noteLink(up, error));
+    return new ExtentCache(watch);
+  }
+
+  /** How they are, all together: the first that is not well counts. */
+  state(held: number): SourceState {
+    const bad = this.#watches.find(({ health }) => health.state !== "ok")?.health;
+    if (bad === undefined) return { state: this.#watches.length === 0 ? "none" : "ok", held };
+    return { state: bad.state === "changed" ? "changed" : "lost", message: bad.error?.message ?? "", held };
+  }
+}
+
+/** Only what may hang needs a time limit: a local file has none, an NBD or HTTP source its own. */
+function timed(source: SourceNode): BlockNode {
+  return "remote" in source && source.remote !== undefined
+    ? new Timed(source, { timeoutMs: SOURCE_TIMEOUT_MS })
+    : source;
+}
