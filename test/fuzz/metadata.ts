@@ -12,6 +12,9 @@ interface Area {
 
 const ALL = 2n ** 64n - 1n;
 const COPIED = 2n ** 63n;
+const COMPRESSED = 2n ** 62n;
+/** The bits of an entry that are an offset. */
+const HOST = 0x00ff_ffff_ffff_fe00n;
 const PIECE = 65536;
 const MOST_AREAS = 20_000;
 
@@ -44,6 +47,30 @@ export async function countsPastEnd(file: BlockNode): Promise<boolean> {
     const block = await read(file, host, clusterSize);
     // A byte may hold counts before the end as well: then it is not certain.
     if (block.subarray(Math.floor((from * bits) / 8)).some((byte) => byte !== 0)) return true;
+  }
+  return false;
+}
+
+/**
+ * Whether a qcow2 image maps a cluster or a table twice in its active tables. No program makes that, but with a count of two it
+ * is no damage; when one of the two is written to, the other is left with a count of one and without its mark.
+ */
+export async function mapsTwice(file: BlockNode): Promise<boolean> {
+  const header = view(await read(file, 0, 104));
+  const clusterSize = 2 ** header.getUint32(20);
+  const entryBytes = header.getUint32(4) === 3 && (header.getUint8(79) & 16) !== 0 ? 16 : 8;
+  const seen = new Set<bigint>();
+  const isNew = (host: bigint): boolean => host === 0n || (!seen.has(host) && seen.add(host) !== undefined);
+  const l1 = view(await read(file, Number(header.getBigUint64(40)), Math.min(header.getUint32(36) * 8, PIECE)));
+  for (let index = 0; index + 8 <= l1.byteLength; index += 8) {
+    const table = l1.getBigUint64(index) & HOST;
+    if (!isNew(table)) return true;
+    if (table === 0n) continue;
+    const l2 = view(await read(file, Number(table), clusterSize));
+    for (let at = 0; at + 8 <= l2.byteLength; at += entryBytes) {
+      const entry = l2.getBigUint64(at);
+      if ((entry & COMPRESSED) === 0n && !isNew(entry & HOST)) return true;
+    }
   }
   return false;
 }
