@@ -300,6 +300,18 @@ test("what the kernel puts straight into a piece is written like the rest", asyn
   ]);
 });
 
+test("a read of nothing has an end and no data", async () => {
+  for (const now of [true, false]) {
+    const node = new GatedNode(LENGTH);
+    node.now = now;
+    const { link, send } = begin(node);
+    send({ command: READ, offset: 100, length: 0 });
+    await settle();
+    const reply = link.taken();
+    assert.deepEqual([reply.readUInt16BE(4), reply.readUInt16BE(6), reply.length], [1, CHUNK.NONE, 20]);
+  }
+});
+
 test("a large read comes in pieces, with holes where there is nothing, and one end", async () => {
   const node = new GatedNode(LENGTH);
   await node.write(2 * MIB + 65536, Buffer.alloc(65536, 9));

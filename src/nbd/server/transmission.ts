@@ -211,7 +211,8 @@ export class Transmission {
     if (command === COMMAND.WRITE && length > 0) this.#beginWrite(new Operation(request), refusal);
     else if (refusal !== undefined) this.#executor.answer(request, refusal);
     else if (command === COMMAND.READ) {
-      if (length <= MOST_NOW && this.#executor.readNow(request)) return;
+      // There is no chunk for data of no bytes: a read of nothing has an end and no more.
+      if (length > 0 && length <= MOST_NOW && this.#executor.readNow(request)) return;
       const operation = new Operation(request);
       this.#take(operation, () => this.#beginPieces(operation));
     } else if (length === 0 && command !== COMMAND.FLUSH) this.#executor.answer(request);
