@@ -4,6 +4,7 @@
  */
 import { type BlockNode, chainExtents, isZero } from "../block/index.ts";
 import type { FormatName } from "../formats/index.ts";
+import { shownReference } from "../sources/index.ts";
 import { openImage } from "./open.ts";
 import { inParallel } from "./parallel.ts";
 
@@ -33,9 +34,11 @@ export async function compareImages(a: string, b: string, options: CompareImages
   await using imageA = await openImage(a, { format: formatA, readOnly: true, allowBacking });
   await using imageB = await openImage(b, { format: formatB, readOnly: true, allowBacking });
   const [lengthA, lengthB] = [imageA.node.length, imageB.node.length];
-  const about = { lengthA, lengthB, warnings: [...imageA.warnings, ...imageB.warnings] };
-  if (strict && lengthA !== lengthB) {
-    return { identical: false, difference: { kind: "size", offset: Math.min(lengthA, lengthB) }, ...about };
+  const warnings = [...imageA.warnings, ...imageB.warnings];
+  const about = { lengthA, lengthB, warnings };
+  if (lengthA !== lengthB) {
+    if (strict) return { identical: false, difference: { kind: "size", offset: Math.min(lengthA, lengthB) }, ...about };
+    warnings.push(`'${shownReference(a)}' has ${lengthA} bytes and '${shownReference(b)}' ${lengthB}`);
   }
   const offset = await firstDifference(imageA.node, imageB.node, { signal, onProgress: options.onProgress });
   if (offset === undefined) return { identical: true, ...about };
