@@ -144,7 +144,7 @@ class ChainOpener {
 class OpenedChain implements Chain {
   readonly node: FormatNode;
   readonly warnings: readonly string[];
-  readonly #opened: readonly ChainLayer[];
+  #opened: readonly ChainLayer[];
 
   constructor(node: FormatNode, opened: readonly ChainLayer[], warnings: readonly string[]) {
     this.node = node;
@@ -163,9 +163,11 @@ class OpenedChain implements Chain {
     return !isOverlay(bottom) || bottom.backingReference === undefined;
   }
 
-  closeUnlinked(): Promise<void> {
+  async closeUnlinked(): Promise<void> {
     const linked = new Set(this.layers);
-    return closeAll(this.#opened.filter((layer) => !linked.has(layer)));
+    await closeAll(this.#opened.filter((layer) => !linked.has(layer)));
+    // With them goes what they remember.
+    this.#opened = this.#opened.filter((layer) => linked.has(layer));
   }
 
   close(): Promise<void> {

@@ -2,7 +2,7 @@
  * A disk as a whole, in the thread that has it: the chain of images, what happens on the way from the source, copy-on-read, the
  * export, the stream job.
  *
- *     guest -> NBD server -> hold -> copy-on-read -> overlay -> backing format -> extent cache -> watch -> source
+ *     guest -> NBD server -> hold -> copy-on-read -> overlay -> backing format -> readahead -> extent cache -> watch -> source
  *                                     stream job -> overlay, and below it by the same way
  *
  * A guest's request may be held while the source is dead; the stream job waits by itself. The disk is hydrated when a stream has

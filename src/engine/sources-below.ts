@@ -5,8 +5,8 @@
  * An NBD link knows of its loss before any request fails, and of its return before any probe is due: it tells the watch.
  */
 import type { BlockNode, Clock } from "../block/index.ts";
-import { ExtentCache, SourceWatch, Timed } from "../filters/index.ts";
-import type { SourceNode } from "../sources/index.ts";
+import { ExtentCache, Readahead, SourceWatch, Timed } from "../filters/index.ts";
+import { FileNode, type SourceNode } from "../sources/index.ts";
 import type { SourceState } from "./disk-spec.ts";
 
 /** A read of a local source that takes longer than this has no answer coming: a hung file system. */
@@ -35,7 +35,8 @@ export class SourcesBelow {
     });
     this.#watches.push(watch);
     if ("onLink" in source) source.onLink((up, error) => watch.noteLink(up, error));
-    return new ExtentCache(watch);
+    const cache = new ExtentCache(watch);
+    return source instanceof FileNode ? cache : new Readahead(cache);
   }
 
   /** How they are, all together: the first that is not well counts. */

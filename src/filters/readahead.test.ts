@@ -76,6 +76,16 @@ test("a walk over holes goes on behind them, and they are not fetched", async ()
   assert.ok(reads.every(({ offset, length }) => offset + length <= MIB || offset >= 3 * MIB));
 });
 
+test("a walk may take some bytes twice, as compressed clusters share sectors", async () => {
+  const { node, asked } = source();
+  for (let at = 0; at < 4 * MIB; at += 30_000) await check(node, at, 30_300);
+  assert.ok(asked().length < 30, `${asked().length} requests`);
+  // The same one again costs nothing.
+  const before = asked().length;
+  for (let i = 0; i < 10; i++) await check(node, 139 * 30_000, 30_300);
+  assert.equal(asked().length, before);
+});
+
 test("what is ahead is bounded, for a walk and for all of them", async () => {
   const { faults, node, walk } = source();
   for (let i = 0; i < 6; i++) await walk(i * MIB, i * MIB + 4 * K64, K64);

@@ -1,13 +1,14 @@
 /**
  * Reads ahead of whoever walks through a source with small requests, one after the other: each would cost a round trip.
  *
- * A *walk* is a row of reads of which each begins where the one before ended, or a little further on (holes are skipped). From the
- * third read on, what comes next is fetched in chunks, twice as far with each read, at most `FARTHEST`. Who
- * has many requests under way, as the stream job, or asks for much at a time, needs no help and gets none.
+ * A *walk* is a row of reads of which each begins where the one before ended, or a little further on (holes are skipped), or a
+ * little before (compressed clusters share a sector). From the third read on, what comes next is fetched in chunks, twice as far
+ * with each read, at most `FARTHEST`. Who has many requests under way, as the stream job, or asks for much at a time, needs no help
+ * and gets none.
  *
  * It belongs above the cache of extents, so that no hole is fetched, and above the watch: nothing is fetched from a source that is
- * lost. A chunk is dropped once the walk is past it; so are all of a walk's when it makes room for another. At most
- * `MOST_WALKS` times `FARTHEST` bytes are held. A chunk that fails tells nobody: what it was for is read again.
+ * lost. A chunk is dropped once a read begins behind it; so are all of a walk's when it makes room for another. At most
+ * `MOST_WALKS` times `FARTHEST` and a chunk are held. A chunk that fails tells nobody: what it was for is read again.
  */
 import { type Extent, letGo } from "../block/index.ts";
 import { ReadOnlyFilter } from "./read-only-filter.ts";
@@ -36,7 +37,9 @@ interface Chunk {
 }
 
 interface Walk {
-  /** Where its next read begins. */
+  /** Where its last read began. */
+  last: number;
+  /** Where that ended, and the next one begins. */
   next: number;
   reads: number;
   underWay: number;
@@ -53,14 +56,15 @@ export class Readahead extends ReadOnlyFilter {
   async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
     if (target.length >= LARGE) return this.source.read(offset, target, signal);
     const walk = this.#walkAt(offset);
-    walk.next = offset + target.length;
-    walk.reads++;
+    if (offset + target.length > walk.next) walk.reads++;
+    walk.last = offset;
+    walk.next = Math.max(walk.next, offset + target.length);
     walk.underWay++;
     try {
       if (walk.underWay <= MOST_AT_ONCE && walk.reads >= SURE) this.#reachOut(walk);
       const chunks = walk.chunks.filter((chunk) => endOf(chunk) > offset && chunk.offset < offset + target.length);
       const filling = this.#fill(offset, target, chunks, signal);
-      drop(walk, walk.next);
+      drop(walk, walk.last);
       await filling;
     } finally {
       walk.underWay--;
@@ -71,11 +75,16 @@ export class Readahead extends ReadOnlyFilter {
     return this.source.extents(offset, length);
   }
 
+  override async close(): Promise<void> {
+    for (const walk of this.#walks.splice(0)) drop(walk, Number.POSITIVE_INFINITY);
+    await super.close();
+  }
+
   /** The walk that a read goes on with, or a new one in place of the one that has rested longest. */
   #walkAt(offset: number): Walk {
-    const index = this.#walks.findIndex(({ next, distance }) => offset >= next && offset <= next + distance);
+    const index = this.#walks.findIndex(({ last, next, distance }) => offset >= last && offset <= next + distance);
     const [found] = index < 0 ? [] : this.#walks.splice(index, 1);
-    const walk = found ?? { next: offset, reads: 0, underWay: 0, distance: 0, chunks: [] };
+    const walk = found ?? { last: offset, next: offset, reads: 0, underWay: 0, distance: 0, chunks: [] };
     this.#walks.push(walk);
     const rested = this.#walks.length > MOST_WALKS ? this.#walks.shift() : undefined;
     if (rested !== undefined) drop(rested, Number.POSITIVE_INFINITY);
