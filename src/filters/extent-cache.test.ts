@@ -60,6 +60,20 @@ test("asks once a region, however many want to know", async () => {
   assert.equal(faults.requests.length, 2);
 });
 
+test("asks for several regions at a time when more than one is wanted, and once each", async () => {
+  const { memory, faults, cache } = await source();
+  await cache.extents(0, REGION + 1);
+  assert.deepEqual(
+    faults.requests.map(({ offset }) => offset),
+    [0, REGION],
+  );
+  await listed(cache, 0, memory.length);
+  assert.deepEqual(
+    faults.requests.map(({ offset }) => offset),
+    [0, REGION, 2 * REGION, 3 * REGION],
+  );
+});
+
 test("zeroes are answered without the source, also when it is dead; nothing that it has not spoken of is", async () => {
   const { faults, cache } = await source();
   await cache.extents(0, 1);

@@ -2,13 +2,16 @@
  * Remembers what a source said of its extents, and answers reads of what it called zero without asking it again: neither
  * the wire nor the source's death matters to them. What it has not said anything of is never taken for zero.
  *
- * Extents are asked for in whole regions, once each, when something in the region is first looked at or read. A source does not
- * change while it is a source, so nothing is ever forgotten but for want of room.
+ * Extents are asked for in whole regions, once each, when something in the region is first looked at or read. Whoever looks at more
+ * than a region gets the next ones asked for at the same time: or a walk over a disk would take a round trip for each of them. A
+ * source does not change while it is a source, so nothing is ever forgotten but for want of room.
  */
 import { type Extent, validateRange } from "../block/index.ts";
 import { ReadOnlyFilter } from "./read-only-filter.ts";
 
 const REGION = 64 * 1024 * 1024;
+/** Regions that are asked for ahead of a walk. */
+const FARTHEST_AHEAD = 32;
 /** Over all regions: some tens of MiB of memory. */
 const MOST_EXTENTS = 256 * 1024;
 
@@ -52,6 +55,7 @@ export class ExtentCache extends ReadOnlyFilter {
     validateRange(this, "map", offset, length);
     const index = Math.floor(offset / REGION);
     const end = Math.min(offset + length, (index + 1) * REGION);
+    this.#askAhead(index, offset + length);
     const known = this.#regions.get(index) ?? (await this.#ask(index));
     const found: Extent[] = [];
     for (let i = indexAt(known, offset); i < known.length; i++) {
@@ -60,6 +64,16 @@ export class ExtentCache extends ReadOnlyFilter {
       found.push(clip(extent, Math.max(offset, extent.offset), Math.min(end, extent.offset + extent.length)));
     }
     return found;
+  }
+
+  /** Whoever comes there asks again for what fails. */
+  #askAhead(index: number, end: number): void {
+    // No more than there is room for until the walk comes there.
+    const usual = Math.max(1, this.#count) / Math.max(1, this.#regions.size);
+    const farthest = index + Math.min(FARTHEST_AHEAD, MOST_EXTENTS / 2 / usual);
+    for (let ahead = index; ahead <= farthest && ahead * REGION < end; ahead++) {
+      if (!this.#regions.has(ahead)) this.#ask(ahead).catch(() => {});
+    }
   }
 
   #ask(index: number): Promise<readonly Extent[]> {
