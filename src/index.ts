@@ -60,4 +60,5 @@ export {
   type NbdNode,
   nbdExportInfo,
 } from "./nbd/index.ts";
+export type { SourceOptions } from "./sources/index.ts";
 export type { StepResult, StreamProgress, StreamReason, StreamState } from "./stream/index.ts";

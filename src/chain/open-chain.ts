@@ -56,7 +56,7 @@ class ChainOpener {
   async open(spec: ImageSpec, named: string, depth: number): Promise<FormatNode> {
     const readOnly = depth > 0 || (spec.readOnly ?? false);
     const lock = this.#policy.lock === false ? "none" : readOnly ? "shared" : "exclusive";
-    const opened = await openSource(spec.file, { readOnly, lock });
+    const opened = await openSource(spec.file, { readOnly, lock }, this.#policy.sourceOptions);
     try {
       const identity = await sourceIdentity(opened);
       this.#identities.add(identity);

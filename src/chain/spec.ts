@@ -1,6 +1,6 @@
 import type { BlockNode } from "../block/index.ts";
 import type { FormatName, FormatNode } from "../formats/index.ts";
-import type { FileNode, SourceNode } from "../sources/index.ts";
+import type { FileNode, SourceNode, SourceOptions } from "../sources/index.ts";
 
 /** What to open, as plain data: it can be stored, compared and sent. */
 export interface ImageSpec {
@@ -32,6 +32,8 @@ export interface ChainPolicy {
   readonly lock?: boolean;
   /** Leaves a link that cannot be followed alone, with a warning. @default false */
   readonly partial?: boolean;
+  /** For sources that speak TLS. */
+  readonly sourceOptions?: SourceOptions;
   /** Put around the file of every backing image: what happens on the way from a source. It closes what it is put around. */
   readonly wrapSource?: (source: SourceNode) => BlockNode;
   /** Opens the top for `check`: damaged as it is, without repair. */

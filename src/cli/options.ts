@@ -2,9 +2,18 @@
 import type { Command } from "commander";
 import { StreamdiskError } from "../errors/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
+import type { ImageOptions } from "../image/index.ts";
+import type { SourceOptions } from "../sources/index.ts";
+
+/** What the options of {@link sourceOptions} leave. */
+export interface SourceFlags {
+  readonly sourceTlsCertificates?: string;
+  readonly sourceTlsPskFile?: string;
+  readonly sourceCaFile?: string;
+}
 
 /** What the options of {@link imageOptions} leave. */
-export interface ImageFlags {
+export interface ImageFlags extends SourceFlags {
   readonly format?: FormatName;
   readonly allowBacking?: readonly string[] | "any";
   readonly json?: boolean;
@@ -13,7 +22,32 @@ export interface ImageFlags {
 /** Adds what every command takes that opens an image with its chain. */
 export function imageOptions(command: Command): Command {
   command.option("-f, --format <format>", "format of the image: it is believed, not probed", parseFormat);
-  return jsonOption(allowBackingOption(command));
+  return jsonOption(sourceOptions(allowBackingOption(command)));
+}
+
+/** What the library is told of an image: its format, what it may name, how to speak to its sources. */
+export function openedAs(flags: ImageFlags): ImageOptions {
+  return { format: flags.format, allowBacking: allowed(flags), sourceOptions: told(flags) };
+}
+
+/** Adds what every command takes that may open a URI. */
+export function sourceOptions(command: Command): Command {
+  return command
+    .option(
+      "--source-tls-certificates <dir>",
+      "for nbds sources: ca-cert.pem, client-cert.pem, client-key.pem from there",
+    )
+    .option("--source-tls-psk-file <file>", "for nbds sources: the pre-shared key from there")
+    .option("--source-ca-file <file>", "for https sources: certificates (PEM) to trust beside the usual ones");
+}
+
+/** What sources are told. */
+export function told(flags: SourceFlags): SourceOptions {
+  return {
+    tlsCertificates: flags.sourceTlsCertificates,
+    tlsPskFile: flags.sourceTlsPskFile,
+    caFile: flags.sourceCaFile,
+  };
 }
 
 export function jsonOption(command: Command): Command {

@@ -2,6 +2,7 @@ import type { ErrorCode } from "../errors/index.ts";
 import type { SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
 import type { ServeNbdOptions } from "../nbd/index.ts";
+import type { SourceOptions } from "../sources/index.ts";
 import type { StreamProgress } from "../stream/index.ts";
 
 /** A disk as a whole, as plain data: it can be sent to the thread that shall have it. */
@@ -13,6 +14,7 @@ export interface DiskSpec {
   readonly backingFormat?: FormatName;
   readonly readOnly: boolean;
   readonly allowBacking: readonly string[] | "any";
+  readonly sourceOptions?: SourceOptions;
   readonly copyOnRead: boolean;
   readonly onSourceError: SourcePolicy;
   readonly listen: ServeNbdOptions["listen"];

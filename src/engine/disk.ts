@@ -55,11 +55,11 @@ export class Disk {
 
   /** Opens and exports a disk; it answers from then on. */
   static async open(spec: DiskSpec, emit: (event: DiskEvent) => void): Promise<Disk> {
-    const { image: file, format, readOnly, backing, backingFormat, allowBacking } = spec;
+    const { image: file, format, readOnly, backing, backingFormat, allowBacking, sourceOptions } = spec;
     const below = backing === undefined ? {} : { backing: { file: backing, format: backingFormat } };
     const sources = new SourcesBelow(() => emit({ type: "source", source: sources.state(0) }));
     const wrapSource = sources.wrap.bind(sources);
-    const chain = await openChain({ file, format, readOnly, ...below }, { allowBacking, wrapSource });
+    const chain = await openChain({ file, format, readOnly, ...below }, { allowBacking, sourceOptions, wrapSource });
     let server: NbdServer | undefined;
     try {
       const guest = guestSide(chain, spec, sources.watches, () => emit({ type: "pause" }));

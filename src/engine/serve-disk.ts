@@ -11,6 +11,7 @@ import type { SourcePolicy } from "../filters/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
 import { createImage } from "../image/index.ts";
 import type { ServeNbdOptions } from "../nbd/index.ts";
+import type { SourceOptions } from "../sources/index.ts";
 import type { DiskEvent, DiskSpec, StreamSpec } from "./disk-spec.ts";
 import { ServedDisk } from "./served-disk.ts";
 import { placeDisk } from "./threads.ts";
@@ -30,6 +31,8 @@ export interface ServeDiskOptions {
   /** @default false */
   readonly readOnly?: boolean;
   readonly allowBacking?: readonly string[] | "any";
+  /** Certificates and keys for sources that speak TLS; `tls` is for the export. */
+  readonly sourceOptions?: SourceOptions;
   /** Starts a stream at once. @default false */
   readonly stream?: boolean | StreamSpec;
   /** Keeps what guests read from below. @default true */
@@ -70,6 +73,7 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
     onSourceError: options.onSourceError ?? DEFAULT_POLICY,
     listen,
     exportName: options.exportName ?? "",
+    ...(options.sourceOptions !== undefined && { sourceOptions: options.sourceOptions }),
     ...(options.format !== undefined && { format: options.format }),
     ...(backing !== undefined && !made && { backing }),
     ...(options.backingFormat !== undefined && { backingFormat: options.backingFormat }),
@@ -108,7 +112,8 @@ function refuseOpenPort({ listen, tls }: ServeDiskOptions): void {
 }
 
 /** Makes the image if it is not there; says whether it did. */
-async function makeImage({ image, format, backing, backingFormat, size }: ServeDiskOptions): Promise<boolean> {
+async function makeImage(options: ServeDiskOptions): Promise<boolean> {
+  const { image, format, backing, backingFormat, size, sourceOptions } = options;
   const there = await stat(image).then(
     () => true,
     () => false,
@@ -126,6 +131,7 @@ async function makeImage({ image, format, backing, backingFormat, size }: ServeD
     ...(backing !== undefined && { backing }),
     ...(backingFormat !== undefined && { backingFormat }),
     ...(size !== undefined && { size }),
+    ...(sourceOptions !== undefined && { sourceOptions }),
   });
   return true;
 }

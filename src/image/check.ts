@@ -1,8 +1,10 @@
 import { openChain } from "../chain/index.ts";
 import type { CheckOptions, CheckResult, FormatName } from "../formats/index.ts";
+import type { SourceOptions } from "../sources/index.ts";
 
 export interface CheckImageOptions extends CheckOptions {
   readonly format?: FormatName;
+  readonly sourceOptions?: SourceOptions;
 }
 
 /** What `qemu-img check --output=json` says, by its names. */
@@ -18,8 +20,8 @@ export interface ImageCheck extends CheckResult {
  * @throws {StreamdiskError} `unsupported` for raw, which has nothing to check
  */
 export async function checkImage(path: string, options: CheckImageOptions = {}): Promise<ImageCheck> {
-  const { format, ...checking } = options;
+  const { format, sourceOptions, ...checking } = options;
   const readOnly = checking.repair === undefined;
-  await using image = await openChain({ file: path, format, readOnly }, { forCheck: true });
+  await using image = await openChain({ file: path, format, readOnly }, { sourceOptions, forCheck: true });
   return { filename: path, format: image.node.format, ...(await image.node.check(checking)) };
 }

@@ -4,6 +4,7 @@
  */
 import { type BlockNode, chainExtents, isZero } from "../block/index.ts";
 import type { FormatName } from "../formats/index.ts";
+import type { SourceOptions } from "../sources/index.ts";
 import { shownReference } from "../sources/index.ts";
 import { openImage } from "./open.ts";
 import { inParallel } from "./parallel.ts";
@@ -12,6 +13,7 @@ export interface CompareImagesOptions {
   readonly formatA?: FormatName;
   readonly formatB?: FormatName;
   readonly allowBacking?: readonly string[] | "any";
+  readonly sourceOptions?: SourceOptions;
   /** Sizes must be equal too. Otherwise the tail of the longer one must read as zeroes. @default false */
   readonly strict?: boolean;
   readonly signal?: AbortSignal;
@@ -30,9 +32,9 @@ export interface Comparison {
 
 /** Compares what readers of two images see. */
 export async function compareImages(a: string, b: string, options: CompareImagesOptions = {}): Promise<Comparison> {
-  const { formatA, formatB, allowBacking, strict, signal } = options;
-  await using imageA = await openImage(a, { format: formatA, readOnly: true, allowBacking });
-  await using imageB = await openImage(b, { format: formatB, readOnly: true, allowBacking });
+  const { formatA, formatB, allowBacking, sourceOptions, strict, signal } = options;
+  await using imageA = await openImage(a, { format: formatA, readOnly: true, allowBacking, sourceOptions });
+  await using imageB = await openImage(b, { format: formatB, readOnly: true, allowBacking, sourceOptions });
   const [lengthA, lengthB] = [imageA.node.length, imageB.node.length];
   const warnings = [...imageA.warnings, ...imageB.warnings];
   const about = { lengthA, lengthB, warnings };

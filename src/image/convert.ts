@@ -1,6 +1,6 @@
 import { systemClock } from "../block/index.ts";
 import { createFormat, type FormatName, openFormat } from "../formats/index.ts";
-import type { FileNode } from "../sources/index.ts";
+import type { FileNode, SourceOptions } from "../sources/index.ts";
 import { Pump } from "../stream/index.ts";
 import { CopyTarget } from "./copy-target.ts";
 import { makeFile } from "./new-file.ts";
@@ -12,6 +12,7 @@ export interface ConvertImageOptions {
   /** Of the source. Absent: the first bytes of the file decide. */
   readonly sourceFormat?: FormatName;
   readonly allowBacking?: readonly string[] | "any";
+  readonly sourceOptions?: SourceOptions;
   /** Of the destination, as after `qemu-img convert -o`. */
   readonly options?: Readonly<Record<string, string>>;
   /** Leaves data that is zero throughout out of the destination. @default true */
@@ -54,8 +55,9 @@ export async function convertImage(
   destination: string,
   options: ConvertImageOptions,
 ): Promise<ConvertResult> {
-  const { format, sourceFormat, allowBacking } = options;
-  await using image = await openImage(source, { format: sourceFormat, readOnly: true, allowBacking });
+  const { format, sourceFormat, allowBacking, sourceOptions } = options;
+  const reading = { format: sourceFormat, readOnly: true, allowBacking, sourceOptions };
+  await using image = await openImage(source, reading);
   const size = image.node.length;
   return await makeFile(destination, options.force ?? false, async (file) => {
     const made = await createFormat(format, file, { size, options: options.options });

@@ -2,7 +2,7 @@ import type { BackingReference } from "../block/index.ts";
 import { openChain, resolveReference } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { createFormat, type FormatName } from "../formats/index.ts";
-import { sourceIdentity } from "../sources/index.ts";
+import { type SourceOptions, sourceIdentity } from "../sources/index.ts";
 import { makeFile } from "./new-file.ts";
 
 export interface CreateImageOptions {
@@ -17,6 +17,7 @@ export interface CreateImageOptions {
   readonly options?: Readonly<Record<string, string>>;
   /** Overwrites a file that is there and not empty. @default false */
   readonly force?: boolean;
+  readonly sourceOptions?: SourceOptions;
 }
 
 export interface CreatedImage {
@@ -59,7 +60,7 @@ export async function createImage(path: string, options: CreateImageOptions): Pr
 /** Size and format of the backing file. Only its header is looked at: what it names in turn is not opened. */
 async function lookBelow(
   path: string,
-  { format, backing, backingFormat }: CreateImageOptions,
+  { format, backing, backingFormat, sourceOptions }: CreateImageOptions,
 ): Promise<{ readonly reference: BackingReference; readonly size: number } | undefined> {
   if (backing === undefined) return undefined;
   if (format === "raw") {
@@ -67,7 +68,8 @@ async function lookBelow(
     throw new StreamdiskError("invalid-argument", message, { node: path });
   }
   const file = resolveReference(backing, path);
-  await using below = await openChain({ file, format: backingFormat, readOnly: true, backing: null });
+  const spec = { file, format: backingFormat, readOnly: true, backing: null };
+  await using below = await openChain(spec, { sourceOptions });
   const there = await sourceIdentity(path).catch(() => undefined);
   if (there === below.layers[0]?.identity) {
     throw new StreamdiskError("invalid-argument", `'${path}' cannot be its own backing file`, { node: path });

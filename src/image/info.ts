@@ -43,8 +43,9 @@ export async function imageChainInfo(path: string, options: ImageOptions = {}): 
   return infos;
 }
 
-function openToLook(path: string, { format, allowBacking }: ImageOptions): Promise<Chain> {
-  return openChain({ file: path, format, readOnly: true }, { allowBacking, lock: false, partial: true });
+function openToLook(path: string, { format, allowBacking, sourceOptions }: ImageOptions): Promise<Chain> {
+  const looking = { lock: false, partial: true };
+  return openChain({ file: path, format, readOnly: true }, { allowBacking, sourceOptions, ...looking });
 }
 
 /** @param filename what the layer is called, seen from where the top was named */

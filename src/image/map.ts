@@ -27,8 +27,11 @@ export interface MapEntry {
 
 /** Walks what a reader of the image sees. Takes no lock: it works on an image in use. */
 export async function* imageMap(path: string, options: ImageOptions = {}): AsyncGenerator<MapEntry, void, undefined> {
-  const { format, allowBacking } = options;
-  await using chain = await openChain({ file: path, format, readOnly: true }, { allowBacking, lock: false });
+  const { format, allowBacking, sourceOptions } = options;
+  await using chain = await openChain(
+    { file: path, format, readOnly: true },
+    { allowBacking, sourceOptions, lock: false },
+  );
   let last: MapEntry | undefined;
   for await (const entry of entriesOf(chain.node, 0, chain.node.length, 0)) {
     const joined = last && join(last, entry);

@@ -20,8 +20,8 @@ export interface OpenImageOptions extends ImageOptions {
  *   file that is not allowed
  */
 export async function openImage(path: string, options: OpenImageOptions = {}): Promise<Image> {
-  const { format, readOnly, allowBacking } = options;
-  return openChain({ file: path, format, readOnly }, { allowBacking });
+  const { format, readOnly, allowBacking, sourceOptions } = options;
+  return openChain({ file: path, format, readOnly }, { allowBacking, sourceOptions });
 }
 
 /**

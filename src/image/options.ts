@@ -1,4 +1,5 @@
 import type { FormatName } from "../formats/index.ts";
+import type { SourceOptions } from "../sources/index.ts";
 
 /** What every operation on an image that is there takes. */
 export interface ImageOptions {
@@ -6,4 +7,6 @@ export interface ImageOptions {
   readonly format?: FormatName;
   /** Files and directories that the image may name as its backing file, beside those below its own directory; or "any". */
   readonly allowBacking?: readonly string[] | "any";
+  /** Certificates and keys for sources that speak TLS. */
+  readonly sourceOptions?: SourceOptions;
 }

@@ -40,8 +40,8 @@ export interface RebaseResult {
  *   or none while something is missing; `not-found` for a file that is not there
  */
 export async function rebaseImage(path: string, options: RebaseImageOptions): Promise<RebaseResult> {
-  const { format, allowBacking } = options;
-  const image = await openChain({ file: path, format }, { allowBacking, partial: true });
+  const { format, allowBacking, sourceOptions } = options;
+  const image = await openChain({ file: path, format }, { allowBacking, sourceOptions, partial: true });
   return finallyClose(image, async () => {
     const overlay = overlayOf(image);
     const from = overlay.backingReference?.reference;
@@ -94,11 +94,11 @@ async function refuseMissing(overlay: OverlayNode, whole: boolean, { force }: Re
 
 /** @returns undefined for a file that cannot be read, when forced */
 async function openNew(path: string, backing: string, options: RebaseImageOptions): Promise<Chain | undefined> {
-  const { backingFormat, allowBacking, force } = options;
+  const { backingFormat, allowBacking, sourceOptions, force } = options;
   try {
     return await openChain(
       { file: resolveReference(backing, path), format: backingFormat, readOnly: true },
-      { allowBacking },
+      { allowBacking, sourceOptions },
     );
   } catch (error) {
     if (!force || !(error instanceof StreamdiskError) || error.code === "in-use") throw error;

@@ -26,7 +26,8 @@ export async function resizeImage(path: string, size: number, options: ResizeIma
   if (!Number.isSafeInteger(size) || size < 0) {
     throw new StreamdiskError("invalid-argument", `'${path}' cannot have ${size} bytes`, { node: path });
   }
-  return withImage(path, { format: options.format, allowBacking: options.allowBacking }, async ({ node, warnings }) => {
+  const { format, allowBacking, sourceOptions } = options;
+  return withImage(path, { format, allowBacking, sourceOptions }, async ({ node, warnings }) => {
     const from = node.length;
     if (size < from && !options.shrink) {
       const message = `'${path}' has ${from} bytes: ${size} would throw away what lies beyond. Allow it with --shrink (shrink: true)`;

@@ -92,9 +92,10 @@ export async function stepImage(image: string | Image, options: StepImageOptions
 }
 
 /** Who names a base allows the image to name it. */
-function openOptions({ format, allowBacking = [], base }: StreamImageOptions): ImageOptions {
+function openOptions({ format, allowBacking = [], sourceOptions, base }: StreamImageOptions): ImageOptions {
   return {
     format,
+    sourceOptions,
     allowBacking: allowBacking === "any" || base === undefined ? allowBacking : [...allowBacking, base],
   };
 }

@@ -104,6 +104,11 @@ export function statusError(status: number, node: string): StreamdiskError {
   return new StreamdiskError("protocol", said, context);
 }
 
+/** Whether a failure to connect (its code, as Node.js has them) is that of a certificate. */
+export function isDistrust(code: string): boolean {
+  return /^(?:UNABLE_TO_|CERT_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA|INVALID_PURPOSE|HOSTNAME_|ERR_TLS_CERT_)/.test(code);
+}
+
 /** A URL as messages show it: without credentials, and without its query, where presigned URLs carry theirs. */
 export function shownUrl(url: URL): string {
   return `${url.protocol}//${url.host}${url.pathname}`;

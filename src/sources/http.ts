@@ -9,6 +9,7 @@
  * expire. A failure that may pass is tried again a few times, with growing intervals; then the source is lost, and what
  * that means is for others to say (`filters/hold`).
  */
+import { X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { Agent, type Dispatcher, request } from "undici";
 import {
@@ -23,6 +24,7 @@ import {
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import {
   type HttpVersion,
+  isDistrust,
   mustBePlain,
   mustBeSame,
   parseContentRange,
@@ -34,7 +36,7 @@ import {
 
 export interface HttpOptions {
   /** A file with certificates (PEM) to trust beside the system's. */
-  readonly caFile?: string;
+  readonly caFile?: string | undefined;
   /** How long a server may be silent, in milliseconds. @default 30000 */
   readonly timeoutMs?: number;
   /** How often a request is sent at the most. @default 4 */
@@ -45,12 +47,14 @@ export interface HttpOptions {
 const CONNECTIONS = 16;
 const MOST_REDIRECTS = 5;
 const FIRST_RETRY_MS = 200;
+const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
 /**
  * Opens an object.
  *
  * @param address `http:` or `https:`
- * @throws {StreamdiskError} `unsupported` for a server without ranges, `not-found`, `permission`, `source-lost`, `protocol`
+ * @throws {StreamdiskError} `unsupported` for a server without ranges, `refused` for one whose certificate nobody trusts,
+ *   `not-found`, `permission`, `source-lost`, `protocol`
  */
 export async function openHttp(address: string, options: HttpOptions = {}): Promise<HttpNode> {
   const url = parseUrl(address);
@@ -74,13 +78,28 @@ async function makeAgent({ caFile, timeoutMs = 30_000 }: HttpOptions): Promise<A
   const limits = { connections: CONNECTIONS, headersTimeout: timeoutMs, bodyTimeout: timeoutMs };
   const connect = { timeout: timeoutMs };
   if (caFile === undefined) return new Agent({ ...limits, connect });
+  return new Agent({ ...limits, connect: { ...connect, ca: await trusted(caFile) } });
+}
+
+/** The usual certificates, and those of a file. */
+async function trusted(caFile: string): Promise<string[]> {
+  const { getCACertificates } = await import("node:tls");
+  let text: string;
   try {
-    const { rootCertificates } = await import("node:tls");
-    const ca = [...rootCertificates, await readFile(caFile, "utf8")];
-    return new Agent({ ...limits, connect: { ...connect, ca } });
+    text = await readFile(caFile, "utf8");
   } catch (error) {
     throw wrapSystemError(error, caFile, "read");
   }
+  const added = text.match(CERTIFICATE) ?? [];
+  try {
+    // Node.js itself passes over what is no certificate.
+    for (const certificate of added) new X509Certificate(certificate);
+    if (added.length > 0) return [...getCACertificates("default"), ...added];
+  } catch (error) {
+    const message = `'${caFile}' holds a certificate that cannot be read`;
+    throw new StreamdiskError("invalid-argument", message, { node: caFile }, error);
+  }
+  throw new StreamdiskError("invalid-argument", `'${caFile}' holds no certificates in PEM form`, { node: caFile });
 }
 
 /** Requests for ranges of one object. */
@@ -209,6 +228,12 @@ class HttpConnection {
   #lost(error: unknown): unknown {
     if (error instanceof StreamdiskError || (error instanceof Error && error.name === "AbortError")) return error;
     const code = (error as NodeJS.ErrnoException | undefined)?.code ?? "the connection failed";
+    if (isDistrust(code)) {
+      const message =
+        `The server of '${this.name}' is not who it should be, by its certificate: ${code}. If an authority of your own ` +
+        "signed it, name that with --source-ca-file, in a program with sourceOptions.caFile";
+      return new StreamdiskError("refused", message, { node: this.name });
+    }
     return new StreamdiskError("source-lost", `The server of '${this.name}' could not be reached: ${code}`, {
       node: this.name,
     });

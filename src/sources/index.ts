@@ -4,6 +4,7 @@ export {
   openSource,
   parseReference,
   type SourceNode,
+  type SourceOptions,
   type SourceReference,
   shownReference,
   sourceIdentity,

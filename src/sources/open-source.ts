@@ -16,6 +16,22 @@ import { shownUrl } from "./http-reply.ts";
 /** Where bytes come from. */
 export type SourceNode = FileNode | NbdNode | HttpNode;
 
+/**
+ * What servers that speak TLS are told, and trusted by. It is for `nbds:`, `nbds+unix:` and `https:` alone; whether a server is
+ * spoken to by TLS is for its URI to say, never for this.
+ */
+export interface SourceOptions {
+  /**
+   * Directory with the certificates for NBD servers: `ca-cert.pem`, and for servers that ask for them `client-cert.pem` and
+   * `client-key.pem`. `tls-certificates` in a URI counts for more.
+   */
+  readonly tlsCertificates?: string | undefined;
+  /** File with the pre-shared keys for NBD servers, a line `user:hexkey` each. `tls-psk-file` in a URI counts for more. */
+  readonly tlsPskFile?: string | undefined;
+  /** File of certificates (PEM) that HTTPS servers are trusted by, beside those that Node.js trusts. */
+  readonly caFile?: string | undefined;
+}
+
 /** What a reference names. */
 export type SourceReference =
   | { readonly kind: "file"; readonly path: string }
@@ -69,15 +85,19 @@ function pathOfFileUri(reference: string): string {
  *
  * @throws {StreamdiskError} as {@link parseReference}, {@link openFile} and `connectNbd` say
  */
-export async function openSource(reference: string, options: Omit<OpenFileOptions, "create">): Promise<SourceNode> {
+export async function openSource(
+  reference: string,
+  options: Omit<OpenFileOptions, "create">,
+  { caFile, tlsCertificates, tlsPskFile }: SourceOptions = {},
+): Promise<SourceNode> {
   const named = parseReference(reference);
   if (named.kind === "file") return openFile(named.path, options);
   if (named.kind === "http") {
     const { openHttp } = await import("./http.ts");
-    return openHttp(named.uri);
+    return openHttp(named.uri, { caFile });
   }
   const { connectNbd } = await import("../nbd/index.ts");
-  return connectNbd(named.uri, { readOnly: options.readOnly });
+  return connectNbd(named.uri, { readOnly: options.readOnly, tlsCertificates, tlsPskFile });
 }
 
 /**

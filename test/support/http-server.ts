@@ -1,11 +1,13 @@
 /** A small HTTP server that answers range requests from a file, as object stores do. */
-import { createReadStream, statSync } from "node:fs";
-import { createServer } from "node:http";
+import { createReadStream, readFileSync, statSync } from "node:fs";
+import { createServer, type RequestListener } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface RangeServer extends AsyncDisposable {
-  /** `http://127.0.0.1:PORT`. */
+  /** `http://127.0.0.1:PORT`, or https. */
   readonly origin: string;
   /** Requests answered so far. */
   readonly requests: () => number;
@@ -16,10 +18,11 @@ export interface RangeServer extends AsyncDisposable {
  *
  * @param token what every request must carry
  * @param delayMs how far away it is
+ * @param certificates directory with `server-cert.pem` and `server-key.pem`: it speaks TLS
  */
-export async function serveRanges(token: string, delayMs = 0): Promise<RangeServer> {
+export async function serveRanges(token: string, delayMs = 0, certificates?: string): Promise<RangeServer> {
   let requests = 0;
-  const server = createServer(async (request, reply) => {
+  const answer: RequestListener = async (request, reply) => {
     requests++;
     if (delayMs > 0) await sleep(delayMs);
     const url = new URL(request.url ?? "", "http://localhost");
@@ -35,10 +38,15 @@ export async function serveRanges(token: string, delayMs = 0): Promise<RangeServ
       "content-length": end - start + 1,
     });
     return createReadStream(url.pathname, { start, end }).pipe(reply);
-  });
+  };
+  const pem = (name: string) => readFileSync(join(certificates ?? "", name));
+  const server =
+    certificates === undefined
+      ? createServer(answer)
+      : createTlsServer({ cert: pem("server-cert.pem"), key: pem("server-key.pem") }, answer);
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   return {
-    origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    origin: `http${certificates === undefined ? "" : "s"}://127.0.0.1:${(server.address() as AddressInfo).port}`,
     requests: () => requests,
     [Symbol.asyncDispose]: () =>
       new Promise((resolve) => {

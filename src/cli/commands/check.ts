@@ -5,12 +5,12 @@ import { checkImage, type ImageCheck } from "../../image/index.ts";
 import { reportFailure } from "../failure.ts";
 import { helpAfter } from "../help.ts";
 import { interruptible } from "../interrupt.ts";
-import { jsonOption, parseFormat } from "../options.ts";
+import { jsonOption, parseFormat, type SourceFlags, sourceOptions, told } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
 import { ProgressMeter, progressOption } from "../progress.ts";
 import { imageReference } from "../targets.ts";
 
-interface Flags {
+interface Flags extends SourceFlags {
   readonly format?: FormatName;
   readonly repair?: "leaks";
   readonly json?: boolean;
@@ -28,7 +28,7 @@ export function define(command: Command): void {
     .argument("<image>", "the image; its backing file is not opened")
     .option("-f, --format <format>", "format of the image: it is believed, not probed", parseFormat)
     .option("-r, --repair <what>", "'leaks' gives leaked clusters back; nothing else is changed", parseRepair);
-  progressOption(jsonOption(command))
+  progressOption(jsonOption(sourceOptions(command)))
     .addHelpText(
       "after",
       helpAfter(["streamdisk check vm1.qcow2", "streamdisk check vm1.qcow2 --repair leaks"], {
@@ -44,9 +44,10 @@ export function define(command: Command): void {
       const meter = new ProgressMeter(flags.progress);
       const onProgress = (fraction: number) => meter.update({ fraction });
       const { format, repair } = flags;
+      const options = { format, repair, sourceOptions: told(flags), onProgress };
       let result: ImageCheck;
       try {
-        result = await interruptible((signal) => checkImage(path, { format, repair, signal, onProgress }));
+        result = await interruptible((signal) => checkImage(path, { ...options, signal }));
       } catch (error) {
         if (!hasNoCheck(error)) throw error;
         reportFailure(error);

@@ -3,7 +3,15 @@ import type { FormatName } from "../../formats/index.ts";
 import { compareImages } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
 import { interruptible } from "../interrupt.ts";
-import { allowBackingOption, allowed, type ImageFlags, jsonOption, parseFormat } from "../options.ts";
+import {
+  allowBackingOption,
+  allowed,
+  type ImageFlags,
+  jsonOption,
+  parseFormat,
+  sourceOptions,
+  told,
+} from "../options.ts";
 import { printJson, printLines, printWarnings } from "../output.ts";
 import { ProgressMeter, progressOption } from "../progress.ts";
 import { imageReference } from "../targets.ts";
@@ -25,7 +33,7 @@ export function define(command: Command): void {
     .option("-f, --format-a <format>", "format of the first image: it is believed, not probed", parseFormat)
     .option("-F, --format-b <format>", "format of the second image", parseFormat)
     .option("-s, --strict", "the sizes must be equal too; otherwise a longer tail has to be zeroes");
-  progressOption(jsonOption(allowBackingOption(command)))
+  progressOption(jsonOption(sourceOptions(allowBackingOption(command))))
     .addHelpText(
       "after",
       helpAfter(
@@ -45,6 +53,7 @@ export function define(command: Command): void {
           formatA: flags.formatA,
           formatB: flags.formatB,
           allowBacking: allowed(flags, a, b),
+          sourceOptions: told(flags),
           strict: flags.strict,
           signal,
           onProgress: (fraction) => meter.update({ fraction }),

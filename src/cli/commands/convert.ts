@@ -11,6 +11,8 @@ import {
   moreFormatOptions,
   newFormat,
   parseFormat,
+  sourceOptions,
+  told,
 } from "../options.ts";
 import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
 import { ProgressMeter, progressOption } from "../progress.ts";
@@ -34,7 +36,7 @@ export function define(command: Command): void {
     .option("-o, --option <list>", "name=value,... as after qemu-img convert -o (repeatable)", moreFormatOptions)
     .option("--no-detect-zeroes", "write data that is zero throughout as data")
     .option("--force", "overwrite a destination that is there");
-  progressOption(jsonOption(allowBackingOption(command)))
+  progressOption(jsonOption(sourceOptions(allowBackingOption(command))))
     .addHelpText(
       "after",
       helpAfter([
@@ -52,6 +54,7 @@ export function define(command: Command): void {
           format,
           sourceFormat: flags.sourceFormat,
           allowBacking: allowed(flags),
+          sourceOptions: told(flags),
           options: flags.option,
           detectZeroes: flags.detectZeroes,
           force: flags.force,

@@ -2,12 +2,20 @@ import type { Command } from "commander";
 import type { FormatName } from "../../formats/index.ts";
 import { createImage } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
-import { jsonOption, moreFormatOptions, newFormat, parseFormat } from "../options.ts";
+import {
+  jsonOption,
+  moreFormatOptions,
+  newFormat,
+  parseFormat,
+  type SourceFlags,
+  sourceOptions,
+  told,
+} from "../options.ts";
 import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
 import { filePath } from "../targets.ts";
 import { parseSize } from "../units.ts";
 
-interface Flags {
+interface Flags extends SourceFlags {
   readonly format?: FormatName;
   readonly backing?: string;
   readonly backingFormat?: FormatName;
@@ -25,7 +33,7 @@ export function define(command: Command): void {
     .option("-F, --backing-format <format>", "format of the backing file; without it, it is probed once", parseFormat)
     .option("-o, --option <list>", "name=value,... as after qemu-img create -o (repeatable)", moreFormatOptions)
     .option("--force", "overwrite a file that is there");
-  jsonOption(command)
+  jsonOption(sourceOptions(command))
     .addHelpText(
       "after",
       helpAfter([
@@ -43,6 +51,7 @@ export function define(command: Command): void {
         backingFormat: flags.backingFormat,
         options: flags.option,
         force: flags.force,
+        sourceOptions: told(flags),
       });
       printWarnings(made.warnings);
       if (flags.json) {

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import type { SnapshotDetails } from "../../formats/index.ts";
 import { type ImageInfo, imageChainInfo, imageInfo } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
-import { type ImageFlags, imageOptions } from "../options.ts";
+import { type ImageFlags, imageOptions, openedAs } from "../options.ts";
 import { columns, printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
 import { imageReference } from "../targets.ts";
 import { formatSize } from "../units.ts";
@@ -17,7 +17,8 @@ export function define(command: Command): void {
     .addHelpText("after", helpAfter(["streamdisk info vm1.qcow2", "streamdisk info vm1.qcow2 --chain --json"]))
     .action(async (image: string, flags: Flags) => {
       const path = imageReference(image);
-      const infos = flags.chain ? await imageChainInfo(path, flags) : [await imageInfo(path, flags)];
+      const options = openedAs(flags);
+      const infos = flags.chain ? await imageChainInfo(path, options) : [await imageInfo(path, options)];
       printWarnings(infos.flatMap((info) => info.warnings));
       if (flags.json) printJson(flags.chain ? infos : infos[0]);
       else printLines(...infos.flatMap((info, index) => (index === 0 ? infoLines(info) : ["", ...infoLines(info)])));

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
-import { imageChainInfo, imageMap, type MapEntry } from "../../image/index.ts";
+import { type ImageOptions, imageChainInfo, imageMap, type MapEntry } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
-import { type ImageFlags, imageOptions } from "../options.ts";
+import { type ImageFlags, imageOptions, openedAs } from "../options.ts";
 import { printLines, printWarnings } from "../output.ts";
 import { imageReference } from "../targets.ts";
 
@@ -11,8 +11,9 @@ export function define(command: Command): void {
     .addHelpText("after", helpAfter(["streamdisk map vm1.qcow2", "streamdisk map vm1.qcow2 --json"]))
     .action(async (image: string, flags: ImageFlags) => {
       const path = imageReference(image);
-      if (flags.json) await printMap(imageMap(path, flags));
-      else await printTable(path, flags);
+      const options = openedAs(flags);
+      if (flags.json) await printMap(imageMap(path, options));
+      else await printTable(path, options);
     });
 }
 
@@ -26,10 +27,10 @@ async function printMap(entries: AsyncIterable<MapEntry>): Promise<void> {
   process.stdout.write(before === "[" ? "[]\n" : "]\n");
 }
 
-async function printTable(path: string, flags: ImageFlags): Promise<void> {
-  const infos = await imageChainInfo(path, flags);
+async function printTable(path: string, options: ImageOptions): Promise<void> {
+  const infos = await imageChainInfo(path, options);
   let isFirst = true;
-  for await (const entry of imageMap(path, flags)) {
+  for await (const entry of imageMap(path, options)) {
     if (isFirst) printLines(row("Offset", "Length", "State", "Mapped to", "File"));
     isFirst = false;
     const state = entry.missing ? "missing" : entry.data ? "local" : "zero";

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import type { FormatName } from "../../formats/index.ts";
 import { rebaseImage } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
-import { allowed, type ImageFlags, imageOptions, parseFormat } from "../options.ts";
+import { type ImageFlags, imageOptions, openedAs, parseFormat } from "../options.ts";
 import { printJson, printLines, printWarnings } from "../output.ts";
 import { filePath } from "../targets.ts";
 import { formatSize } from "../units.ts";
@@ -34,8 +34,7 @@ export function define(command: Command): void {
     .action(async (image: string, flags: Flags) => {
       const path = filePath(image);
       const result = await rebaseImage(path, {
-        format: flags.format,
-        allowBacking: allowed(flags),
+        ...openedAs(flags),
         backing: flags.backing === "" ? undefined : flags.backing,
         backingFormat: flags.backingFormat,
         force: flags.force,

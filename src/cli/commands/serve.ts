@@ -8,7 +8,7 @@ import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { helpAfter } from "../help.ts";
 import { Interrupted, interruptible } from "../interrupt.ts";
-import { allowed, type ImageFlags, imageOptions, parseFormat } from "../options.ts";
+import { type ImageFlags, imageOptions, openedAs, parseFormat } from "../options.ts";
 import { calledCommand, printJsonLine, printLines, printWarnings } from "../output.ts";
 import { libvirtDisk, ServeStatus } from "../serve-report.ts";
 import { parseSourcePolicy } from "../source-policy.ts";
@@ -107,13 +107,13 @@ async function serve(image: string, flags: Flags): Promise<void> {
 }
 
 function serveOptions(image: string, flags: Flags): ServeDiskOptions {
-  const { format, backing, backingFormat, create, size, readOnly, copyOnRead, onSourceError } = flags;
+  const { backing, backingFormat, create, size, readOnly, copyOnRead, onSourceError } = flags;
   return {
     image,
+    ...defined(openedAs(flags)),
     exportName: flags.export,
-    allowBacking: allowed(flags),
     copyOnRead,
-    ...defined({ format, backing, backingFormat, create, size, readOnly, onSourceError, listen: listenOf(flags) }),
+    ...defined({ backing, backingFormat, create, size, readOnly, onSourceError, listen: listenOf(flags) }),
     ...defined({ maxConnections: flags.maxConnections, tls: tlsOf(flags) }),
     ...(flags.stream && { stream: defined({ speed: flags.speed }) }),
   };

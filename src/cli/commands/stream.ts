@@ -3,7 +3,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import { stepImage, streamImage } from "../../image/index.ts";
 import { helpAfter } from "../help.ts";
 import { interruptible } from "../interrupt.ts";
-import { allowed, type ImageFlags, imageOptions } from "../options.ts";
+import { type ImageFlags, imageOptions, openedAs } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
 import { progressOption } from "../progress.ts";
 import { StreamReport } from "../stream-report.ts";
@@ -71,9 +71,8 @@ async function stream(path: string, flags: Flags): Promise<void> {
   const report = new StreamReport(path, flags);
   try {
     await interruptible(async (signal) => {
-      const { format, base, speed, window, detectZeroes, retryFor } = flags;
-      const allowBacking = allowed(flags);
-      const options = { format, allowBacking, base, speed, window, detectZeroes, retryFor, signal };
+      const { base, speed, window, detectZeroes, retryFor } = flags;
+      const options = { ...openedAs(flags), base, speed, window, detectZeroes, retryFor, signal };
       for await (const progress of streamImage(path, options)) report.update(progress);
     });
   } catch (error) {
@@ -83,10 +82,9 @@ async function stream(path: string, flags: Flags): Promise<void> {
 }
 
 async function step(path: string, flags: Flags): Promise<void> {
-  const { format, base, offset, length, detectZeroes } = flags;
-  const allowBacking = allowed(flags);
+  const { base, offset, length, detectZeroes } = flags;
   const result = await interruptible((signal) =>
-    stepImage(path, { format, allowBacking, base, offset, length, detectZeroes, signal }),
+    stepImage(path, { ...openedAs(flags), base, offset, length, detectZeroes, signal }),
   );
   if (flags.json) printJson(result);
   else printLines(String(result.next));
