@@ -443,6 +443,25 @@ test("a disk that has become shorter under a fetch keeps what is left of it", as
   await overlay.close();
 });
 
+test("of a disk that has become longer under a fetch, what was its end is fetched again", async () => {
+  const content = pattern(4 * K64);
+  const base = faulty(content);
+  const overlay = await memoryImage("qcow2", { size: 10_240, backing: base, options: { cluster_size: "4K" } });
+  const disk = new CopyOnRead(overlay);
+  const lift = base.add({ operations: ["read"], does: "freeze" });
+  const caching = disk.cache(0, 512);
+  await quiet();
+  lift();
+  await disk.resize(4 * K64);
+  base.thaw();
+  await caching;
+  content.fill(0, 10_240);
+  assert.deepEqual(await bytesAt(disk, 0, 4 * K64), content);
+  await disk.close();
+  assert.equal((await overlay.check()).corruptions, 0);
+  await overlay.close();
+});
+
 test("ranges outside the disk are refused", async () => {
   const disk = new CopyOnRead(new MemoryOverlay({ length: MIB, backing: faulty(pattern(MIB)) }));
   for (const [offset, length] of [

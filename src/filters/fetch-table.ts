@@ -120,8 +120,7 @@ export class FetchTable {
     await nextTurn();
     try {
       for (const { start, end, zero } of dataRuns(bytes, this.#overlay.grain)) {
-        // The disk may have become shorter meanwhile.
-        const length = Math.min(end - start, this.#overlay.length - (offset + start));
+        const length = this.#keepable(offset + start, end - start);
         if (length <= 0) break;
         if (zero) await this.#overlay.populateZeroes(offset + start, length);
         else this.#kept += await this.#overlay.populate(offset + start, bytes.subarray(start, start + length));
@@ -133,6 +132,12 @@ export class FetchTable {
     }
     // Whoever took it from the table while it was there has had its bytes by then.
     void nextTurn().then(() => letGo(bytes));
+  }
+
+  /** The disk may have become shorter meanwhile, or longer: then what was its end is a part of a grain, and not all that there is. */
+  #keepable(offset: number, length: number): number {
+    const left = this.#overlay.length - offset;
+    return length >= left ? left : length - (length % this.#overlay.grain);
   }
 }
 
