@@ -1,3 +1,4 @@
+export { BufferPool } from "./buffer-pool.ts";
 export { type Clock, systemClock } from "./clock.ts";
 export { dataRuns } from "./data-runs.ts";
 export type { Extent, ExtentKind } from "./extent.ts";

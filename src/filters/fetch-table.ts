@@ -7,12 +7,14 @@
  *
  * Memory: at most `MOST_BYTES`, or one fetch that is larger, are under way; more have to wait.
  */
-import { type BlockNode, dataRuns, letGo, type OverlayNode, validateRange } from "../block/index.ts";
+import { type BlockNode, BufferPool, dataRuns, type OverlayNode, validateRange } from "../block/index.ts";
 
 const LEAST_UNIT = 64 * 1024;
 /** The longest fetch, unless a unit is longer. */
 const LONGEST = 1024 * 1024;
 const MOST_BYTES = 16 * 1024 * 1024;
+/** Memory that is kept for the next ones: the kernel would have to find and clear it anew. */
+const MOST_KEPT = 4 * 1024 * 1024;
 
 /** Whole units on their way. */
 export interface Fetch {
@@ -29,6 +31,7 @@ export class FetchTable {
   readonly #overlay: OverlayNode;
   readonly #unit: number;
   readonly #onNotKept: () => void;
+  readonly #pool = new BufferPool(MOST_KEPT);
   readonly #byUnit = new Map<number, Fetch>();
   #bytes = 0;
   #fetched = 0;
@@ -92,9 +95,10 @@ export class FetchTable {
     const length = Math.min(count * this.#unit, this.#overlay.length - offset);
     // It may have become shorter since it was looked at.
     validateRange(this.#overlay, "read", offset, length);
-    const bytes = new Uint8Array(length);
+    const buffer = this.#pool.take(length);
+    const bytes = buffer.subarray(0, length);
     const fetch = { offset, bytes, arrived: this.#read(offset, bytes, below), kept: SETTLED, failure: undefined };
-    fetch.kept = this.#keep(fetch).finally(() => {
+    fetch.kept = this.#keep(fetch, buffer).finally(() => {
       this.#bytes -= length;
       for (let i = 0; i < count; i++) this.#byUnit.delete(unit + i);
     });
@@ -105,11 +109,12 @@ export class FetchTable {
 
   async #read(offset: number, bytes: Uint8Array, below: BlockNode): Promise<void> {
     const inside = Math.max(0, Math.min(bytes.length, below.length - offset));
+    if (inside < bytes.length) bytes.fill(0, inside);
     if (inside > 0) await below.read(offset, bytes.subarray(0, inside));
     this.#fetched += inside;
   }
 
-  async #keep(fetch: Fetch): Promise<void> {
+  async #keep(fetch: Fetch, buffer: Uint8Array): Promise<void> {
     const { offset, bytes } = fetch;
     try {
       await fetch.arrived;
@@ -131,7 +136,7 @@ export class FetchTable {
       return;
     }
     // Whoever took it from the table while it was there has had its bytes by then.
-    void nextTurn().then(() => letGo(bytes));
+    void nextTurn().then(() => this.#pool.give(buffer));
   }
 
   /** The disk may have become shorter meanwhile, or longer: then what was its end is a part of a grain, and not all that there is. */

@@ -4,8 +4,8 @@
  *
  * An overlay is populated rather than written: a populate does not wait for its mapping to be safe.
  */
-import { type BlockNode, chainExtents, dataRuns, isOverlay } from "../block/index.ts";
-import { BufferPool, type Populated, type StreamExtent, type StreamTarget, wholeGrains } from "../stream/index.ts";
+import { type BlockNode, BufferPool, chainExtents, dataRuns, isOverlay } from "../block/index.ts";
+import { type Populated, type StreamExtent, type StreamTarget, wholeGrains } from "../stream/index.ts";
 
 export class CopyTarget implements StreamTarget {
   readonly name: string;

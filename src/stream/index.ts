@@ -1,4 +1,3 @@
-export { BufferPool } from "./buffer-pool.ts";
 export { wholeGrains } from "./grain.ts";
 export { StreamJob, type StreamOptions } from "./job.ts";
 export { type OverlayTargetOptions, overlayTarget, type StreamBase } from "./overlay-target.ts";

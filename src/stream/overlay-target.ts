@@ -11,13 +11,13 @@
 import {
   type BackingReference,
   type BlockNode,
+  BufferPool,
   chainExtents,
   dataRuns,
   layerExtents,
   type OverlayNode,
 } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { BufferPool } from "./buffer-pool.ts";
 import { wholeGrains } from "./grain.ts";
 import type { Populated, StreamExtent, StreamTarget } from "./target.ts";
 

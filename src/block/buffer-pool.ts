@@ -2,7 +2,7 @@
  * Buffers that are used again. Their sizes are powers of two; those in use and those kept for later are together never more
  * than what was in use at one time.
  */
-import { letGo } from "../block/index.ts";
+import { letGo } from "./let-go.ts";
 
 const SMALLEST = 4096;
 
@@ -11,6 +11,12 @@ export class BufferPool {
   #keptBytes = 0;
   #usedBytes = 0;
   #mostUsed = 0;
+  readonly #mostKept: number;
+
+  /** @param mostKept bytes that are kept for later at most */
+  constructor(mostKept: number = Number.POSITIVE_INFINITY) {
+    this.#mostKept = mostKept;
+  }
 
   /** A buffer of at least `length` bytes, with whatever it held before. */
   take(length: number): Uint8Array {
@@ -23,9 +29,14 @@ export class BufferPool {
     return kept ?? Buffer.allocUnsafeSlow(size);
   }
 
+  /** @param buffer as `take` gave it; nobody reads or writes it any more */
   give(buffer: Uint8Array): void {
     const size = buffer.length;
     this.#usedBytes -= size;
+    if (this.#keptBytes + size > this.#mostKept) {
+      letGo(buffer);
+      return;
+    }
     this.#keptBytes += size;
     const list = this.#kept.get(size);
     if (list === undefined) this.#kept.set(size, [buffer]);

@@ -11,6 +11,16 @@ test("a buffer that was given back is taken again", () => {
   assert.notEqual(pool.take(70_000), first);
 });
 
+test("no more is kept than may be", () => {
+  const pool = new BufferPool(65536);
+  const both = [pool.take(65536), pool.take(65536)];
+  for (const buffer of both) pool.give(buffer);
+  assert.deepEqual(
+    both.map(({ length }) => length),
+    [65536, 0],
+  );
+});
+
 test("what is kept makes room for other sizes", () => {
   const pool = new BufferPool();
   const large = [pool.take(65536), pool.take(65536)];
