@@ -35,6 +35,8 @@ const SEES_ONLY: Partial<Record<Room, readonly Room[]>> = {
   formats: ["errors", "block"],
   filters: ["errors", "block"],
   stream: ["errors", "block"],
+  api: ["errors"],
+  client: ["errors", "api"],
 };
 
 /** Rooms that may use only these modules of Node.js. */
@@ -57,6 +59,11 @@ const HOMES: Readonly<Record<string, Room>> = {
   koffi: "host",
   undici: "sources",
   "node:sqlite": "daemon",
+  zod: "api",
+  hono: "daemon",
+  "@hono/node-server": "daemon",
+  pino: "daemon",
+  "prom-client": "daemon",
 };
 
 const VAGUE_NAME = /^(?:utils?|helpers?|types?|common|misc|shared)\.ts$/;

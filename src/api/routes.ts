@@ -1,0 +1,287 @@
+/**
+ * The one table of the API's calls. The daemon answers them, the client makes them, and the OpenAPI document lists them, all from here;
+ * the types of the three follow. Streams of events, metrics and health are no calls, and lie beside it.
+ */
+import { z } from "zod";
+import type { ErrorCode } from "../errors/index.ts";
+import {
+  daemonInfo,
+  disk,
+  diskName,
+  event,
+  formatName,
+  job,
+  jobState,
+  mapRun,
+  nbdExport,
+  newDisk,
+  newExport,
+  source,
+} from "./schemas.ts";
+
+const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+/** In a query everything is text. */
+const number = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+const flag = z.enum(["true", "false"]).transform((text) => text === "true");
+const limit = number.min(1).max(1000).default(100);
+const noInput = z.object({}).strict();
+const nothing = z.undefined();
+
+interface RouteParts {
+  readonly method: "GET" | "POST" | "PUT" | "DELETE";
+  /** With `{name}` for parameters. */
+  readonly path: string;
+  readonly summary: string;
+  readonly params?: z.ZodObject;
+  readonly query?: z.ZodObject;
+  readonly body?: z.ZodType;
+  readonly result: z.ZodType;
+  readonly status: 200 | 201 | 204;
+  readonly errors: readonly ErrorCode[];
+}
+
+function route<const R extends RouteParts>(parts: R): R {
+  return parts;
+}
+
+const ofDisk = z.object({ disk: diskName }).strict();
+const ofExport = z.object({ export: diskName }).strict();
+
+export const ROUTES = {
+  daemon: route({
+    method: "GET",
+    path: "/v1/daemon",
+    summary: "What this daemon is",
+    result: daemonInfo,
+    status: 200,
+    errors: [],
+  }),
+  listDisks: route({
+    method: "GET",
+    path: "/v1/disks",
+    summary: "The disks, in the order of their names",
+    query: z
+      .object({ after: diskName.optional(), limit, hydrated: flag.optional(), source: z.string().optional() })
+      .strict(),
+    result: z.object({ disks: z.array(disk), next: diskName.optional() }),
+    status: 200,
+    errors: [],
+  }),
+  createDisk: route({
+    method: "POST",
+    path: "/v1/disks",
+    summary: "Make an overlay over a source, or adopt an image, and serve it from then on",
+    body: newDisk,
+    result: disk,
+    status: 201,
+    errors: ["exists", "not-found", "refused", "invalid-image", "in-use", "no-space", "source-lost"],
+  }),
+  getDisk: route({
+    method: "GET",
+    path: "/v1/disks/{disk}",
+    summary: "One disk",
+    params: ofDisk,
+    result: disk,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  deleteDisk: route({
+    method: "DELETE",
+    path: "/v1/disks/{disk}",
+    summary: "Serve a disk no more; its file stays unless asked",
+    params: ofDisk,
+    query: z.object({ deleteFile: flag.default(false) }).strict(),
+    result: nothing,
+    status: 204,
+    errors: ["not-found", "refused"],
+  }),
+  diskMap: route({
+    method: "GET",
+    path: "/v1/disks/{disk}/map",
+    summary: "Where each range of a disk comes from",
+    params: ofDisk,
+    query: z.object({ offset: number.default(0), limit: number.min(1).max(10_000).default(1000) }).strict(),
+    result: z.object({ runs: z.array(mapRun), next: bytes.optional() }),
+    status: 200,
+    errors: ["not-found"],
+  }),
+  resizeDisk: route({
+    method: "POST",
+    path: "/v1/disks/{disk}/resize",
+    summary: "Change the virtual size",
+    params: ofDisk,
+    body: z.object({ length: bytes, shrink: z.boolean().default(false) }).strict(),
+    result: disk,
+    status: 200,
+    errors: ["not-found", "refused", "no-space"],
+  }),
+  replaceSource: route({
+    method: "POST",
+    path: "/v1/disks/{disk}/replace-source",
+    summary: "Name another place for what is missing, when the source has moved",
+    params: ofDisk,
+    body: z
+      .object({
+        backing: z.string().min(1).max(4096),
+        backingFormat: formatName.optional(),
+        force: z.boolean().default(false),
+      })
+      .strict(),
+    result: disk,
+    status: 200,
+    errors: ["not-found", "refused", "changed", "source-lost"],
+  }),
+  startStream: route({
+    method: "POST",
+    path: "/v1/disks/{disk}/stream",
+    summary: "Stream the whole device",
+    params: ofDisk,
+    body: z
+      .object({ speed: bytes.min(1).optional(), priority: z.number().int().min(-100).max(100).default(0) })
+      .strict(),
+    result: job,
+    status: 201,
+    errors: ["not-found", "in-use"],
+  }),
+  stepStream: route({
+    method: "POST",
+    path: "/v1/disks/{disk}/step",
+    summary: "One increment; returns the offset to go on from",
+    params: ofDisk,
+    body: z
+      .object({
+        offset: bytes.optional(),
+        length: bytes
+          .min(1)
+          .max(2 ** 30)
+          .default(2 ** 20),
+      })
+      .strict(),
+    result: z.object({ next: bytes, copied: bytes, done: z.boolean() }),
+    status: 200,
+    errors: ["not-found", "in-use", "source-lost", "no-space"],
+  }),
+  streamInfo: route({
+    method: "GET",
+    path: "/v1/disks/{disk}/stream",
+    summary: "How the last stream is: position, length, state, reason, rate",
+    params: ofDisk,
+    result: job,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  pauseStream: route({
+    method: "POST",
+    path: "/v1/disks/{disk}/stream/pause",
+    summary: "Fetch nothing more until it is resumed, also after a restart",
+    params: ofDisk,
+    body: noInput,
+    result: job,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  resumeStream: route({
+    method: "POST",
+    path: "/v1/disks/{disk}/stream/resume",
+    summary: "Go on",
+    params: ofDisk,
+    body: noInput,
+    result: job,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  cancelStream: route({
+    method: "POST",
+    path: "/v1/disks/{disk}/stream/cancel",
+    summary: "End the stream; what was fetched stays",
+    params: ofDisk,
+    body: noInput,
+    result: job,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  setSpeed: route({
+    method: "PUT",
+    path: "/v1/disks/{disk}/stream/speed",
+    summary: "Change the limit of a stream",
+    params: ofDisk,
+    body: z.object({ speed: bytes.min(1).nullable() }).strict(),
+    result: job,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  listJobs: route({
+    method: "GET",
+    path: "/v1/jobs",
+    summary: "Streams, the newest first",
+    query: z
+      .object({ disk: diskName.optional(), state: jobState.optional(), before: z.string().optional(), limit })
+      .strict(),
+    result: z.object({ jobs: z.array(job), next: z.string().optional() }),
+    status: 200,
+    errors: ["not-found"],
+  }),
+  listExports: route({
+    method: "GET",
+    path: "/v1/exports",
+    summary: "Images that are offered to others",
+    result: z.object({ exports: z.array(nbdExport) }),
+    status: 200,
+    errors: [],
+  }),
+  addExport: route({
+    method: "POST",
+    path: "/v1/exports",
+    summary: "Offer an image under a name, from now on and after every restart",
+    body: newExport,
+    result: nbdExport,
+    status: 201,
+    errors: ["exists", "not-found", "refused", "in-use", "invalid-image"],
+  }),
+  removeExport: route({
+    method: "DELETE",
+    path: "/v1/exports/{export}",
+    summary: "Offer it no more",
+    params: ofExport,
+    result: nothing,
+    status: 204,
+    errors: ["not-found"],
+  }),
+  listSources: route({
+    method: "GET",
+    path: "/v1/sources",
+    summary: "Where the disks' bytes come from, and who still needs them",
+    result: z.object({ sources: z.array(source) }),
+    status: 200,
+    errors: [],
+  }),
+  listEvents: route({
+    method: "GET",
+    path: "/v1/events",
+    summary: "What happened, in order; with `Accept: text/event-stream` it goes on",
+    query: z.object({ after: number.default(0), disk: diskName.optional(), limit }).strict(),
+    result: z.object({ events: z.array(event) }),
+    status: 200,
+    errors: [],
+  }),
+} as const;
+
+export type RouteName = keyof typeof ROUTES;
+type Part<R, K extends string> = R extends { readonly [P in K]: infer T extends z.ZodType }
+  ? T
+  : z.ZodObject<Record<never, z.ZodType>>;
+/** What a caller gives: parameters, query and body in one object each. */
+export type RouteInput<N extends RouteName> = {
+  readonly params: z.input<Part<(typeof ROUTES)[N], "params">>;
+  readonly query: z.input<Part<(typeof ROUTES)[N], "query">>;
+  readonly body: z.input<Part<(typeof ROUTES)[N], "body">>;
+};
+/** The same after it was checked, with defaults filled in. */
+export type CheckedInput<N extends RouteName> = {
+  readonly params: z.output<Part<(typeof ROUTES)[N], "params">>;
+  readonly query: z.output<Part<(typeof ROUTES)[N], "query">>;
+  readonly body: z.output<Part<(typeof ROUTES)[N], "body">>;
+};
+export type RouteResult<N extends RouteName> = z.infer<(typeof ROUTES)[N]["result"]>;
+/** Whoever answers the calls. */
+export type Service = { readonly [N in RouteName]: (input: CheckedInput<N>) => Promise<RouteResult<N>> };

@@ -1,0 +1,209 @@
+/**
+ * What goes over the API, as zod schemas: they check what comes in, they are the types of what goes out, and the OpenAPI document is
+ * made from them. All amounts are bytes, all times milliseconds since 1970 or ISO 8601 where they say so. Runs in a browser too.
+ */
+import { z } from "zod";
+
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+/** Bytes a second. */
+const rate = bytes.min(1);
+
+export const diskName = z.string().regex(NAME).describe("What people call a disk or an export");
+export const formatName = z.enum(["qcow2", "qed", "raw"]);
+/** A path or a URI: which of them are allowed is the daemon's to say. */
+const reference = z.string().min(1).max(4096);
+
+export const sourcePolicy = z
+  .object({
+    holdMs: z.number().int().min(0).max(86_400_000).nullable().describe("null holds without a limit"),
+    afterwards: z.enum(["error", "pause"]),
+  })
+  .describe("What becomes of requests that a dead source cannot answer");
+
+export const address = z.discriminatedUnion("kind", [
+  z.object({ kind: z.literal("unix"), path: z.string(), mode: z.number().int(), group: z.string().optional() }),
+  z.object({ kind: z.literal("tcp"), host: z.string(), port: z.number().int() }),
+]);
+
+export const jobState = z.enum(["created", "running", "paused", "waiting", "completed", "cancelled", "failed"]);
+
+export const job = z
+  .object({
+    id: z.string(),
+    disk: z.string().describe("Name of the disk"),
+    state: jobState,
+    reason: z
+      .object({
+        code: z.string(),
+        message: z.string(),
+        offset: bytes.optional(),
+        length: bytes.optional(),
+        retryInMs: z.number().optional(),
+      })
+      .optional(),
+    offset: bytes.describe("Everything below is done"),
+    length: bytes.describe("Virtual size of the disk"),
+    localBytes: bytes,
+    missingBytes: bytes,
+    copiedBytes: bytes,
+    rate: z.number().describe("Bytes a second, lately"),
+    etaSeconds: z.number().optional(),
+    speed: rate.optional(),
+    priority: z.number().int(),
+    createdAt: z.number(),
+    startedAt: z.number().optional(),
+    endedAt: z.number().optional(),
+  })
+  .describe("A stream, from its order to its end");
+
+export const disk = z
+  .object({
+    id: z.string(),
+    name: diskName,
+    state: z.enum(["creating", "ready", "failed", "deleting"]).describe("failed: it could not be opened; see error"),
+    error: z.object({ code: z.string(), message: z.string() }).optional(),
+    image: z.string(),
+    format: formatName.optional(),
+    backing: z.string().optional(),
+    readOnly: z.boolean(),
+    copyOnRead: z.boolean(),
+    onSourceError: sourcePolicy,
+    address,
+    uri: z.string().optional().describe("NBD URI, while it is served"),
+    length: bytes.optional(),
+    localBytes: bytes.optional(),
+    zeroBytes: bytes.optional(),
+    missingBytes: bytes.optional().describe("What is gone if the source dies now"),
+    hydrated: z.boolean().optional(),
+    clients: z.number().int().optional(),
+    source: z
+      .object({
+        state: z.enum(["ok", "lost", "changed", "none"]),
+        message: z.string().optional(),
+        held: z.number().int().describe("Guest requests that wait for it"),
+      })
+      .optional(),
+    fetchedBytes: bytes.optional(),
+    stream: job.optional().describe("The one that has not ended, or the last"),
+    warnings: z.array(z.string()),
+    createdAt: z.number(),
+  })
+  .describe("A disk that the daemon keeps");
+
+export const newDisk = z
+  .object({
+    name: diskName,
+    image: reference.optional().describe("Path of the file; absent: NAME.FORMAT in the daemon's image directory"),
+    format: formatName.optional(),
+    adopt: z.boolean().default(false).describe("The image is there already"),
+    size: bytes.optional(),
+    backing: reference.optional(),
+    backingFormat: formatName.optional(),
+    readOnly: z.boolean().default(false),
+    copyOnRead: z.boolean().default(true),
+    onSourceError: sourcePolicy.optional(),
+    stream: z
+      .union([z.boolean(), z.object({ speed: rate.optional(), priority: z.number().int().optional() })])
+      .optional(),
+  })
+  .strict();
+
+export const nbdExport = z
+  .object({
+    name: diskName,
+    image: z.string(),
+    format: formatName.optional(),
+    readOnly: z.boolean(),
+    address,
+    uri: z.string().optional(),
+    error: z.object({ code: z.string(), message: z.string() }).optional(),
+    clients: z.number().int(),
+    createdAt: z.number(),
+  })
+  .describe("An image that is offered to others");
+
+export const newExport = z
+  .object({
+    name: diskName,
+    image: reference,
+    format: formatName.optional(),
+    readOnly: z.boolean().default(true),
+    listen: z
+      .union([
+        z.object({ socket: z.string().optional() }).strict(),
+        z.object({ port: z.number().int().min(0).max(65_535), bind: z.string().default("127.0.0.1") }).strict(),
+      ])
+      .default({}),
+    tlsCertificates: z.string().optional(),
+    tlsPskFile: z.string().optional(),
+    maxConnections: z.number().int().min(1).max(10_000).optional(),
+  })
+  .strict();
+
+export const source = z
+  .object({
+    uri: z.string().describe("Without what gives access to it"),
+    state: z.enum(["ok", "lost", "changed"]),
+    disks: z.array(z.string()).describe("Which of them still need it; empty: it may go"),
+    missingBytes: bytes,
+  })
+  .describe("Where the bytes of disks come from");
+
+export const event = z
+  .object({
+    id: z.number().int(),
+    time: z.number(),
+    type: z.string(),
+    disk: z.string().optional(),
+    job: z.string().optional(),
+    message: z.string(),
+    code: z.string().optional(),
+    offset: bytes.optional(),
+    length: bytes.optional(),
+  })
+  .describe("Something that happened");
+
+export const mapRun = z.object({
+  start: bytes,
+  length: bytes,
+  depth: z.number().int(),
+  present: z.boolean(),
+  zero: z.boolean(),
+  data: z.boolean(),
+  missing: z.boolean(),
+  offset: bytes.optional(),
+});
+
+export const daemonInfo = z.object({
+  version: z.string(),
+  node: z.string(),
+  startedAt: z.number(),
+  disks: z.number().int(),
+  streams: z.number().int(),
+  maxStreams: z.number().int(),
+  imageDirectory: z.string(),
+});
+
+/** RFC 9457. */
+export const problem = z
+  .object({
+    type: z.string(),
+    title: z.string(),
+    status: z.number().int(),
+    detail: z.string(),
+    code: z.string().describe("One of the table of errors"),
+    context: z.record(z.string(), z.unknown()).optional(),
+  })
+  .describe("What went wrong");
+
+export type Disk = z.infer<typeof disk>;
+export type NewDisk = z.infer<typeof newDisk>;
+export type NbdExportView = z.infer<typeof nbdExport>;
+export type NewExport = z.infer<typeof newExport>;
+export type Job = z.infer<typeof job>;
+export type Source = z.infer<typeof source>;
+export type Event = z.infer<typeof event>;
+export type MapRun = z.infer<typeof mapRun>;
+export type DaemonInfo = z.infer<typeof daemonInfo>;
+export type Problem = z.infer<typeof problem>;

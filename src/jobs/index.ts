@@ -1,0 +1,13 @@
+export {
+  type DiskRecord,
+  type DiskSettings,
+  EVENT_TYPES,
+  type EventRecord,
+  type EventType,
+  type ExportAddress,
+  type ExportRecord,
+  type JobReason,
+  type JobRecord,
+  type JobState,
+} from "./records.ts";
+export type { EventQuery, JobQuery, Store } from "./store.ts";

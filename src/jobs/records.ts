@@ -1,0 +1,131 @@
+/**
+ * What a daemon remembers: plain data, as it is stored. The image is the truth of what is local; a record says what was asked for
+ * and how far it was seen to be, so that a lost one costs a look at the image and never data.
+ */
+import type { ErrorCode } from "../errors/index.ts";
+import type { SourcePolicy } from "../filters/index.ts";
+import type { FormatName } from "../formats/index.ts";
+
+/** How a disk is opened. All of it survives a restart. */
+export interface DiskSettings {
+  /** Absolute path of the image. */
+  readonly image: string;
+  readonly format?: FormatName;
+  /** What lies below: absolute path or URI. Of an image that is adopted, in place of what the image says. */
+  readonly backing?: string;
+  readonly backingFormat?: FormatName;
+  readonly readOnly: boolean;
+  readonly copyOnRead: boolean;
+  readonly onSourceError: SourcePolicy;
+}
+
+/** Where an export listens. */
+export type ExportAddress =
+  | { readonly kind: "unix"; readonly path: string; readonly mode: number; readonly group?: string }
+  | { readonly kind: "tcp"; readonly host: string; readonly port: number };
+
+/**
+ * A disk that the daemon keeps. `creating` is written before its file is begun and `deleting` before anything goes, so that a
+ * daemon which died in between finishes or undoes it when it comes back.
+ */
+export interface DiskRecord {
+  readonly id: string;
+  /** What people call it; unique. */
+  readonly name: string;
+  readonly state: "creating" | "ready" | "deleting";
+  readonly settings: DiskSettings;
+  /** Where its guest finds it, under the export name "". */
+  readonly address: ExportAddress;
+  /** Virtual size that a new image is to have; undefined for that of its backing file, and for an image that was adopted. */
+  readonly newSize?: number;
+  /** Whether the file was made by the daemon: one that was adopted is never deleted. */
+  readonly ownsFile: boolean;
+  /** With `deleting`: whether the file goes too. */
+  readonly deleteFile?: boolean;
+  /** Milliseconds since 1970, as all times here. */
+  readonly createdAt: number;
+}
+
+/** An image that is offered to others under a name, beside the disks: the central repository's side. */
+export interface ExportRecord {
+  readonly name: string;
+  readonly settings: DiskSettings;
+  readonly address: ExportAddress;
+  readonly maxConnections?: number;
+  readonly tlsCertificates?: string;
+  readonly tlsPskFile?: string;
+  readonly createdAt: number;
+}
+
+/** created -> running -> (paused | waiting) -> completed | cancelled | failed. */
+export type JobState = "created" | "running" | "paused" | "waiting" | "completed" | "cancelled" | "failed";
+
+/** Why a job is not running. */
+export interface JobReason {
+  readonly code: ErrorCode | "cancelled" | "paused" | "queued";
+  readonly message: string;
+  readonly offset?: number;
+  readonly length?: number;
+}
+
+/** A stream of a disk, from its order to its end. */
+export interface JobRecord {
+  readonly id: string;
+  readonly disk: string;
+  readonly state: JobState;
+  readonly reason?: JobReason;
+  /** Bytes a second; undefined for no limit. */
+  readonly speed?: number;
+  /** The higher one goes first when there are more than may run at once. */
+  readonly priority: number;
+  /** As last seen; bytes. */
+  readonly offset: number;
+  readonly length: number;
+  readonly localBytes: number;
+  readonly missingBytes: number;
+  readonly copiedBytes: number;
+  readonly createdAt: number;
+  readonly startedAt?: number;
+  readonly endedAt?: number;
+}
+
+/** Something that happened: what, where, why, and what happens next. */
+export interface EventRecord {
+  /** Ascending, never used twice. */
+  readonly id: number;
+  readonly time: number;
+  readonly type: EventType;
+  /** Name of the disk. */
+  readonly disk?: string;
+  readonly job?: string;
+  /** A sentence for people. */
+  readonly message: string;
+  readonly code?: ErrorCode;
+  readonly offset?: number;
+  readonly length?: number;
+}
+
+export const EVENT_TYPES = [
+  "daemon-started",
+  "daemon-stopped",
+  "disk-created",
+  "disk-opened",
+  "disk-failed",
+  "disk-changed",
+  "disk-deleted",
+  "export-added",
+  "export-removed",
+  "source-lost",
+  "source-back",
+  "source-changed",
+  "pause-wanted",
+  "job-created",
+  "job-started",
+  "job-paused",
+  "job-waiting",
+  "job-completed",
+  "job-cancelled",
+  "job-failed",
+  "hydrated",
+] as const;
+export type EventType = (typeof EVENT_TYPES)[number];

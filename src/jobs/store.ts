@@ -1,0 +1,50 @@
+/**
+ * The port to whatever remembers for a daemon. All of it is durable when its promise resolves. Records are replaced whole; the
+ * store knows no life cycle, and keeps what it is given.
+ */
+import type { DiskRecord, EventRecord, ExportRecord, JobRecord, JobState } from "./records.ts";
+
+export interface JobQuery {
+  /** Id of a disk. */
+  readonly disk?: string;
+  readonly states?: readonly JobState[];
+  /** Only jobs made before this one, which is how a long list is read on. */
+  readonly before?: string;
+  readonly limit: number;
+}
+
+export interface EventQuery {
+  /** Only events with a greater id. @default 0 */
+  readonly after?: number;
+  /** Name of a disk. */
+  readonly disk?: string;
+  readonly limit: number;
+}
+
+export interface Store extends AsyncDisposable {
+  /** In the order of their names. */
+  disks(): Promise<DiskRecord[]>;
+  /** Adds a record, or takes the place of the one with its id. @throws {StreamdiskError} `exists` when another has its name */
+  putDisk(disk: DiskRecord): Promise<void>;
+  /** Its jobs stay as history. */
+  deleteDisk(id: string): Promise<void>;
+
+  exports(): Promise<ExportRecord[]>;
+  /** @throws {StreamdiskError} `exists` when there is one of that name */
+  addExport(record: ExportRecord): Promise<void>;
+  deleteExport(name: string): Promise<void>;
+
+  /** The newest first. */
+  jobs(query: JobQuery): Promise<JobRecord[]>;
+  job(id: string): Promise<JobRecord | undefined>;
+  putJob(job: JobRecord): Promise<void>;
+
+  /** Gives it the next id. */
+  addEvent(event: Omit<EventRecord, "id">): Promise<EventRecord>;
+  /** In the order of their ids. */
+  events(query: EventQuery): Promise<EventRecord[]>;
+  /** Forgets all but the newest events, and all but the newest jobs that have ended. */
+  prune(keep: { readonly events: number; readonly jobs: number }): Promise<void>;
+
+  close(): Promise<void>;
+}
