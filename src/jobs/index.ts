@@ -1,3 +1,4 @@
+export type { EventFeed } from "./event-feed.ts";
 export {
   type DiskRecord,
   type DiskSettings,

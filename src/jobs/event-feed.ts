@@ -1,0 +1,16 @@
+/**
+ * The port to what happens, for those who look on: the past from the store, and what comes after it without a gap between them.
+ */
+import type { EventRecord } from "./records.ts";
+import type { EventQuery } from "./store.ts";
+
+export interface EventFeed {
+  /** What is remembered, in the order of the ids. */
+  events(query: EventQuery): Promise<EventRecord[]>;
+  /**
+   * Every event with an id greater than `after`, in order and each once: those that are remembered, then those that happen. What
+   * was pruned is left out. Ends when the signal aborts, without an error; and by itself for a reader that is so slow that its
+   * backlog would outgrow the feed's bound, who goes on by following again from the last id that it has.
+   */
+  follow(after: number, signal: AbortSignal): AsyncIterable<EventRecord>;
+}
