@@ -1,6 +1,6 @@
 /**
  * The port to whatever remembers for a daemon. All of it is durable when its promise resolves. Records are replaced whole; the
- * store knows no life cycle, and keeps what it is given.
+ * store knows no life cycle, and keeps what it is given. To delete what is not there is no error. Once closed, all else is `shutdown`.
  */
 import type { DiskRecord, EventRecord, ExportRecord, JobRecord, JobState } from "./records.ts";
 
@@ -34,7 +34,11 @@ export interface Store extends AsyncDisposable {
   addExport(record: ExportRecord): Promise<void>;
   deleteExport(name: string): Promise<void>;
 
-  /** The newest first. */
+  /**
+   * In the order in which they were first put, the newest first: the clock has no say in it.
+   *
+   * @throws {StreamdiskError} `not-found` when there is no job `before`
+   */
   jobs(query: JobQuery): Promise<JobRecord[]>;
   job(id: string): Promise<JobRecord | undefined>;
   putJob(job: JobRecord): Promise<void>;
