@@ -7,6 +7,7 @@ export type { BackingReference, BlockNode, Extent, ExtentKind, OverlayNode } fro
 export type { ChainLayer } from "./chain/index.ts";
 export {
   type DiskInfo,
+  type DiskMap,
   type ServeDiskOptions,
   type ServedDisk,
   type SourceState,

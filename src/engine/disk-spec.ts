@@ -1,6 +1,7 @@
 import type { ErrorCode } from "../errors/index.ts";
 import type { SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
+import type { MapEntry } from "../image/index.ts";
 import type { ServeNbdOptions } from "../nbd/index.ts";
 import type { SourceOptions } from "../sources/index.ts";
 import type { StreamProgress } from "../stream/index.ts";
@@ -45,6 +46,8 @@ export interface SourceState {
 export interface DiskInfo {
   readonly image: string;
   readonly uri: string;
+  /** What lies below, from the top down: paths and URIs, without what gives access to them. */
+  readonly below: readonly string[];
   readonly format: FormatName;
   /** Virtual size in bytes. */
   readonly length: number;
@@ -61,6 +64,13 @@ export interface DiskInfo {
   readonly fetchedBytes: number;
   readonly stream?: StreamProgress;
   readonly warnings: readonly string[];
+}
+
+/** A part of what a disk's ranges are. */
+export interface DiskMap {
+  readonly entries: readonly MapEntry[];
+  /** Where to go on; undefined at the end. */
+  readonly next?: number;
 }
 
 /** What a disk tells without being asked. */

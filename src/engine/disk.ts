@@ -12,9 +12,11 @@ import { isOverlay, layerExtents, type OverlayNode } from "../block/index.ts";
 import { type Chain, openChain } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { CopyOnRead, Hold, type SourceWatch } from "../filters/index.ts";
+import { type MapEntry, nodeMap, resizeNode } from "../image/index.ts";
 import { type NbdExport, type NbdServer, serveNbd } from "../nbd/index.ts";
+import { shownReference } from "../sources/index.ts";
 import { overlayTarget, type StepResult, StreamJob, stepStream } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskSpec, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskMap, DiskSpec, StreamSpec } from "./disk-spec.ts";
 import { SourcesBelow } from "./sources-below.ts";
 
 /** How long a close waits for replies under way. */
@@ -86,6 +88,7 @@ export class Disk {
     return {
       image: this.#spec.image,
       uri: this.uri,
+      below: this.#chain.layers.slice(1).map(({ path }) => shownReference(path)),
       format: node.format,
       length: node.length,
       localBytes: bytes.data,
@@ -148,6 +151,24 @@ export class Disk {
     const result = await stepStream(overlayTarget(this.#overlay()), options);
     if (result.done) await this.#hydrated();
     return result;
+  }
+
+  /** What a reader sees from `offset` on, in at most `limit` entries. */
+  async map({ offset, limit }: { readonly offset: number; readonly limit: number }): Promise<DiskMap> {
+    const entries: MapEntry[] = [];
+    for await (const entry of nodeMap(this.#chain.node, offset)) {
+      if (entries.length === limit) return { entries, next: entry.start };
+      entries.push(entry);
+    }
+    return { entries };
+  }
+
+  /** Changes the virtual size, while no stream runs. Clients that are connected see the old one until they connect again. */
+  async resize({ length, shrink }: { readonly length: number; readonly shrink: boolean }): Promise<void> {
+    if (this.#streaming !== undefined) {
+      throw new StreamdiskError("in-use", `'${this.#spec.image}' is being streamed: cancel that first, or let it run`);
+    }
+    await resizeNode(this.#chain.node, length, { shrink });
   }
 
   #overlay(): OverlayNode {

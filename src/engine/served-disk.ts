@@ -3,7 +3,7 @@ import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
 import type { ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, SourceState, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskMap, SourceState, StreamSpec } from "./disk-spec.ts";
 import type { DiskPlace } from "./threads.ts";
 
 export interface ServedDiskFacts {
@@ -140,6 +140,19 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
   step({ offset, length = 2 ** 20 }: { readonly offset?: number; readonly length?: number } = {}): Promise<StepResult> {
     const from = offset === undefined ? {} : { offset };
     return this.#place.thread.call(this.#place.id, "step", { ...from, length });
+  }
+
+  /** What each range is from `offset` on, in at most `limit` entries, as `imageMap` has it. */
+  map({ offset = 0, limit }: { readonly offset?: number; readonly limit: number }): Promise<DiskMap> {
+    return this.#place.thread.call(this.#place.id, "map", { offset, limit });
+  }
+
+  /**
+   * Changes the virtual size, while no stream runs: see `resizeImage`. Clients that are connected see the old one until they connect
+   * again.
+   */
+  async resize(length: number, { shrink = false }: { readonly shrink?: boolean } = {}): Promise<void> {
+    await this.#place.thread.call(this.#place.id, "resize", { length, shrink });
   }
 
   /** What the disk tells. For `serveDisk` alone. */

@@ -1,7 +1,7 @@
 /** What the control plane and a disk's thread say to each other. All of it is plain data. */
 import { type ErrorCode, type ErrorContext, StreamdiskError } from "../errors/index.ts";
 import type { StepResult } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskSpec, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskMap, DiskSpec, StreamSpec } from "./disk-spec.ts";
 
 /** Calls by name: what goes, what comes back. */
 export interface DiskCalls {
@@ -11,6 +11,8 @@ export interface DiskCalls {
   cancelStream: { args: undefined; result: undefined };
   setSpeed: { args: { readonly speed: number | undefined }; result: undefined };
   step: { args: { readonly offset?: number; readonly length: number }; result: StepResult };
+  map: { args: { readonly offset: number; readonly limit: number }; result: DiskMap };
+  resize: { args: { readonly length: number; readonly shrink: boolean }; result: undefined };
   close: { args: undefined; result: undefined };
 }
 

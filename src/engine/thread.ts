@@ -2,7 +2,7 @@
 import { parentPort } from "node:worker_threads";
 import { Disk } from "./disk.ts";
 import type { DiskSpec, StreamSpec } from "./disk-spec.ts";
-import { type CallMessage, sendError, type ThreadMessage } from "./thread-messages.ts";
+import { type CallMessage, type DiskCalls, sendError, type ThreadMessage } from "./thread-messages.ts";
 
 const disks = new Map<number, Disk>();
 
@@ -29,6 +29,10 @@ async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
       return disk.setSpeed((args as { speed: number | undefined }).speed);
     case "step":
       return disk.step(args as { length: number });
+    case "map":
+      return disk.map(args as DiskCalls["map"]["args"]);
+    case "resize":
+      return disk.resize(args as DiskCalls["resize"]["args"]);
     case "close":
       disks.delete(id);
       return disk.close();

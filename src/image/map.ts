@@ -32,8 +32,17 @@ export async function* imageMap(path: string, options: ImageOptions = {}): Async
     { file: path, format, readOnly: true },
     { allowBacking, sourceOptions, lock: false },
   );
+  yield* nodeMap(chain.node);
+}
+
+/**
+ * The same for an image that is open.
+ *
+ * @param offset where to begin, in bytes
+ */
+export async function* nodeMap(node: BlockNode, offset = 0): AsyncGenerator<MapEntry, void, undefined> {
   let last: MapEntry | undefined;
-  for await (const entry of entriesOf(chain.node, 0, chain.node.length, 0)) {
+  for await (const entry of entriesOf(node, offset, Math.max(0, node.length - offset), 0)) {
     const joined = last && join(last, entry);
     if (last !== undefined && joined === undefined) yield last;
     last = joined ?? entry;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { serveDisk } from "../../src/engine/index.ts";
 import { connectNbd } from "../../src/nbd/index.ts";
-import { noise, temporaryDirectory } from "../support/cli.ts";
+import { makeOverlay, noise, peer, temporaryDirectory } from "../support/cli.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
 
 const MIB = 2 ** 20;
@@ -68,3 +68,29 @@ for (const copyOnRead of [true, false]) {
     assert(bytesOf(asked) <= 9.25 * MIB, `${bytesOf(asked)} bytes`);
   });
 }
+
+test("a served disk is mapped and made larger, and does not show its base there", async (t) => {
+  const { base, image } = makeOverlay(temporaryDirectory(t));
+  const expected = JSON.parse(peer("qemu-img", "map", "--output=json", image)) as { start: number; length: number }[];
+  await using disk = await serveDisk({ image, readOnly: false });
+  assert.deepEqual((await disk.info()).below, [base]);
+  const { entries } = await disk.map({ limit: 1000 });
+  assert.deepEqual(
+    entries.map(({ start, length }) => ({ start, length })),
+    expected.map(({ start, length }) => ({ start, length })),
+  );
+  const first = await disk.map({ limit: 2 });
+  assert.deepEqual([first.entries, first.next], [entries.slice(0, 2), entries[2]?.start]);
+  assert.deepEqual((await disk.map({ offset: first.next ?? 0, limit: 1000 })).entries, entries.slice(2));
+
+  await assert.rejects(disk.resize(16 * MIB), { code: "refused" });
+  await disk.resize(16 * MIB, { shrink: true });
+  await disk.resize(32 * MIB);
+  await using guest = await connectNbd(disk.uri);
+  const beyond = Buffer.alloc(16 * MIB, 1);
+  await guest.read(16 * MIB, beyond);
+  assert(beyond.equals(Buffer.alloc(16 * MIB)));
+  const { length, missingBytes } = await disk.info();
+  assert.equal(length, 32 * MIB);
+  assert(missingBytes < 16 * MIB);
+});
