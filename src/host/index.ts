@@ -10,3 +10,4 @@ export { nativeCalls, nativeProblem } from "./native.ts";
 export { isByteLocked, lockByte, unlockBytes } from "./ofd-locks.ts";
 export { punchHole, zeroRange } from "./punch.ts";
 export { canReadNow, readNow } from "./read-now.ts";
+export { listenUnix, type UnixListen } from "./unix-socket.ts";

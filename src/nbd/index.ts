@@ -1,3 +1,4 @@
+export type { UnixListen } from "../host/index.ts";
 export { type ConnectNbdOptions, connectNbd, listNbdExports, nbdExportInfo } from "./client/connect.ts";
 export type { DialOptions } from "./client/dial.ts";
 export type { NbdExportInfo } from "./client/export-info.ts";
@@ -7,5 +8,4 @@ export type { NbdListEntry } from "./client/options.ts";
 export type { NbdExport } from "./server/exports.ts";
 export { type CloseOptions, type NbdServer, type ServeNbdOptions, serveNbd, type TcpListen } from "./server/server.ts";
 export type { NbdServerTls } from "./server/server-tls.ts";
-export type { UnixListen } from "./server/unix-socket.ts";
 export { formatNbdUri, isNbdUri, type NbdAddress, type NbdUri, parseNbdUri } from "./uri.ts";

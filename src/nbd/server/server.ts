@@ -6,6 +6,7 @@
 import { createServer, type Server } from "node:net";
 import { type Clock, systemClock } from "../../block/index.ts";
 import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
+import { listenUnix, type UnixListen } from "../../host/index.ts";
 import { formatNbdUri, type NbdAddress } from "../uri.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import { Connection, type ConnectionContext } from "./connection.ts";
@@ -13,7 +14,6 @@ import { ExportTable, type NbdExport } from "./exports.ts";
 import { SlabPool } from "./outbox.ts";
 import { SharedRoom } from "./room.ts";
 import { type NbdServerTls, serverTlsOptions } from "./server-tls.ts";
-import { listenUnix, type UnixListen } from "./unix-socket.ts";
 
 export interface TcpListen {
   readonly host: string;

@@ -11,8 +11,9 @@ import { chmod, chown, link, lstat, mkdtemp, realpath, rm, unlink } from "node:f
 import { connect, type Server } from "node:net";
 import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
-import { claimName, groupId, type NameClaim } from "../../host/index.ts";
+import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
+import { groupId } from "./group.ts";
+import { claimName, type NameClaim } from "./name-claim.ts";
 
 export interface UnixListen {
   readonly path: string;
