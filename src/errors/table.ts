@@ -31,6 +31,8 @@ export const ERROR_TABLE = {
   "invalid-argument": { errno: "EINVAL", nbd: NBD_EINVAL, http: 400, exit: 64, retryable: false },
   /** The bytes are not a valid image: damaged, truncated, or of another format. */
   "invalid-image": { errno: "EINVAL", nbd: NBD_EIO, http: 422, exit: 65, retryable: false },
+  /** The daemon's own memory is damaged. */
+  "invalid-store": { errno: "EIO", nbd: NBD_EIO, http: 500, exit: 65, retryable: false },
   /** A file, export or object that is not there. */
   "not-found": { errno: "ENOENT", nbd: NBD_EIO, http: 404, exit: 66, retryable: false },
   /** Something that exists already and would be overwritten. */
