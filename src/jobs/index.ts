@@ -1,3 +1,4 @@
+export type { EventFeed } from "./event-feed.ts";
 export { ENDED_STATES, hasEnded, type JobAct, jobAfter, nextState, UNFINISHED_STATES } from "./life-cycle.ts";
 export { isQueued, nextToRun } from "./queue.ts";
 export {

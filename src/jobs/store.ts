@@ -47,6 +47,8 @@ export interface Store extends AsyncDisposable {
   addEvent(event: Omit<EventRecord, "id">): Promise<EventRecord>;
   /** In the order of their ids. */
   events(query: EventQuery): Promise<EventRecord[]>;
+  /** Id of the newest event there has been, forgotten or not; 0 before the first. */
+  lastEvent(): Promise<number>;
   /** Forgets all but the newest events, and all but the newest jobs that have ended. */
   prune(keep: { readonly events: number; readonly jobs: number }): Promise<void>;
 

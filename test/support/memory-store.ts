@@ -94,6 +94,11 @@ export class MemoryStore implements Store {
       .map(copy);
   }
 
+  async lastEvent(): Promise<number> {
+    this.#check();
+    return this.#lastEvent;
+  }
+
   async prune(keep: { readonly events: number; readonly jobs: number }): Promise<void> {
     this.#check();
     this.#events = this.#events.slice(Math.max(0, this.#events.length - keep.events));
