@@ -20,10 +20,12 @@ import {
 } from "./schemas.ts";
 
 const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
-/** In a query everything is text. */
-const number = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
-const flag = z.enum(["true", "false"]).transform((text) => text === "true");
-const limit = number.min(1).max(1000).default(100);
+const TRUTH: ReadonlyMap<string, boolean> = new Map([
+  ["true", true],
+  ["false", false],
+]);
+const limit = inQuery(z.number().int().min(1).max(1000)).default(100);
+const flag = inQuery(z.boolean());
 const noInput = z.object({}).strict();
 const nothing = z.undefined();
 
@@ -38,6 +40,14 @@ interface RouteParts {
   readonly result: z.ZodType;
   readonly status: 200 | 201 | 204;
   readonly errors: readonly ErrorCode[];
+}
+
+/** Of a query, in which everything is text. What is no plain number and no truth value stays text, for the schema to refuse. */
+function inQuery<S extends z.ZodNumber | z.ZodBoolean>(schema: S) {
+  return z.preprocess((value: z.input<S> | string) => {
+    if (typeof value !== "string") return value;
+    return /^\d{1,16}$/.test(value) ? Number(value) : (TRUTH.get(value) ?? value);
+  }, schema);
 }
 
 function route<const R extends RouteParts>(parts: R): R {
@@ -61,7 +71,7 @@ export const ROUTES = {
     path: "/v1/disks",
     summary: "The disks, in the order of their names",
     query: z
-      .object({ after: diskName.optional(), limit, hydrated: flag.optional(), source: z.string().optional() })
+      .object({ after: diskName.optional(), limit, hydrated: flag.optional(), source: z.string().max(4096).optional() })
       .strict(),
     result: z.object({ disks: z.array(disk), next: diskName.optional() }),
     status: 200,
@@ -100,7 +110,9 @@ export const ROUTES = {
     path: "/v1/disks/{disk}/map",
     summary: "Where each range of a disk comes from",
     params: ofDisk,
-    query: z.object({ offset: number.default(0), limit: number.min(1).max(10_000).default(1000) }).strict(),
+    query: z
+      .object({ offset: inQuery(bytes).default(0), limit: inQuery(z.number().int().min(1).max(10_000)).default(1000) })
+      .strict(),
     result: z.object({ runs: z.array(mapRun), next: bytes.optional() }),
     status: 200,
     errors: ["not-found"],
@@ -215,7 +227,7 @@ export const ROUTES = {
     path: "/v1/jobs",
     summary: "Streams, the newest first",
     query: z
-      .object({ disk: diskName.optional(), state: jobState.optional(), before: z.string().optional(), limit })
+      .object({ disk: diskName.optional(), state: jobState.optional(), before: z.string().max(100).optional(), limit })
       .strict(),
     result: z.object({ jobs: z.array(job), next: z.string().optional() }),
     status: 200,
@@ -258,8 +270,8 @@ export const ROUTES = {
   listEvents: route({
     method: "GET",
     path: "/v1/events",
-    summary: "What happened, in order; with `Accept: text/event-stream` it goes on",
-    query: z.object({ after: number.default(0), disk: diskName.optional(), limit }).strict(),
+    summary: "What happened, in order; with `Accept: text/event-stream` it goes on, by default from now",
+    query: z.object({ after: inQuery(bytes).optional(), disk: diskName.optional(), limit }).strict(),
     result: z.object({ events: z.array(event) }),
     status: 200,
     errors: [],
@@ -270,12 +282,18 @@ export type RouteName = keyof typeof ROUTES;
 type Part<R, K extends string> = R extends { readonly [P in K]: infer T extends z.ZodType }
   ? T
   : z.ZodObject<Record<never, z.ZodType>>;
-/** What a caller gives: parameters, query and body in one object each. */
-export type RouteInput<N extends RouteName> = {
-  readonly params: z.input<Part<(typeof ROUTES)[N], "params">>;
-  readonly query: z.input<Part<(typeof ROUTES)[N], "query">>;
-  readonly body: z.input<Part<(typeof ROUTES)[N], "body">>;
+type Nothing = Record<string, never>;
+type Omittable<T> = {
+  readonly [K in keyof T as Nothing extends T[K] ? K : never]?: T[K];
+} & {
+  readonly [K in keyof T as Nothing extends T[K] ? never : K]: T[K];
 };
+/** What a caller gives: parameters, query and body in one object each; one that may be empty may be left out. */
+export type RouteInput<N extends RouteName> = Omittable<{
+  params: z.input<Part<(typeof ROUTES)[N], "params">>;
+  query: z.input<Part<(typeof ROUTES)[N], "query">>;
+  body: z.input<Part<(typeof ROUTES)[N], "body">>;
+}>;
 /** The same after it was checked, with defaults filled in. */
 export type CheckedInput<N extends RouteName> = {
   readonly params: z.output<Part<(typeof ROUTES)[N], "params">>;

@@ -11,14 +11,18 @@ const rate = bytes.min(1);
 
 export const diskName = z.string().regex(NAME).describe("What people call a disk or an export");
 export const formatName = z.enum(["qcow2", "qed", "raw"]);
-/** A path or a URI: which of them are allowed is the daemon's to say. */
-const reference = z.string().min(1).max(4096);
+/** Which of them are allowed is the daemon's to say. */
+const reference = z
+  .string()
+  .regex(/^[^\0]{1,4096}$/)
+  .describe("A path or a URI");
 
 export const sourcePolicy = z
   .object({
     holdMs: z.number().int().min(0).max(86_400_000).nullable().describe("null holds without a limit"),
     afterwards: z.enum(["error", "pause"]),
   })
+  .strict()
   .describe("What becomes of requests that a dead source cannot answer");
 
 export const address = z.discriminatedUnion("kind", [
@@ -104,7 +108,10 @@ export const newDisk = z
     copyOnRead: z.boolean().default(true),
     onSourceError: sourcePolicy.optional(),
     stream: z
-      .union([z.boolean(), z.object({ speed: rate.optional(), priority: z.number().int().optional() })])
+      .union([
+        z.boolean(),
+        z.object({ speed: rate.optional(), priority: z.number().int().min(-100).max(100).optional() }).strict(),
+      ])
       .optional(),
   })
   .strict();
@@ -131,12 +138,14 @@ export const newExport = z
     readOnly: z.boolean().default(true),
     listen: z
       .union([
-        z.object({ socket: z.string().optional() }).strict(),
-        z.object({ port: z.number().int().min(0).max(65_535), bind: z.string().default("127.0.0.1") }).strict(),
+        z.object({ socket: reference.optional() }).strict(),
+        z
+          .object({ port: z.number().int().min(0).max(65_535), bind: z.string().max(255).default("127.0.0.1") })
+          .strict(),
       ])
       .default({}),
-    tlsCertificates: z.string().optional(),
-    tlsPskFile: z.string().optional(),
+    tlsCertificates: reference.optional(),
+    tlsPskFile: reference.optional(),
     maxConnections: z.number().int().min(1).max(10_000).optional(),
   })
   .strict();
@@ -207,3 +216,18 @@ export type Event = z.infer<typeof event>;
 export type MapRun = z.infer<typeof mapRun>;
 export type DaemonInfo = z.infer<typeof daemonInfo>;
 export type Problem = z.infer<typeof problem>;
+
+/** Schemas that have a name of their own in the OpenAPI document. */
+export const NAMED_SCHEMAS: Readonly<Record<string, z.ZodType>> = {
+  DaemonInfo: daemonInfo,
+  Disk: disk,
+  Event: event,
+  Export: nbdExport,
+  Job: job,
+  MapRun: mapRun,
+  NewDisk: newDisk,
+  NewExport: newExport,
+  Problem: problem,
+  Source: source,
+  SourcePolicy: sourcePolicy,
+};
