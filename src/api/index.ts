@@ -1,8 +1,10 @@
+export { type Json, openApiDocument } from "./openapi.ts";
 export {
   type CheckedInput,
   ROUTES,
   type RouteInput,
   type RouteName,
+  type RouteParts,
   type RouteResult,
   type Service,
 } from "./routes.ts";
@@ -19,3 +21,4 @@ export {
   problem,
   type Source,
 } from "./schemas.ts";
+export { type SettingsFile, settingsFile } from "./settings.ts";

@@ -29,7 +29,8 @@ const flag = inQuery(z.boolean());
 const noInput = z.object({}).strict();
 const nothing = z.undefined();
 
-interface RouteParts {
+/** What a route says. */
+export interface RouteParts {
   readonly method: "GET" | "POST" | "PUT" | "DELETE";
   /** With `{name}` for parameters. */
   readonly path: string;
