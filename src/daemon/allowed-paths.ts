@@ -1,0 +1,88 @@
+/**
+ * What callers of the API may name: images, and what lies below them, only under the image directory and what the settings
+ * allow beside it. Whoever may call the daemon may do with those what the daemon's user may, and nothing with the rest of
+ * the machine.
+ *
+ * Symbolic links are resolved on both sides before they are compared, and what is opened is the resolved path.
+ */
+import { realpath } from "node:fs/promises";
+import { basename, dirname, isAbsolute, join, resolve, sep } from "node:path";
+import { isUri, uriIsBelow } from "../chain/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import { parseReference, shownReference } from "../sources/index.ts";
+
+export class AllowedPaths {
+  readonly #roots: readonly string[];
+  readonly #prefixes: readonly string[];
+  readonly #imageDirectory: string;
+
+  private constructor(imageDirectory: string, roots: readonly string[], prefixes: readonly string[]) {
+    this.#imageDirectory = imageDirectory;
+    this.#roots = roots;
+    this.#prefixes = prefixes;
+  }
+
+  /** @param allow absolute paths, and beginnings of URIs, each with all that lies below it */
+  static async of(imageDirectory: string, allow: readonly string[]): Promise<AllowedPaths> {
+    const home = await resolved(imageDirectory);
+    const roots = await Promise.all(allow.filter((place) => !isUri(place)).map(resolved));
+    return new AllowedPaths(home, [home, ...roots], allow.filter(isUri));
+  }
+
+  /** What images may name as their backing files, for those who open them. */
+  get backing(): readonly string[] {
+    return [...this.#roots, ...this.#prefixes];
+  }
+
+  /**
+   * @param path absolute, or relative to the image directory
+   * @returns the absolute path with symbolic links resolved
+   * @throws {StreamdiskError} `refused`, `invalid-argument` for what is no path
+   */
+  async file(path: string): Promise<string> {
+    const { kind } = parseReference(path);
+    if (kind !== "file" || path.includes("\0")) {
+      throw new StreamdiskError("invalid-argument", `'${shownReference(path)}' is not the path of a file`);
+    }
+    const real = await resolved(resolve(this.#imageDirectory, fromFileUri(path)));
+    if (this.#roots.some((root) => isBelow(real, root))) return real;
+    throw refusal(path, real);
+  }
+
+  /**
+   * @param reference a URI, or a path as for {@link file}
+   * @returns it as it is to be opened
+   * @throws {StreamdiskError} `refused`, and as `parseReference` says
+   */
+  async source(reference: string): Promise<string> {
+    if (parseReference(reference).kind === "file") return this.file(reference);
+    if (this.#prefixes.some((prefix) => uriIsBelow(reference, prefix))) return reference;
+    throw refusal(reference, shownReference(reference));
+  }
+}
+
+function refusal(named: string, allow: string): StreamdiskError {
+  const shown = shownReference(named);
+  const message = `This daemon may not open '${shown}': start it with --allow '${allow}' (or what lies above it) to let it`;
+  return new StreamdiskError("refused", message, { node: shown });
+}
+
+function fromFileUri(path: string): string {
+  const named = parseReference(path);
+  return named.kind === "file" ? named.path : path;
+}
+
+function isBelow(path: string, root: string): boolean {
+  return path === root || path.startsWith(root.endsWith(sep) ? root : root + sep);
+}
+
+/** Resolves symbolic links as far as there is anything; what is not there has none. */
+async function resolved(path: string): Promise<string> {
+  if (!isAbsolute(path)) throw new StreamdiskError("invalid-argument", `'${path}' is not an absolute path`);
+  try {
+    return await realpath(path);
+  } catch {
+    const parent = dirname(path);
+    return parent === path ? path : join(await resolved(parent), basename(path));
+  }
+}

@@ -1,0 +1,303 @@
+/**
+ * The daemon: what it remembers (a `Store`), the disks and exports that it has open, the streams that run. It answers the calls of the
+ * API; how they come to it is not its business.
+ *
+ * Order of a start: disks and exports, on the sockets that they had, all at once with a bound, and none waits for another that
+ * fails; each disk's job goes on as soon as the disk is open. Order of an end: no new streams, then disks and exports (clients
+ * first, then what feeds them, then the image), then what is left to remember.
+ *
+ * After kill -9 nothing is lost that was acknowledged: the images keep what guests wrote (see docs/durability.md), and every act that
+ * has more than one step is written down before the first (see disks.ts).
+ */
+import type { CheckedInput, RouteResult, Service } from "../api/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import { rebaseImage } from "../image/index.ts";
+import type { EventFeed, JobRecord, Store } from "../jobs/index.ts";
+import { AllowedPaths } from "./allowed-paths.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
+import { Disks, type HeldDisk } from "./disks.ts";
+import { EventHub } from "./event-hub.ts";
+import { Exports, type HeldExport } from "./exports.ts";
+import { JobRunner } from "./job-runner.ts";
+import { type Log, noLog } from "./log.ts";
+import { sourcesOf } from "./source-list.ts";
+import { diskView, exportView, jobView } from "./views.ts";
+
+type Input<N extends keyof Service> = CheckedInput<N>;
+type Result<N extends keyof Service> = Promise<RouteResult<N>>;
+
+/** Disks that are asked how they are at once. */
+const MOST_ASKED = 16;
+/** How long a start waits for images that have no answer yet: the others are served meanwhile, and these when they can be. */
+const PATIENCE_MS = 5_000;
+
+export class Daemon implements Service, AsyncDisposable {
+  readonly #store: Store;
+  readonly #options: DaemonOptions;
+  readonly #events: EventHub;
+  readonly #runner: JobRunner;
+  readonly #disks: Disks;
+  readonly #exports: Exports;
+  readonly #allowed: AllowedPaths;
+  readonly #startedAt = Date.now();
+  #restoring: Promise<unknown> = Promise.resolve();
+  #closing: Promise<void> | undefined;
+
+  private constructor(store: Store, options: DaemonOptions, allowed: AllowedPaths, log: Log) {
+    this.#store = store;
+    this.#options = options;
+    this.#allowed = allowed;
+    const events = new EventHub(store, log, options.keep);
+    this.#events = events;
+    this.#runner = new JobRunner({ store, events, log, maxStreams: options.maxStreams });
+    this.#disks = new Disks({ store, events, allowed, options, runner: this.#runner });
+    this.#exports = new Exports({ store, events, allowed, options });
+  }
+
+  /**
+   * Starts a daemon on what it remembers.
+   *
+   * @param store closed with the daemon
+   */
+  static async start(store: Store, options: DaemonOptions, log: Log = noLog): Promise<Daemon> {
+    const allowed = await AllowedPaths.of(options.imageDirectory, options.allow);
+    const daemon = new Daemon(store, options, allowed, log);
+    await daemon.#start();
+    return daemon;
+  }
+
+  async #start(): Promise<void> {
+    await this.#runner.load();
+    const [disks, exports] = await Promise.all([this.#store.disks(), this.#store.exports()]);
+    const what = `${disks.length} disks and ${exports.length} exports are served again, then streams go on`;
+    void this.#events.tell("daemon-started", `The daemon ${this.#options.version} has started: ${what}`);
+    this.#restoring = Promise.all([this.#disks.restore(disks), this.#exports.restore(exports)]);
+    let timer: NodeJS.Timeout | undefined;
+    const patience = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, PATIENCE_MS);
+    });
+    await Promise.race([this.#restoring, patience]).finally(() => clearTimeout(timer));
+  }
+
+  /** What happens, for those who look on. */
+  get feed(): EventFeed {
+    return this.#events;
+  }
+
+  /** Lets guests finish, closes all images clean, and remembers how far it was. Everything goes on with the next start. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#runner.stop();
+    await Promise.all([this.#disks.close(), this.#exports.close()]);
+    await this.#restoring.catch(() => {});
+    await this.#events.tell(
+      "daemon-stopped",
+      "The daemon has ended in order: it goes on where it was when it is started again",
+    );
+    await this.#runner.settled();
+    await this.#store.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async daemon(_input: Input<"daemon">): Result<"daemon"> {
+    const { version, maxStreams, imageDirectory } = this.#options;
+    return {
+      version,
+      node: process.version,
+      startedAt: this.#startedAt,
+      disks: this.#disks.all().length,
+      streams: this.#runner.running,
+      maxStreams,
+      imageDirectory,
+    };
+  }
+
+  async listDisks({ query }: Input<"listDisks">): Result<"listDisks"> {
+    const { after = "", limit, hydrated, source } = query;
+    const later = this.#disks.all().filter(({ record }) => record.name > after);
+    const found: RouteResult<"listDisks">["disks"] = [];
+    for (let at = 0; at < later.length; at += MOST_ASKED) {
+      const views = await Promise.all(later.slice(at, at + MOST_ASKED).map((held) => this.#view(held)));
+      for (const view of views) {
+        if (hydrated !== undefined && (view.hydrated ?? false) !== hydrated) continue;
+        if (source !== undefined && view.backing !== source) continue;
+        if (found.length === limit) return { disks: found, next: found.at(-1)?.name };
+        found.push(view);
+      }
+    }
+    return { disks: found };
+  }
+
+  async createDisk({ body }: Input<"createDisk">): Result<"createDisk"> {
+    return this.#view(await this.#disks.create(body));
+  }
+
+  async getDisk({ params }: Input<"getDisk">): Result<"getDisk"> {
+    return this.#view(this.#disks.demand(params.disk));
+  }
+
+  async deleteDisk({ params, query }: Input<"deleteDisk">): Result<"deleteDisk"> {
+    await this.#disks.delete(params.disk, query.deleteFile);
+  }
+
+  async diskMap({ params, query }: Input<"diskMap">): Result<"diskMap"> {
+    const { served } = this.#disks.demand(params.disk).host;
+    const { entries, next } = await (served === undefined
+      ? this.#disks.act(params.disk, (opened) => opened.map(query))
+      : served.map(query));
+    return { runs: [...entries], ...(next !== undefined && { next }) };
+  }
+
+  async resizeDisk({ params, body }: Input<"resizeDisk">): Result<"resizeDisk"> {
+    await this.#disks.resize(params.disk, body.length, body.shrink);
+    return this.getDisk({ params, query: {}, body: {} });
+  }
+
+  async replaceSource({ params, body }: Input<"replaceSource">): Result<"replaceSource"> {
+    const held = this.#disks.demand(params.disk);
+    const backing = await this.#allowed.source(body.backing);
+    const { backingFormat, force } = body;
+    const { sourceOptions } = this.#options;
+    let compared = 0;
+    await this.#disks.reopened(held, async ({ backing: _old, backingFormat: _oldFormat, ...settings }) => {
+      const result = await rebaseImage(settings.image, {
+        backing,
+        force,
+        allowBacking: this.#allowed.backing,
+        ...(sourceOptions !== undefined && { sourceOptions }),
+        ...(settings.format !== undefined && { format: settings.format }),
+        ...(backingFormat !== undefined && { backingFormat }),
+      });
+      compared = result.compared;
+      return { ...settings, backing, ...(backingFormat !== undefined && { backingFormat }) };
+    });
+    await this.#disks.stories.sourceReplaced(params.disk, backing, compared);
+    return this.#view(held);
+  }
+
+  async startStream({ params, body }: Input<"startStream">): Result<"startStream"> {
+    const speed = body.speed ?? this.#options.speed;
+    const order = { priority: body.priority, ...(speed !== undefined && { speed }) };
+    return this.#disks.act(params.disk, async (_served, { record: { id, settings } }) => {
+      if (settings.readOnly) {
+        const message = `The disk '${params.disk}' is served read-only: nothing can be kept in its image`;
+        throw new StreamdiskError("invalid-argument", message, { node: params.disk });
+      }
+      return this.#jobNow(await this.#runner.start(id, order));
+    });
+  }
+
+  async stepStream({ params, body }: Input<"stepStream">): Result<"stepStream"> {
+    const { offset, length } = body;
+    return this.#disks.act(params.disk, async (served, { record }) => {
+      const job = this.#runner.active(record.id)?.record;
+      if (job !== undefined && job.state !== "paused") {
+        const message = `The disk '${params.disk}' has a stream, which is ${job.state}: pause or cancel it first, or let it run`;
+        throw new StreamdiskError("in-use", message, { node: params.disk });
+      }
+      return served.step({ length, ...(offset !== undefined && { offset }) });
+    });
+  }
+
+  async streamInfo({ params }: Input<"streamInfo">): Result<"streamInfo"> {
+    const job = await this.#streamOf(this.#disks.demand(params.disk));
+    if (job !== undefined) return job;
+    const message = `The disk '${params.disk}' has had no stream yet: start one with stream`;
+    throw new StreamdiskError("not-found", message, { node: params.disk });
+  }
+
+  pauseStream({ params }: Input<"pauseStream">): Result<"pauseStream"> {
+    return this.#actOnJob(params.disk, (id) => this.#runner.pause(id));
+  }
+
+  resumeStream({ params }: Input<"resumeStream">): Result<"resumeStream"> {
+    return this.#actOnJob(params.disk, (id) => this.#runner.resume(id));
+  }
+
+  cancelStream({ params }: Input<"cancelStream">): Result<"cancelStream"> {
+    return this.#actOnJob(params.disk, (id) => this.#runner.cancel(id));
+  }
+
+  setSpeed({ params, body }: Input<"setSpeed">): Result<"setSpeed"> {
+    return this.#actOnJob(params.disk, (id) => this.#runner.setSpeed(id, body.speed ?? undefined));
+  }
+
+  async listJobs({ query }: Input<"listJobs">): Result<"listJobs"> {
+    const { disk, state, before, limit } = query;
+    const ids = disk === undefined ? {} : { disk: this.#disks.demand(disk).record.id };
+    const jobs = await this.#store.jobs({
+      ...ids,
+      ...(state !== undefined && { states: [state] }),
+      ...(before !== undefined && { before }),
+      limit: limit + 1,
+    });
+    const page = jobs.slice(0, limit);
+    const next = jobs.length > limit ? page.at(-1)?.id : undefined;
+    return { jobs: page.map((job) => this.#jobNow(job)), ...(next !== undefined && { next }) };
+  }
+
+  async listExports(_input: Input<"listExports">): Result<"listExports"> {
+    return { exports: await Promise.all(this.#exports.all().map(exportNow)) };
+  }
+
+  async addExport({ body }: Input<"addExport">): Result<"addExport"> {
+    return exportNow(await this.#exports.add(body));
+  }
+
+  async removeExport({ params }: Input<"removeExport">): Result<"removeExport"> {
+    await this.#exports.remove(params.export);
+  }
+
+  async listSources(_input: Input<"listSources">): Result<"listSources"> {
+    return { sources: await sourcesOf(this.#disks.all()) };
+  }
+
+  async listEvents({ query }: Input<"listEvents">): Result<"listEvents"> {
+    const { after = 0, disk, limit } = query;
+    return { events: await this.#events.events({ after, limit, ...(disk !== undefined && { disk }) }) };
+  }
+
+  /** Does something with the job of a disk, in the disk's turn; the disk need not be open for it. */
+  #actOnJob(name: string, act: (id: string) => Promise<JobRecord>): Result<"streamInfo"> {
+    const { record, turns } = this.#disks.demand(name);
+    return turns.run(async () => this.#jobNow(await act(record.id)));
+  }
+
+  #jobNow(job: JobRecord): RouteResult<"streamInfo"> {
+    const active = this.#runner.active(job.disk);
+    return active?.record.id === job.id ? jobView(active.record, active.pulse) : jobView(job);
+  }
+
+  async #streamOf({ record: { id } }: HeldDisk): Promise<RouteResult<"streamInfo"> | undefined> {
+    const active = this.#runner.active(id);
+    if (active !== undefined) return jobView(active.record, active.pulse);
+    const [last] = await this.#store.jobs({ disk: id, limit: 1 });
+    return last && jobView(last);
+  }
+
+  async #view(held: HeldDisk): Result<"getDisk"> {
+    const { host } = held;
+    const [info, stream] = await Promise.all([host.served?.info().catch(() => undefined), this.#streamOf(held)]);
+    const { error } = host;
+    return diskView(held.record, {
+      ...(info !== undefined && { info }),
+      ...(error !== undefined && { error }),
+      ...(stream !== undefined && { stream }),
+    });
+  }
+}
+
+async function exportNow({ record, host }: HeldExport): Promise<RouteResult<"addExport">> {
+  const info = await host.served?.info().catch(() => undefined);
+  return exportView(record, {
+    ...(info !== undefined && { info }),
+    ...(host.error !== undefined && { error: host.error }),
+  });
+}

@@ -1,0 +1,116 @@
+/**
+ * An image of the daemon, open or not: it is opened with its socket, and again and again when it cannot be, at growing intervals or
+ * when somebody asks for it. A failure is this image's alone.
+ *
+ * Whoever has it sees to it that `open`, `close` and `demand` are called one at a time (`turns.ts`).
+ */
+import { type ServeDiskOptions, type ServedDisk, serveDisk } from "../engine/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import type { DiskSettings, ExportAddress } from "../jobs/index.ts";
+import type { SourceOptions } from "../sources/index.ts";
+
+export interface HostedImageOptions {
+  /** How to open it, asked each time. */
+  readonly spec: () => ServeDiskOptions;
+  /** Called when it is open, before anything that it tells. */
+  readonly onOpen: (served: ServedDisk) => void;
+  /** Called with each failure that is not the same as the last. */
+  readonly onFailure: (error: StreamdiskError) => void;
+  /** Called when it is time to try again: whoever has it takes its turn and calls `demand`. */
+  readonly onRetry: () => void;
+  /** The first pause before another try, in milliseconds. @default 1000 */
+  readonly firstRetryMs?: number;
+}
+
+const FIRST_RETRY_MS = 1_000;
+const LONGEST_RETRY_MS = 60_000;
+
+export class HostedImage {
+  readonly #options: HostedImageOptions;
+  #served: ServedDisk | undefined;
+  #error: StreamdiskError | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #retryMs = 0;
+
+  constructor(options: HostedImageOptions) {
+    this.#options = options;
+  }
+
+  /** Undefined while it is not open. */
+  get served(): ServedDisk | undefined {
+    return this.#served;
+  }
+
+  /** Why it could not be opened the last time. */
+  get error(): StreamdiskError | undefined {
+    return this.#error;
+  }
+
+  /**
+   * The open image; tries to open it if it is not.
+   *
+   * @throws {StreamdiskError} as `serveDisk` says; it will be tried again by itself
+   */
+  async demand(): Promise<ServedDisk> {
+    clearTimeout(this.#retry);
+    if (this.#served !== undefined) return this.#served;
+    try {
+      const served = await serveDisk(this.#options.spec());
+      this.#served = served;
+      this.#error = undefined;
+      this.#retryMs = 0;
+      this.#options.onOpen(served);
+      return served;
+    } catch (error) {
+      const failure = asStreamdiskError(error);
+      const isNews = failure.message !== this.#error?.message;
+      this.#error = failure;
+      const { firstRetryMs = FIRST_RETRY_MS } = this.#options;
+      this.#retryMs = Math.min(Math.max(firstRetryMs, this.#retryMs * 2), LONGEST_RETRY_MS);
+      this.#retry = setTimeout(this.#options.onRetry, this.#retryMs).unref();
+      if (isNews) this.#options.onFailure(failure);
+      throw failure;
+    }
+  }
+
+  /** Lets clients finish, closes the image clean, and tries no more. */
+  async close(): Promise<void> {
+    clearTimeout(this.#retry);
+    const served = this.#served;
+    this.#served = undefined;
+    await served?.close();
+  }
+}
+
+function asStreamdiskError(error: unknown): StreamdiskError {
+  if (error instanceof StreamdiskError) return error;
+  return new StreamdiskError("io", error instanceof Error ? error.message : String(error), {}, error);
+}
+
+/** What the engine is told of what is remembered. */
+export function serveOptions(
+  settings: DiskSettings,
+  address: ExportAddress,
+  allowBacking: readonly string[],
+  sourceOptions?: SourceOptions,
+): ServeDiskOptions {
+  const { image, format, backing, backingFormat, readOnly, copyOnRead, onSourceError } = settings;
+  return {
+    image,
+    readOnly,
+    copyOnRead,
+    onSourceError,
+    allowBacking,
+    ...(sourceOptions !== undefined && { sourceOptions }),
+    listen: listenAt(address),
+    ...(format !== undefined && { format }),
+    ...(backing !== undefined && { backing }),
+    ...(backingFormat !== undefined && { backingFormat }),
+  };
+}
+
+function listenAt(address: ExportAddress): NonNullable<ServeDiskOptions["listen"]> {
+  if (address.kind === "tcp") return { host: address.host, port: address.port };
+  const { path, mode, group } = address;
+  return { path, mode, ...(group !== undefined && { group }) };
+}

@@ -1,0 +1,344 @@
+/**
+ * The disks of a daemon: made, adopted, served, changed and let go of.
+ *
+ * What shall be is written down before it is begun, so that a daemon which dies in between knows of it when it comes back: a
+ * record says `creating` before its file is begun, and the file has its name only when it is complete. So at a start a file that is
+ * there is a disk, and what is not is undone. `deleting` is finished. A record never says that a file is the daemon's own unless
+ * nothing was at its place before.
+ *
+ * Acts upon one disk come one at a time. A disk that cannot be opened is tried again now and then, and before each act that needs it.
+ */
+import { randomUUID } from "node:crypto";
+import { lstat, open, readdir, rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import type { NewDisk } from "../api/index.ts";
+import type { ServedDisk } from "../engine/index.ts";
+import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
+import { createImage } from "../image/index.ts";
+import type { DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
+import { shownReference } from "../sources/index.ts";
+import type { AllowedPaths } from "./allowed-paths.ts";
+import { type DaemonOptions, SOCKET_MODE } from "./daemon-options.ts";
+import { HostedImage, serveOptions } from "./disk-host.ts";
+import { DiskStories } from "./disk-stories.ts";
+import type { EventHub } from "./event-hub.ts";
+import type { JobRunner } from "./job-runner.ts";
+import { newDiskSettings } from "./new-disk.ts";
+import { inParallel } from "./parallel.ts";
+import { Turns } from "./turns.ts";
+
+/** One disk. */
+export interface HeldDisk {
+  record: DiskRecord;
+  readonly host: HostedImage;
+  readonly turns: Turns;
+}
+
+export interface DisksParts {
+  readonly store: Store;
+  readonly events: EventHub;
+  readonly runner: JobRunner;
+  readonly allowed: AllowedPaths;
+  readonly options: DaemonOptions;
+}
+
+/** Disks that are opened at once, at a start. */
+const MOST_AT_ONCE = 8;
+
+export class Disks {
+  readonly #parts: DisksParts;
+  readonly stories: DiskStories;
+  readonly #byName = new Map<string, HeldDisk>();
+  /** Names and images of disks that are being made. */
+  readonly #claimed = new Set<string>();
+  #closed = false;
+
+  constructor(parts: DisksParts) {
+    this.#parts = parts;
+    this.stories = new DiskStories(parts.events);
+  }
+
+  /** In the order of their names. */
+  all(): HeldDisk[] {
+    return [...this.#byName.values()].sort((a, b) => (a.record.name < b.record.name ? -1 : 1));
+  }
+
+  /** @throws {StreamdiskError} `not-found` */
+  demand(name: string): HeldDisk {
+    const held = this.#byName.get(name);
+    if (held !== undefined) return held;
+    throw new StreamdiskError("not-found", `There is no disk '${name}': 'streamdisk disk ls' lists them`, {
+      node: name,
+    });
+  }
+
+  /** Finishes what was begun, and opens all; resolves when each has been tried. A disk that fails holds up nobody. */
+  async restore(records: readonly DiskRecord[]): Promise<void> {
+    // All have their names from the beginning, whatever they wait for.
+    const disks = records.map((record) => this.#hold(record));
+    await inParallel(disks, MOST_AT_ONCE, async (held) => {
+      // What fails has been told of, and is tried again.
+      await held.turns.run(() => this.#restore(held)).catch(() => {});
+    });
+  }
+
+  async #restore(held: HeldDisk): Promise<void> {
+    const { id, name, state, settings } = held.record;
+    const { store } = this.#parts;
+    if (state === "deleting") return this.#finishDeleting(held);
+    if (state === "creating" && !(await isThere(settings.image))) {
+      await removeHalfMade(settings.image);
+      await store.deleteDisk(id);
+      this.#byName.delete(name);
+      return this.stories.undone(name);
+    }
+    if (state === "creating") {
+      held.record = { ...held.record, state: "ready" };
+      await store.putDisk(held.record);
+    }
+    await this.#demandOpen(held);
+  }
+
+  /** Lets go of all, and opens none any more: clients first, images closed clean. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await inParallel(this.all(), MOST_AT_ONCE, ({ host, turns }) => turns.run(() => host.close().catch(() => {})));
+  }
+
+  /** Makes a disk over a source, or adopts an image, and serves it. Undone if anything of it fails. */
+  async create(order: NewDisk): Promise<HeldDisk> {
+    const { name } = order;
+    if (this.#closed) throw ending();
+    const settings = await newDiskSettings(order, this.#parts.allowed);
+    const claims = [`name ${name}`, `image ${settings.image}`];
+    this.#refuseTaken(name, settings.image, claims);
+    for (const claim of claims) this.#claimed.add(claim);
+    try {
+      return await this.#create(order, settings);
+    } finally {
+      for (const claim of claims) this.#claimed.delete(claim);
+    }
+  }
+
+  async #create(order: NewDisk, settings: DiskSettings): Promise<HeldDisk> {
+    const { name, adopt, size } = order;
+    const { store, options, runner } = this.#parts;
+    if (adopt !== (await isThere(settings.image))) throw adopt ? nothingThere(settings) : somethingThere(settings);
+    const record: DiskRecord = {
+      id: `${name}@${randomUUID().slice(0, 8)}`,
+      name,
+      state: adopt ? "ready" : "creating",
+      settings,
+      address: { kind: "unix", path: join(options.socketDirectory, `${name}.sock`), mode: SOCKET_MODE },
+      ...(size !== undefined && { newSize: size }),
+      ownsFile: !adopt,
+      createdAt: Date.now(),
+    };
+    await store.putDisk(record);
+    let held: HeldDisk | undefined;
+    let made = false;
+    try {
+      if (!adopt) await this.#makeFile(record);
+      made = !adopt;
+      const ready: DiskRecord = { ...record, state: "ready" };
+      if (!adopt) await store.putDisk(ready);
+      held = this.#hold(ready);
+      const { host, turns } = held;
+      await turns.run(() => host.demand());
+      await this.stories.created(ready);
+      const { stream } = order;
+      if (stream) {
+        const { speed, priority = 0 } = stream === true ? {} : stream;
+        await turns.run(() => runner.start(ready.id, { priority, ...(speed !== undefined && { speed }) }));
+      }
+      return held;
+    } catch (error) {
+      await this.#undo(record, held, made);
+      throw error;
+    }
+  }
+
+  async #makeFile({ settings, newSize: size }: DiskRecord): Promise<void> {
+    const { image, format = "qcow2", backing, backingFormat } = settings;
+    const { sourceOptions } = this.#parts.options;
+    await createImage(image, {
+      format,
+      ...(sourceOptions !== undefined && { sourceOptions }),
+      ...(size !== undefined && { size }),
+      ...(backing !== undefined && { backing }),
+      ...(backingFormat !== undefined && { backingFormat }),
+    });
+  }
+
+  async #undo(record: DiskRecord, held: HeldDisk | undefined, made: boolean): Promise<void> {
+    await this.#parts.runner.detach(record.id, "it could not be made");
+    await held?.host.close().catch(() => {});
+    this.#byName.delete(record.name);
+    // What cannot be taken away stays with its record, which says so at the next start.
+    if (made) await rm(record.settings.image, { force: true });
+    await this.#parts.store.deleteDisk(record.id);
+  }
+
+  #refuseTaken(name: string, image: string, claims: readonly string[]): void {
+    if (this.#byName.has(name) || this.#claimed.has(claims[0] ?? "")) {
+      throw new StreamdiskError("exists", `There is a disk '${name}' already`, { node: name });
+    }
+    const other = this.all().find(({ record }) => record.settings.image === image);
+    if (other === undefined && !this.#claimed.has(claims[1] ?? "")) return;
+    throw new StreamdiskError("exists", `'${image}' is the disk '${other?.record.name ?? ""}' already`, {
+      node: image,
+    });
+  }
+
+  #hold(record: DiskRecord): HeldDisk {
+    const { options, runner, allowed } = this.#parts;
+    const turns = new Turns();
+    const host = new HostedImage({
+      spec: () => serveOptions(held.record.settings, held.record.address, allowed.backing, options.sourceOptions),
+      onOpen: (served) => {
+        this.stories.opened(held.record, served);
+        runner.attach(held.record.id, held.record.name, served);
+      },
+      onFailure: (error) => {
+        // One that is being made is undone, and its maker is told.
+        if (!this.#claimed.has(`name ${record.name}`)) void this.stories.failed(held.record, error);
+      },
+      onRetry: () => void turns.run(() => this.#demandOpen(held)).catch(() => {}),
+      ...(options.firstRetryMs !== undefined && { firstRetryMs: options.firstRetryMs }),
+    });
+    const held: HeldDisk = { record, host, turns };
+    this.#byName.set(record.name, held);
+    return held;
+  }
+
+  /** Open, unless it has been taken away while its turn was waited for. */
+  async #demandOpen(held: HeldDisk): Promise<ServedDisk> {
+    if (this.#closed) throw ending();
+    if (this.#byName.get(held.record.name) === held) return await held.host.demand();
+    const { name } = held.record;
+    throw new StreamdiskError("not-found", `The disk '${name}' was deleted`, { node: name });
+  }
+
+  /** Does something with an open disk, in its turn. */
+  act<T>(name: string, act: (served: ServedDisk, held: HeldDisk) => Promise<T>): Promise<T> {
+    const held = this.demand(name);
+    return held.turns.run(async () => act(await this.#demandOpen(held), held));
+  }
+
+  delete(name: string, deleteFile: boolean): Promise<void> {
+    const held = this.demand(name);
+    return held.turns.run(async () => {
+      if (this.#byName.get(name) !== held) return;
+      if (deleteFile) this.#refuseDeleting(held.record);
+      held.record = { ...held.record, state: "deleting", deleteFile };
+      await this.#parts.store.putDisk(held.record);
+      await this.#finishDeleting(held);
+    });
+  }
+
+  #refuseDeleting({ name, settings: { image }, ownsFile }: DiskRecord): void {
+    if (!ownsFile) {
+      const message = `The file '${image}' of '${name}' was there before: the daemon deletes only what it has made`;
+      throw new StreamdiskError("refused", message, { node: name });
+    }
+    const above = this.all().find(({ record }) => record.settings.backing === image);
+    if (above === undefined) return;
+    const message = `The file '${image}' of '${name}' is the backing file of '${above.record.name}': delete that first, or stream it`;
+    throw new StreamdiskError("refused", message, { node: name });
+  }
+
+  async #finishDeleting({ record, host }: HeldDisk): Promise<void> {
+    const { id, name, settings, deleteFile, address } = record;
+    const { runner, store } = this.#parts;
+    if (runner.active(id) !== undefined) await runner.cancel(id, "its disk was deleted");
+    await runner.detach(id, "its disk was deleted");
+    await host.close();
+    if (address.kind === "unix") await removeSocket(address.path);
+    if (deleteFile) {
+      await rm(settings.image, { force: true }).catch((error: unknown) => {
+        throw wrapSystemError(error, settings.image, "delete");
+      });
+      await syncDirectory(dirname(settings.image));
+    }
+    await store.deleteDisk(id);
+    this.#byName.delete(name);
+    await this.stories.deleted(record);
+  }
+
+  async resize(name: string, length: number, shrink: boolean): Promise<void> {
+    const { runner } = this.#parts;
+    await this.act(name, async (served, { record }) => {
+      await runner.detach(record.id, "its disk is resized");
+      try {
+        await served.resize(length, { shrink });
+        await this.stories.resized(name, length);
+      } finally {
+        runner.attach(record.id, name, served);
+      }
+    });
+  }
+
+  /** Takes a disk away from its guests for a moment, while `change` does something to the image itself. */
+  async reopened(held: HeldDisk, change: (settings: DiskSettings) => Promise<DiskSettings>): Promise<void> {
+    const { runner, store } = this.#parts;
+    await held.turns.run(async () => {
+      await runner.detach(held.record.id, "its source is replaced");
+      await held.host.close();
+      try {
+        const record = { ...held.record, settings: await change(held.record.settings) };
+        await store.putDisk(record);
+        held.record = record;
+      } finally {
+        // If it fails, it is told of and tried again.
+        await this.#demandOpen(held).catch(() => {});
+      }
+    });
+  }
+}
+
+function ending(): StreamdiskError {
+  return new StreamdiskError("shutdown", "The daemon is ending: call it again when it has been started again");
+}
+
+function nothingThere({ image }: DiskSettings): StreamdiskError {
+  return new StreamdiskError("not-found", `'${shownReference(image)}' is not there: it cannot be adopted`, {
+    node: image,
+  });
+}
+
+function somethingThere({ image }: DiskSettings): StreamdiskError {
+  const message = `'${image}' is there already: adopt it, or choose another place (image)`;
+  return new StreamdiskError("exists", message, { node: image });
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await lstat(path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw wrapSystemError(error, path, "look at");
+  }
+}
+
+/** What is left of an image that was being made: it lies beside its place, under a name of its own (image/new-file.ts). */
+async function removeHalfMade(image: string): Promise<void> {
+  const directory = dirname(image);
+  const names = await readdir(directory).catch(() => []);
+  const prefix = `${basename(image)}.`;
+  for (const name of names) {
+    const isHalfMade = name.startsWith(prefix) && /^[0-9a-z]+\.new$/.test(name.slice(prefix.length));
+    if (isHalfMade) await rm(join(directory, name), { force: true });
+  }
+}
+
+/** One that a daemon left behind that was killed. */
+async function removeSocket(path: string): Promise<void> {
+  const there = await lstat(path).catch(() => undefined);
+  if (there?.isSocket()) await rm(path, { force: true });
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  await using directory = await open(path);
+  await directory.sync();
+}

@@ -1,0 +1,183 @@
+/**
+ * Images that are offered to others: the side of a central repository. Each has its own socket or port, which it keeps over restarts;
+ * one that cannot be opened is tried again now and then.
+ */
+import { join } from "node:path";
+import type { NewExport } from "../api/index.ts";
+import type { ServeDiskOptions } from "../engine/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import type { ExportAddress, ExportRecord, Store } from "../jobs/index.ts";
+import type { AllowedPaths } from "./allowed-paths.ts";
+import { type DaemonOptions, DEFAULT_POLICY, SOCKET_MODE } from "./daemon-options.ts";
+import { HostedImage, serveOptions } from "./disk-host.ts";
+import type { EventHub } from "./event-hub.ts";
+import { inParallel } from "./parallel.ts";
+import { Turns } from "./turns.ts";
+
+export interface HeldExport {
+  readonly record: ExportRecord;
+  readonly host: HostedImage;
+  readonly turns: Turns;
+}
+
+export interface ExportsParts {
+  readonly store: Store;
+  readonly events: EventHub;
+  readonly allowed: AllowedPaths;
+  readonly options: DaemonOptions;
+}
+
+const MOST_AT_ONCE = 8;
+
+export class Exports {
+  readonly #parts: ExportsParts;
+  readonly #byName = new Map<string, HeldExport>();
+  readonly #claimed = new Set<string>();
+  #closed = false;
+
+  constructor(parts: ExportsParts) {
+    this.#parts = parts;
+  }
+
+  /** In the order of their names. */
+  all(): HeldExport[] {
+    return [...this.#byName.values()].sort((a, b) => (a.record.name < b.record.name ? -1 : 1));
+  }
+
+  /** Opens all; resolves when each has been tried. */
+  async restore(records: readonly ExportRecord[]): Promise<void> {
+    await inParallel(records, MOST_AT_ONCE, async (record) => {
+      const held = this.#hold(record);
+      this.#byName.set(record.name, held);
+      await this.#open(held).catch(() => {});
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await inParallel(this.all(), MOST_AT_ONCE, ({ host, turns }) => turns.run(() => host.close().catch(() => {})));
+  }
+
+  /** Offers an image; undone if anything of it fails. */
+  async add(order: NewExport): Promise<HeldExport> {
+    const { name } = order;
+    if (this.#byName.has(name) || this.#claimed.has(name)) {
+      throw new StreamdiskError("exists", `There is an export '${name}' already`, { node: name });
+    }
+    this.#claimed.add(name);
+    let probe: HeldExport | undefined;
+    try {
+      probe = this.#hold(await this.#recordOf(order));
+      const { uri } = await this.#open(probe);
+      const held: HeldExport = { ...probe, record: { ...probe.record, address: bound(probe.record.address, uri) } };
+      await this.#parts.store.addExport(held.record);
+      this.#byName.set(name, held);
+      await this.#parts.events.tell(
+        "export-added",
+        `'${held.record.settings.image}' is offered as '${name}' at ${uri}`,
+      );
+      return held;
+    } catch (error) {
+      await probe?.host.close().catch(() => {});
+      throw error;
+    } finally {
+      this.#claimed.delete(name);
+    }
+  }
+
+  async #recordOf(order: NewExport): Promise<ExportRecord> {
+    const { name, image, format, readOnly, listen, tlsCertificates, tlsPskFile, maxConnections } = order;
+    if (tlsCertificates !== undefined && tlsPskFile !== undefined) {
+      throw new StreamdiskError("invalid-argument", `'${name}' has certificates or pre-shared keys, not both`);
+    }
+    const { allowed } = this.#parts;
+    return {
+      name,
+      settings: {
+        image: await allowed.file(image),
+        readOnly,
+        copyOnRead: false,
+        onSourceError: DEFAULT_POLICY,
+        ...(format !== undefined && { format }),
+      },
+      address: await this.#addressOf(name, listen),
+      ...(maxConnections !== undefined && { maxConnections }),
+      ...(tlsCertificates !== undefined && { tlsCertificates }),
+      ...(tlsPskFile !== undefined && { tlsPskFile }),
+      createdAt: Date.now(),
+    };
+  }
+
+  async #addressOf(name: string, listen: NewExport["listen"]): Promise<ExportAddress> {
+    if ("port" in listen) return { kind: "tcp", host: listen.bind, port: listen.port };
+    const { options, allowed } = this.#parts;
+    const path =
+      listen.socket === undefined
+        ? join(options.socketDirectory, `export-${name}.sock`)
+        : await allowed.file(listen.socket);
+    return { kind: "unix", path, mode: SOCKET_MODE };
+  }
+
+  /** @throws {StreamdiskError} `not-found` */
+  async remove(name: string): Promise<void> {
+    const held = this.#byName.get(name);
+    if (held === undefined) {
+      throw new StreamdiskError("not-found", `There is no export '${name}': 'streamdisk export ls' lists them`, {
+        node: name,
+      });
+    }
+    await held.turns.run(async () => {
+      if (this.#byName.get(name) !== held) return;
+      await this.#parts.store.deleteExport(name);
+      this.#byName.delete(name);
+      await held.host.close();
+      await this.#parts.events.tell("export-removed", `'${name}' is offered no more; its file stays`);
+    });
+  }
+
+  #hold(record: ExportRecord): HeldExport {
+    const { events, allowed, options } = this.#parts;
+    const turns = new Turns();
+    const spec = (): ServeDiskOptions => ({
+      ...serveOptions(
+        record.settings,
+        this.#byName.get(record.name)?.record.address ?? record.address,
+        allowed.backing,
+        options.sourceOptions,
+      ),
+      exportName: record.name,
+      ...tlsOf(record),
+      ...(record.maxConnections !== undefined && { maxConnections: record.maxConnections }),
+    });
+    const host = new HostedImage({
+      spec,
+      onOpen: () => {},
+      onFailure: ({ message, code }) => {
+        if (this.#claimed.has(record.name)) return;
+        const said = `The export '${record.name}' could not be opened: ${message}. It is tried again now and then`;
+        void events.tell("disk-failed", said, { code });
+      },
+      onRetry: () => void this.#open(held).catch(() => {}),
+      ...(options.firstRetryMs !== undefined && { firstRetryMs: options.firstRetryMs }),
+    });
+    const held = { record, host, turns };
+    return held;
+  }
+
+  #open({ host, turns }: HeldExport) {
+    return turns.run(async () => {
+      if (this.#closed) throw new StreamdiskError("shutdown", "The daemon is ending");
+      return await host.demand();
+    });
+  }
+}
+
+function tlsOf({ tlsCertificates, tlsPskFile }: ExportRecord): Pick<ServeDiskOptions, "tls"> {
+  if (tlsCertificates !== undefined) return { tls: { certificates: tlsCertificates } };
+  return tlsPskFile === undefined ? {} : { tls: { pskFile: tlsPskFile } };
+}
+
+/** The port that was found free is the export's from now on. */
+function bound(address: ExportAddress, uri: string): ExportAddress {
+  return address.kind === "tcp" && address.port === 0 ? { ...address, port: Number(new URL(uri).port) } : address;
+}

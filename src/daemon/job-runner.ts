@@ -1,0 +1,348 @@
+/**
+ * The life of streams: which of them runs, what becomes of it, and what is remembered of that.
+ *
+ * An order becomes a job, which is durable before its caller hears of it. Jobs stand in the queue (`jobs/queue.ts`) until they get
+ * their turn on a disk that is open. A job that runs is a stream of the engine, which waits for a dead source by itself. To pause a
+ * job, or to take its disk away for a while, its stream is cancelled: what was fetched stays in the image, and the image is the
+ * truth of how far it is, so that the next stream goes on there. What is written down is what people see meanwhile: at each change
+ * of state, and every few seconds.
+ *
+ * Acts upon one disk's job come one at a time (`turns.ts`); what the stream tells comes at any time, and changes the record at once.
+ */
+import { randomUUID } from "node:crypto";
+import type { ServedDisk } from "../engine/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import {
+  hasEnded,
+  type JobAct,
+  type JobReason,
+  type JobRecord,
+  jobAfter,
+  nextToRun,
+  type Store,
+  UNFINISHED_STATES,
+} from "../jobs/index.ts";
+import type { StreamProgress } from "../stream/index.ts";
+import type { EventHub } from "./event-hub.ts";
+import { JobStories } from "./job-stories.ts";
+import type { Log } from "./log.ts";
+
+/** How a running job is, beside what is remembered of it. */
+export interface JobPulse {
+  readonly rate: number;
+  readonly eta?: number;
+  readonly retryIn?: number;
+}
+
+interface Active {
+  record: JobRecord;
+  /** What was copied before the stream that runs now. */
+  copiedBefore: number;
+  pulse: JobPulse;
+  writtenAt: number;
+  /** Whether the engine has been asked for its stream. */
+  streams: boolean;
+}
+
+interface Attached {
+  readonly name: string;
+  readonly served: ServedDisk;
+  readonly letGo: () => void;
+}
+
+export interface JobRunnerOptions {
+  readonly store: Store;
+  readonly events: EventHub;
+  readonly log: Log;
+  readonly maxStreams: number;
+}
+
+const WRITE_EVERY_MS = 5_000;
+const CALM: JobPulse = { rate: 0 };
+const ALL = 1_000_000;
+
+export class JobRunner {
+  readonly #store: Store;
+  readonly #log: Log;
+  readonly #stories: JobStories;
+  readonly #maxStreams: number;
+  /** Jobs that have not ended, by the id of their disk: there is one a disk. */
+  readonly #active = new Map<string, Active>();
+  readonly #attached = new Map<string, Attached>();
+  #writes: Promise<void> = Promise.resolve();
+  #stopped = false;
+
+  constructor({ store, events, log, maxStreams }: JobRunnerOptions) {
+    this.#store = store;
+    this.#log = log;
+    this.#stories = new JobStories(events);
+    this.#maxStreams = maxStreams;
+  }
+
+  /** How many streams run. */
+  get running(): number {
+    return [...this.#active.values()].filter(({ record }) => record.state === "running").length;
+  }
+
+  /** Takes up what was to be done when the daemon ended. */
+  async load(): Promise<void> {
+    for (const job of await this.#store.jobs({ states: UNFINISHED_STATES, limit: ALL })) {
+      const why: JobReason = { code: "queued", message: "The daemon was started again, and its turn comes" };
+      const record = jobAfter(job, "wait", Date.now(), why) ?? job;
+      this.#active.set(job.disk, { record, copiedBefore: job.copiedBytes, pulse: CALM, writtenAt: 0, streams: false });
+    }
+  }
+
+  /** A disk is open: its job may have its turn. */
+  attach(id: string, name: string, served: ServedDisk): void {
+    const progress = (now: StreamProgress): void => this.#hear(id, now);
+    const hydrated = (): void => this.#hydrated(id);
+    const failed = (error: StreamdiskError): void => this.#failed(id, error);
+    served.on("progress", progress).on("hydrated", hydrated).on("stream-failed", failed);
+    const letGo = (): void => {
+      served.off("progress", progress).off("hydrated", hydrated).off("stream-failed", failed);
+    };
+    this.#attached.set(id, { name, served, letGo });
+    this.#fill();
+  }
+
+  /** A disk is to be closed, or to be left alone for a while: its job waits until it is attached again. */
+  async detach(id: string, why: string): Promise<void> {
+    const attached = this.#attached.get(id);
+    if (attached === undefined) return;
+    this.#attached.delete(id);
+    const active = this.#active.get(id);
+    const runs = active !== undefined && isUnderWay(active.record);
+    if (runs) await this.#become(active, "wait", { code: "queued", message: why });
+    if (runs) await attached.served.cancelStream();
+    attached.letGo();
+    this.#fill();
+  }
+
+  /** The job of a disk that has not ended, as it is now. */
+  active(id: string): { readonly record: JobRecord; readonly pulse: JobPulse } | undefined {
+    return this.#active.get(id);
+  }
+
+  /** @throws {StreamdiskError} `in-use` when the disk has a job already */
+  async start(id: string, order: { readonly speed?: number; readonly priority: number }): Promise<JobRecord> {
+    const { name, served } = this.#demandDisk(id);
+    this.#refuseSecond(id, name);
+    const { length, localBytes, missingBytes } = await served.info();
+    this.#refuseSecond(id, name);
+    const record: JobRecord = {
+      id: randomUUID(),
+      disk: id,
+      state: "created",
+      ...(order.speed !== undefined && { speed: order.speed }),
+      priority: order.priority,
+      offset: 0,
+      length,
+      localBytes,
+      missingBytes,
+      copiedBytes: 0,
+      createdAt: Date.now(),
+    };
+    const active = { record, copiedBefore: 0, pulse: CALM, writtenAt: Date.now(), streams: false };
+    this.#active.set(id, active);
+    try {
+      await this.#store.putJob(record);
+    } catch (error) {
+      this.#active.delete(id);
+      throw error;
+    }
+    void this.#stories.created(name, record, this.running < this.#maxStreams);
+    this.#fill();
+    return active.record;
+  }
+
+  async pause(id: string): Promise<JobRecord> {
+    const active = this.#demandJob(id);
+    const { state } = active.record;
+    if (state === "paused") return active.record;
+    const saved = this.#become(active, "pause", {
+      code: "paused",
+      message: "It was paused, and goes on when it is resumed",
+    });
+    if (state !== "created") await this.#attached.get(id)?.served.cancelStream();
+    await saved;
+    this.#fill();
+    return active.record;
+  }
+
+  async resume(id: string): Promise<JobRecord> {
+    const active = this.#demandJob(id);
+    if (active.record.state !== "paused") return active.record;
+    await this.#become(active, "resume", { code: "queued", message: "It was resumed, and its turn comes" });
+    this.#fill();
+    return active.record;
+  }
+
+  /** @param why a sentence */
+  async cancel(id: string, why = "It was cancelled; what was fetched stays"): Promise<JobRecord> {
+    const active = this.#demandJob(id);
+    // First the stream: it may just have come to its end.
+    if (isUnderWay(active.record)) await this.#attached.get(id)?.served.cancelStream();
+    if (!hasEnded(active.record)) await this.#become(active, "cancel", { code: "cancelled", message: why });
+    this.#fill();
+    return active.record;
+  }
+
+  async setSpeed(id: string, speed: number | undefined): Promise<JobRecord> {
+    const active = this.#demandJob(id);
+    const { speed: _before, ...rest } = active.record;
+    active.record = { ...rest, ...(speed !== undefined && { speed }) };
+    await this.#save(active);
+    if (active.streams && isUnderWay(active.record)) await this.#attached.get(id)?.served.setSpeed(speed);
+    return active.record;
+  }
+
+  /** Starts nothing more, and writes down how far all are. States stay what they are: jobs go on with the next start. */
+  stop(): void {
+    this.#stopped = true;
+    for (const active of this.#active.values()) this.#logged(this.#save(active));
+  }
+
+  /** Resolves when all that is known so far is written down. */
+  settled(): Promise<void> {
+    return this.#writes;
+  }
+
+  #fill(): void {
+    if (this.#stopped) return;
+    const possible = [...this.#active].filter(([id]) => this.#attached.has(id)).map(([, { record }]) => record);
+    for (const { disk } of nextToRun(possible, this.#maxStreams)) void this.#run(disk);
+  }
+
+  async #run(id: string): Promise<void> {
+    const active = this.#active.get(id);
+    const attached = this.#attached.get(id);
+    if (active === undefined || attached === undefined) return;
+    active.copiedBefore = active.record.copiedBytes;
+    active.streams = false;
+    this.#becomeAnyway(active, "run");
+    try {
+      const { hydrated } = await attached.served.info();
+      // It may have been paused or taken away meanwhile.
+      if (active.record.state !== "running" || this.#attached.get(id) !== attached) return;
+      if (hydrated) return this.#hydrated(id);
+      const { speed } = active.record;
+      active.streams = true;
+      await attached.served.stream(speed === undefined ? {} : { speed });
+    } catch (error) {
+      const failure = error instanceof StreamdiskError ? error : new StreamdiskError("io", String(error), {}, error);
+      if (this.#attached.get(id) === attached) this.#failed(id, failure);
+    }
+  }
+
+  /** The stream of the engine tells how far it is. Its end is told by other events. */
+  #hear(id: string, now: StreamProgress): void {
+    const active = this.#active.get(id);
+    if (active === undefined || !isUnderWay(active.record)) return;
+    if (now.state !== "running" && now.state !== "waiting") return;
+    const { offset, length, localBytes, missingBytes, copiedBytes, rate, eta, reason } = now;
+    const copied = active.copiedBefore + copiedBytes;
+    active.record = { ...active.record, offset, length, localBytes, missingBytes, copiedBytes: copied };
+    active.pulse = {
+      rate,
+      ...(eta !== undefined && { eta }),
+      ...(reason?.retryIn !== undefined && { retryIn: reason.retryIn }),
+    };
+    if (now.state === "running" && active.record.state === "waiting") this.#becomeAnyway(active, "run");
+    else if (now.state === "waiting" && reason !== undefined) {
+      const { retryIn: _soon, ...why } = reason;
+      const isNews = active.record.state === "running" || active.record.reason?.code !== why.code;
+      if (isNews) this.#becomeAnyway(active, "wait", why);
+      else active.record = { ...active.record, reason: why };
+      if (isNews) this.#fill();
+    } else if (Date.now() - active.writtenAt >= WRITE_EVERY_MS) this.#logged(this.#save(active));
+  }
+
+  /** Nothing is missing any more, by a stream or by a step. */
+  #hydrated(id: string): void {
+    const active = this.#active.get(id);
+    const name = this.#attached.get(id)?.name ?? id;
+    if (active !== undefined && !hasEnded(active.record)) {
+      const { state, length } = active.record;
+      active.record = { ...active.record, offset: length, missingBytes: 0 };
+      if (state === "paused") active.record = jobAfter(active.record, "resume", Date.now()) ?? active.record;
+      if (state !== "running") active.record = jobAfter(active.record, "run", Date.now()) ?? active.record;
+      this.#becomeAnyway(active, "complete");
+    }
+    void this.#stories.hydrated(name);
+    this.#fill();
+  }
+
+  #failed(id: string, { code, message, context: { offset, length } }: StreamdiskError): void {
+    const active = this.#active.get(id);
+    if (active === undefined || this.#stopped || !isUnderWay(active.record)) return;
+    const range = { ...(offset !== undefined && { offset }), ...(length !== undefined && { length }) };
+    this.#becomeAnyway(active, "fail", { code, message, ...range });
+    this.#fill();
+  }
+
+  /** Changes the state at once; resolves when that is durable. */
+  #become(active: Active, act: JobAct, reason?: JobReason): Promise<void> {
+    const before = active.record;
+    const record = jobAfter(before, act, Date.now(), reason);
+    if (record === undefined) return Promise.resolve();
+    active.record = record;
+    if (record.state !== "running") active.pulse = record.state === "waiting" ? { ...active.pulse, rate: 0 } : CALM;
+    if (hasEnded(record) && this.#active.get(record.disk) === active) this.#active.delete(record.disk);
+    const saved = this.#save(active);
+    void this.#stories.changed(this.#attached.get(record.disk)?.name ?? nameOf(record.disk), before, record);
+    return saved;
+  }
+
+  /** The same where nobody waits for it: what cannot be written down is logged, and the image knows. */
+  #becomeAnyway(active: Active, act: JobAct, reason?: JobReason): void {
+    this.#logged(this.#become(active, act, reason));
+  }
+
+  /** Records are written one after another, as they come. */
+  #save(active: Active): Promise<void> {
+    const { record } = active;
+    active.writtenAt = Date.now();
+    const written = this.#writes.then(() => this.#store.putJob(record));
+    this.#writes = written.catch(() => {});
+    return written;
+  }
+
+  #logged(written: Promise<void>): void {
+    written.catch((error: unknown) => this.#log.error({ err: error }, "A job could not be written down"));
+  }
+
+  #demandDisk(id: string): Attached {
+    const attached = this.#attached.get(id);
+    if (attached !== undefined) return attached;
+    throw new StreamdiskError("in-use", `'${nameOf(id)}' is not open at the moment: try again`, { node: nameOf(id) });
+  }
+
+  #demandJob(id: string): Active {
+    const active = this.#active.get(id);
+    if (active !== undefined) return active;
+    const name = nameOf(id);
+    throw new StreamdiskError("not-found", `The disk '${name}' has no stream under way: start one with stream`, {
+      node: name,
+    });
+  }
+
+  #refuseSecond(id: string, name: string): void {
+    const there = this.#active.get(id)?.record;
+    if (there === undefined) return;
+    const hint = there.state === "paused" ? "resume it" : "watch it, or cancel it first";
+    throw new StreamdiskError("in-use", `The disk '${name}' has a stream already, which is ${there.state}: ${hint}`, {
+      node: name,
+    });
+  }
+}
+
+/** Whether the engine has a stream for it. */
+function isUnderWay({ state, reason }: JobRecord): boolean {
+  return state === "running" || (state === "waiting" && reason?.code !== "queued");
+}
+
+/** Ids of disks begin with what they were called: so a job in the history has a name when its disk has gone. */
+export function nameOf(diskId: string): string {
+  return diskId.split("@", 1)[0] ?? diskId;
+}

@@ -1,0 +1,81 @@
+/** What is told of a stream: what happened, why, and what happens next. */
+import type { ErrorCode } from "../errors/index.ts";
+import type { JobReason, JobRecord } from "../jobs/index.ts";
+import type { EventFacts, EventHub } from "./event-hub.ts";
+
+export class JobStories {
+  readonly #events: EventHub;
+
+  constructor(events: EventHub) {
+    this.#events = events;
+  }
+
+  /** @param atOnce whether there is a place for it */
+  created(name: string, job: JobRecord, atOnce: boolean): Promise<void> {
+    const limit = job.speed === undefined ? "" : `, at most ${job.speed} bytes a second`;
+    const next = atOnce ? "it begins at once" : "as many run as may run at once: its turn comes";
+    const message = `A stream of '${name}' was ordered (${job.missingBytes} bytes are missing${limit}); ${next}`;
+    return this.#events.tell("job-created", message, { disk: name, job: job.id });
+  }
+
+  changed(name: string, before: JobRecord, job: JobRecord): Promise<void> {
+    const facts = { disk: name, job: job.id, ...factsOf(job.reason) };
+    const { missingBytes, copiedBytes, reason } = job;
+    const why = reason?.message ?? "";
+    switch (job.state) {
+      case "running": {
+        const again = before.startedAt === undefined ? "begins" : "goes on";
+        return this.#events.tell(
+          "job-started",
+          `The stream of '${name}' ${again}: ${missingBytes} bytes are missing`,
+          facts,
+        );
+      }
+      case "waiting": {
+        const next =
+          reason?.code === "queued" ? "it goes on by itself" : "local data is served on, and it goes on by itself";
+        return this.#events.tell("job-waiting", `The stream of '${name}' waits: ${why}; ${next}`, facts);
+      }
+      case "paused":
+        return this.#events.tell(
+          "job-paused",
+          `The stream of '${name}' is paused with ${missingBytes} bytes missing, also over restarts, until it is resumed`,
+          facts,
+        );
+      case "completed":
+        return this.#events.tell(
+          "job-completed",
+          `The stream of '${name}' is complete: ${copiedBytes} bytes were fetched`,
+          facts,
+        );
+      case "cancelled":
+        return this.#events.tell(
+          "job-cancelled",
+          `The stream of '${name}' has ended: ${why}; ${missingBytes} bytes are missing yet`,
+          facts,
+        );
+      case "failed":
+        return this.#events.tell(
+          "job-failed",
+          `The stream of '${name}' has failed: ${why}. What was fetched stays; start it again when that is mended`,
+          facts,
+        );
+      default:
+        return Promise.resolve();
+    }
+  }
+
+  hydrated(name: string): Promise<void> {
+    return this.#events.tell("hydrated", `Nothing is missing in '${name}' any more: it needs its source no longer`, {
+      disk: name,
+    });
+  }
+}
+
+function factsOf(reason: JobReason | undefined): EventFacts {
+  if (reason === undefined) return {};
+  const { code, offset, length } = reason;
+  const known =
+    code === "cancelled" || code === "paused" || code === "queued" ? {} : { code: code satisfies ErrorCode };
+  return { ...known, ...(offset !== undefined && { offset }), ...(length !== undefined && { length }) };
+}

@@ -1,0 +1,90 @@
+/** What is remembered and how it is now, as the API shows it. */
+import type { Disk, Job, NbdExportView } from "../api/index.ts";
+import type { DiskInfo } from "../engine/index.ts";
+import type { StreamdiskError } from "../errors/index.ts";
+import type { DiskRecord, DiskSettings, ExportRecord, JobRecord } from "../jobs/index.ts";
+import { shownReference } from "../sources/index.ts";
+import { type JobPulse, nameOf } from "./job-runner.ts";
+
+export function jobView(record: JobRecord, pulse?: JobPulse): Job {
+  const { disk, reason, ...rest } = record;
+  const { rate = 0, eta, retryIn } = pulse ?? {};
+  return {
+    ...rest,
+    disk: nameOf(disk),
+    ...(reason !== undefined && { reason: { ...reason, ...(retryIn !== undefined && { retryInMs: retryIn }) } }),
+    rate,
+    ...(eta !== undefined && Number.isFinite(eta) && { etaSeconds: eta }),
+  };
+}
+
+/** How a disk is, beside its record. */
+export interface DiskNow {
+  readonly info?: DiskInfo;
+  readonly error?: StreamdiskError;
+  readonly stream?: Job;
+}
+
+export function diskView({ id, name, state, settings, address, createdAt }: DiskRecord, now: DiskNow): Disk {
+  const { info, error, stream } = now;
+  return {
+    id,
+    name,
+    state: state === "ready" && error !== undefined ? "failed" : state,
+    ...(error !== undefined && { error: { code: error.code, message: error.message } }),
+    ...settingsView(settings, info),
+    address,
+    ...(info !== undefined && figures(info)),
+    ...(stream !== undefined && { stream }),
+    warnings: [...(info?.warnings ?? [])],
+    createdAt,
+  };
+}
+
+function settingsView(settings: DiskSettings, info: DiskInfo | undefined) {
+  const { image, readOnly, copyOnRead, onSourceError } = settings;
+  const { holdMs, afterwards } = onSourceError;
+  const format = info?.format ?? settings.format;
+  // What the image says now, or what it was made over.
+  const backing = info === undefined ? settings.backing : info.below[0];
+  return {
+    image,
+    ...(format !== undefined && { format }),
+    ...(backing !== undefined && { backing: shownReference(backing) }),
+    readOnly,
+    copyOnRead,
+    onSourceError: { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards },
+  };
+}
+
+function figures({
+  uri,
+  length,
+  localBytes,
+  zeroBytes,
+  missingBytes,
+  hydrated,
+  clients,
+  source,
+  fetchedBytes,
+}: DiskInfo) {
+  return { uri, length, localBytes, zeroBytes, missingBytes, hydrated, clients, source: { ...source }, fetchedBytes };
+}
+
+export function exportView(
+  { name, settings, address, createdAt }: ExportRecord,
+  { info, error }: Pick<DiskNow, "info" | "error">,
+): NbdExportView {
+  const format = info?.format ?? settings.format;
+  return {
+    name,
+    image: settings.image,
+    ...(format !== undefined && { format }),
+    readOnly: settings.readOnly,
+    address,
+    ...(info !== undefined && { uri: info.uri }),
+    ...(error !== undefined && { error: { code: error.code, message: error.message } }),
+    clients: info?.clients ?? 0,
+    createdAt,
+  };
+}
