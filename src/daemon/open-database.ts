@@ -16,7 +16,7 @@ import { pathToFileURL } from "node:url";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { fromRow, type Row } from "./row.ts";
 import { APPLICATION_ID, inTransaction, MIGRATIONS, migrate, schemaText } from "./schema.ts";
-import { damaged, storeError } from "./sqlite-error.ts";
+import { damaged, storeError, verifyError } from "./sqlite-error.ts";
 
 export interface OpenDatabaseOptions {
   /** Moves a damaged database aside and begins anew. @default false */
@@ -60,7 +60,11 @@ function openExisting(path: string, migrations: readonly string[]): OpenedDataba
   try {
     db.exec("PRAGMA locking_mode = EXCLUSIVE");
     const version = pragma(db, "user_version");
-    verify(db, path, migrations.slice(0, version));
+    try {
+      verify(db, path, migrations.slice(0, version));
+    } catch (error) {
+      throw verifyError(error, path);
+    }
     const notes = version < migrations.length ? [upgrade(db, path, version, migrations)] : [];
     return { db: opened(db), notes };
   } catch (error) {

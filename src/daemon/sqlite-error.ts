@@ -1,6 +1,7 @@
 /** What SQLite's errors mean (its "Result and Error Codes"), in the words of everybody else here. */
 import { type ErrorCode, StreamdiskError, wrapSystemError } from "../errors/index.ts";
 
+const SQLITE_ERROR = 1;
 const SQLITE_BUSY = 5;
 const SQLITE_CONSTRAINT = 19;
 /** Extended codes: of an I/O error, the part that failed. This one is met when there is no room for the index of the log. */
@@ -39,6 +40,15 @@ export function storeError(error: unknown, path: string, doing: string): Error {
   const [code, why] = known ?? ["io", error instanceof Error ? error.message : String(error)];
   if (code === "invalid-store") return damaged(path, why, error);
   return new StreamdiskError(code, `Could not ${doing} '${path}': ${why}`, { node: path, operation: doing }, error);
+}
+
+/**
+ * The error of a look through a whole store. What SQLite or Node.js cannot make sense of there (a text that is no JSON, a number that
+ * is no safe integer) is damage, since the look itself is in order.
+ */
+export function verifyError(error: unknown, path: string): Error {
+  const senseless = resultCode(error) === SQLITE_ERROR || error instanceof RangeError;
+  return senseless ? damaged(path, (error as Error).message, error) : storeError(error, path, "read");
 }
 
 /** The store at `path` cannot be believed. */
