@@ -1,3 +1,4 @@
+export { failedFields } from "./failed-fields.ts";
 export { type Json, openApiDocument } from "./openapi.ts";
 export {
   type CheckedInput,
