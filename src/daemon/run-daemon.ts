@@ -1,0 +1,101 @@
+/**
+ * A daemon with all that it needs: its directory, its store, its disks, and where it listens. The API comes last, when what was served
+ * before is served again; at the end it goes first.
+ */
+import { mkdir } from "node:fs/promises";
+import { wrapSystemError } from "../errors/index.ts";
+import { Daemon } from "./daemon.ts";
+import { httpApp } from "./http-app.ts";
+import { type HttpServer, serveTcp, serveUnix } from "./http-server.ts";
+import { openLog } from "./log.ts";
+import type { DaemonSettings } from "./settings.ts";
+import { SqliteStore } from "./sqlite-store.ts";
+import { openStateDirectory } from "./state-directory.ts";
+import { tokenIn } from "./token-file.ts";
+
+export interface RunDaemonOptions {
+  readonly version: string;
+  /** Begins anew when the store is damaged, and keeps the damaged one aside. @default false */
+  readonly rebuildStore?: boolean;
+}
+
+/** A daemon that runs. */
+export interface RunningDaemon {
+  /** Where its API is. */
+  readonly addresses: readonly string[];
+  readonly disks: number;
+  readonly exports: number;
+  /** What was done at the start that its user should know, as sentences. */
+  readonly notes: readonly string[];
+  /** Ends it in order: the API, then guests, then images. */
+  close(): Promise<void>;
+}
+
+/** How long requests under way may take at the end. */
+const GRACE_MS = 2_000;
+
+/**
+ * Starts a daemon.
+ *
+ * @throws {StreamdiskError} `in-use` when another has its directory or its socket; whatever opening its store may throw
+ */
+export async function runDaemon(settings: DaemonSettings, options: RunDaemonOptions): Promise<RunningDaemon> {
+  /** How to end what has been started, from the last to the first. */
+  const ends: (() => Promise<void> | void)[] = [];
+  const close = async (): Promise<void> => {
+    for (let end = ends.pop(); end !== undefined; end = ends.pop()) await end();
+  };
+  try {
+    return { ...(await start(settings, options, ends)), close };
+  } catch (error) {
+    await close().catch(() => {});
+    throw error;
+  }
+}
+
+async function start(
+  settings: DaemonSettings,
+  { version, rebuildStore = false }: RunDaemonOptions,
+  ends: (() => Promise<void> | void)[],
+): Promise<Omit<RunningDaemon, "close">> {
+  const directory = openStateDirectory(settings.stateDirectory);
+  ends.push(() => directory[Symbol.dispose]());
+  await makeDirectory(settings.imageDirectory);
+  const log = openLog({ level: settings.logLevel });
+  const store = new SqliteStore(directory, { rebuild: rebuildStore });
+  ends.push(() => store.close());
+  for (const note of store.notes) log.warn({}, note);
+  const [disks, exports] = await Promise.all([store.disks(), store.exports()]);
+  const daemon = await Daemon.start(store, { ...settings, version, socketDirectory: directory.sockets }, log);
+  ends.push(() => daemon.close());
+
+  const token = settings.listen && (await tokenIn(settings.tokenFile));
+  const access = token === undefined ? {} : { token };
+  const closing = new AbortController();
+  const app = httpApp(daemon, { events: daemon.feed, access, log, closing: closing.signal });
+  const servers: HttpServer[] = [];
+  ends.push(async () => {
+    closing.abort();
+    await Promise.all(servers.map((server) => server.close(GRACE_MS)));
+  });
+  const { socket: path, socketMode: mode, socketGroup: group, listen, tlsCertificates } = settings;
+  servers.push(await serveUnix(app, { path, mode, ...(group !== undefined && { group }) }));
+  if (listen !== undefined) {
+    const tls = tlsCertificates === undefined ? {} : { tlsCertificates };
+    servers.push(await serveTcp(app, { ...listen, ...tls }, access));
+  }
+  return {
+    addresses: servers.map(({ address }) => address),
+    disks: disks.length,
+    exports: exports.length,
+    notes: store.notes,
+  };
+}
+
+async function makeDirectory(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw wrapSystemError(error, path, "make the directory");
+  }
+}
