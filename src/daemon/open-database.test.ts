@@ -88,7 +88,7 @@ test("a store of a newer version is refused and left untouched, also when it is 
 });
 
 const DAMAGES: readonly (readonly [what: string, damage: (path: string) => void, why: RegExp])[] = [
-  ["is empty", (path) => truncateSync(path, 0), /no store of streamdisk/],
+  ["is empty", (path) => truncateSync(path, 0), /not a database/],
   ["is not a database", (path) => writeFileSync(path, "hello ".repeat(1000)), /not a database/],
   ["is short", (path) => writeFileSync(path, "hello"), /not a database/],
   ["is cut in its first page", (path) => truncateSync(path, 1000), /./],

@@ -3,16 +3,15 @@
  * nobody else does the same.
  *
  * - A new database is complete before it gets its name: one that is empty, or has a log but no file, is a damaged one.
- * - The header of the file says which schema it has, and is looked at without opening it for real (`immutable`), since opening
- *   alone may change a file. So a newer one is left untouched. That holds as the schema never changes in WAL mode: the
- *   header would be in the log.
+ * - The header of the file says which schema it has, and is read as plain bytes: SQLite may change a file by opening it, and
+ *   without its log the rest of it may be in the middle of a checkpoint. So a newer one is left untouched. That holds as the schema
+ *   never changes in WAL mode: the header would be in the log.
  * - Before a step of the schema the whole is copied to `state.db.schema-N`.
  * - Everything is read once and its sums compared: SQLite alone would not see a flipped byte in a record.
  */
-import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, readSync, renameSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { pathToFileURL } from "node:url";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { fromRow, type Row } from "./row.ts";
 import { APPLICATION_ID, inTransaction, MIGRATIONS, migrate, schemaText } from "./schema.ts";
@@ -33,6 +32,7 @@ export interface OpenedDatabase {
 
 /** Tables with their keys, for the look at all sums. */
 const KEYS = { disk: "id", export: "name", job: "id", event: "id" } as const;
+const HEADER_BYTES = 100;
 const BESIDE = ["", "-wal", "-journal"] as const;
 
 /**
@@ -59,7 +59,7 @@ function openExisting(path: string, migrations: readonly string[]): OpenedDataba
   const db = new DatabaseSync(path);
   try {
     db.exec("PRAGMA locking_mode = EXCLUSIVE");
-    const version = pragma(db, "user_version");
+    const version = Number(db.prepare("PRAGMA user_version").get()?.user_version);
     try {
       verify(db, path, migrations.slice(0, version));
     } catch (error) {
@@ -73,23 +73,25 @@ function openExisting(path: string, migrations: readonly string[]): OpenedDataba
   }
 }
 
-/** Looks at the header, and leaves every file as it is. */
+/** Looks at the header ("Database File Format", section 1.3), and leaves every file as it is. */
 function refuseStrange(path: string, newest: number): void {
-  const url = pathToFileURL(path);
-  url.searchParams.set("immutable", "1");
-  const db = new DatabaseSync(url, { readOnly: true });
+  const header = Buffer.alloc(HEADER_BYTES);
+  const fd = openSync(path, "r");
   try {
-    const version = pragma(db, "user_version");
-    if (pragma(db, "application_id") !== APPLICATION_ID || version < 1)
-      throw damaged(path, "it is no store of streamdisk");
-    if (version <= newest) return;
-    const message =
-      `The store '${path}' is of a newer streamdisk (schema ${version}; this one knows ${newest}): ` +
-      "run that one, or name another state directory. Nothing was changed";
-    throw new StreamdiskError("unsupported", message, { node: path });
+    const bytes = readSync(fd, header, 0, HEADER_BYTES, 0);
+    if (bytes < HEADER_BYTES || header.toString("latin1", 0, 16) !== "SQLite format 3\0") {
+      throw damaged(path, "it is not a database");
+    }
   } finally {
-    db.close();
+    closeSync(fd);
   }
+  const version = header.readInt32BE(60);
+  if (header.readInt32BE(68) !== APPLICATION_ID || version < 1) throw damaged(path, "it is no store of streamdisk");
+  if (version <= newest) return;
+  const message =
+    `The store '${path}' is of a newer streamdisk (schema ${version}; this one knows ${newest}): ` +
+    "run that one, or name another state directory. Nothing was changed";
+  throw new StreamdiskError("unsupported", message, { node: path });
 }
 
 function verify(db: DatabaseSync, path: string, migrations: readonly string[]): void {
@@ -187,8 +189,4 @@ function flush(path: string): void {
   } finally {
     closeSync(fd);
   }
-}
-
-function pragma(db: DatabaseSync, name: "user_version" | "application_id"): number {
-  return Number(db.prepare(`PRAGMA ${name}`).get()?.[name]);
 }

@@ -9,7 +9,7 @@
  * The lock is apart from the store so that a damaged store can be moved aside under it. Nobody may open `lock` by other means in this
  * process: closing that would let go of the lock.
  */
-import { closeSync, lstatSync, mkdirSync, openSync, type Stats } from "node:fs";
+import { accessSync, closeSync, constants, lstatSync, mkdirSync, openSync, type Stats } from "node:fs";
 import { join, resolve } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
@@ -71,6 +71,8 @@ function takeLock(directory: string): DatabaseSync {
   let lock: DatabaseSync | undefined;
   try {
     makePrivate(path);
+    // SQLite would make do with a shared lock.
+    accessSync(path, constants.W_OK);
     lock = new DatabaseSync(path);
     lock.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
     return lock;
