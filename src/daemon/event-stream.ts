@@ -68,14 +68,15 @@ export class EventStreams {
 
   #streamFrom(from: number, disk: string | undefined, cutOff: () => void): ReadableStream<Uint8Array> {
     const over = new AbortController();
+    const events = this.#feed.follow(from, over.signal)[Symbol.asyncIterator]();
     const end = (): void => {
       if (over.signal.aborted) return;
       over.abort();
       this.#closing?.removeEventListener("abort", end);
       this.#followers -= 1;
+      events.return?.().catch(() => {});
     };
     this.#closing?.addEventListener("abort", end);
-    const events = this.#feed.follow(from, over.signal)[Symbol.asyncIterator]();
     let takes = 0;
     let cancelled = false;
     return new ReadableStream<Uint8Array>(

@@ -11,8 +11,7 @@ export interface EventFeed {
   newest(): Promise<number>;
   /**
    * Every event with an id greater than `after`, in order and each once: those that are remembered, then those that happen. What
-   * was pruned is left out. Ends when the signal aborts, without an error; and by itself for a reader that is so slow that its
-   * backlog would outgrow the feed's bound, who goes on by following again from the last id that it has.
+   * was pruned is left out. Ends when the signal aborts, without an error. Keeps next to nothing for a reader that is slow.
    */
   follow(after: number, signal: AbortSignal): AsyncIterable<EventRecord>;
 }
