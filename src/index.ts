@@ -17,6 +17,7 @@ export {
 export { ERROR_TABLE, type ErrorCode, type ErrorContext, StreamdiskError } from "./errors/index.ts";
 export type { SourcePolicy } from "./filters/index.ts";
 export type { CheckResult, FormatName, FormatNode } from "./formats/index.ts";
+export { unixTransport } from "./host/index.ts";
 export {
   type CheckImageOptions,
   type CompareImagesOptions,

@@ -1,0 +1,87 @@
+import type { Disk, Event, Job, MapRun, RouteInput, RouteResult } from "../api/index.ts";
+import type { DaemonClient } from "./daemon-client.ts";
+import type { FollowOptions } from "./event-follower.ts";
+
+type Body<N extends "startStream" | "stepStream" | "resizeDisk" | "replaceSource"> = NonNullable<RouteInput<N>["body"]>;
+
+/** A disk of a daemon, by its name. All amounts are bytes. All throw as `DaemonClient.call` does; `not-found` for one that is not there. */
+export class DiskHandle {
+  readonly name: string;
+  readonly #client: DaemonClient;
+
+  constructor(client: DaemonClient, name: string) {
+    this.#client = client;
+    this.name = name;
+  }
+
+  info(): Promise<Disk> {
+    return this.#client.call("getDisk", { params: this.#params });
+  }
+
+  /** Starts a stream of the whole device. @throws {StreamdiskError} `in-use` when there is one */
+  stream(options: Body<"startStream"> = {}): Promise<Job> {
+    return this.#client.call("startStream", { params: this.#params, body: options });
+  }
+
+  /** How the last stream is. */
+  streamInfo(): Promise<Job> {
+    return this.#client.call("streamInfo", { params: this.#params });
+  }
+
+  /** One increment; `next` is the offset to go on from. */
+  step(options: Body<"stepStream"> = {}): Promise<RouteResult<"stepStream">> {
+    return this.#client.call("stepStream", { params: this.#params, body: options });
+  }
+
+  pause(): Promise<Job> {
+    return this.#client.call("pauseStream", { params: this.#params });
+  }
+
+  resume(): Promise<Job> {
+    return this.#client.call("resumeStream", { params: this.#params });
+  }
+
+  /** Ends the stream; what was fetched stays. */
+  cancel(): Promise<Job> {
+    return this.#client.call("cancelStream", { params: this.#params });
+  }
+
+  /** @param speed bytes a second; null for no limit */
+  setSpeed(speed: number | null): Promise<Job> {
+    return this.#client.call("setSpeed", { params: this.#params, body: { speed } });
+  }
+
+  /** Where each range comes from, in order. */
+  async *map(): AsyncGenerator<MapRun, void, undefined> {
+    for (let offset: number | undefined = 0; offset !== undefined; ) {
+      const page: RouteResult<"diskMap"> = await this.#client.call("diskMap", {
+        params: this.#params,
+        query: { offset },
+      });
+      yield* page.runs;
+      offset = page.next;
+    }
+  }
+
+  resize(options: Body<"resizeDisk">): Promise<Disk> {
+    return this.#client.call("resizeDisk", { params: this.#params, body: options });
+  }
+
+  replaceSource(options: Body<"replaceSource">): Promise<Disk> {
+    return this.#client.call("replaceSource", { params: this.#params, body: options });
+  }
+
+  /** Serves it no more. @param deleteFile whether its file goes too, if the daemon made it */
+  delete({ deleteFile = false }: { readonly deleteFile?: boolean } = {}): Promise<void> {
+    return this.#client.call("deleteDisk", { params: this.#params, query: { deleteFile } });
+  }
+
+  /** What happens to it, as `DaemonClient.watch`. */
+  watch(options: FollowOptions = {}): AsyncGenerator<Event, void, undefined> {
+    return this.#client.watch(options, this.name);
+  }
+
+  get #params(): { readonly disk: string } {
+    return { disk: this.name };
+  }
+}

@@ -1,0 +1,106 @@
+/**
+ * Follows a daemon's events over losses of the line. The id of the last message is kept, and the next line begins after it: a daemon that
+ * is restarted, or a follower that was cut off for being slow, costs time and no event.
+ */
+import type { Event } from "../api/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import { problemError } from "./problem-error.ts";
+import { MessageParser } from "./server-sent-events.ts";
+import type { Transport, TransportResponse } from "./transport.ts";
+
+export interface FollowOptions {
+  /** Only events with a greater id. @default what happens from now */
+  readonly after?: number;
+  readonly signal?: AbortSignal;
+  /** Told when the line is lost, and why; it is tried again by itself. */
+  readonly onLost?: (why: unknown) => void;
+  /** Milliseconds before the first new try; each next one waits twice as long, up to ten seconds. @default 500 */
+  readonly retryMs?: number;
+}
+
+/** A daemon says something every 15 seconds. */
+const SILENCE_MS = 45_000;
+const RETRY_MS = 500;
+const LONGEST_RETRY_MS = 10_000;
+
+/**
+ * Every event, in order and once. Ends when the signal aborts, without an error.
+ *
+ * @param disk only those of one disk
+ * @throws {StreamdiskError} when the daemon refuses; one that is not there is waited for
+ */
+export async function* followEvents(
+  transport: Transport,
+  disk: string | undefined,
+  options: FollowOptions,
+): AsyncGenerator<Event, void, undefined> {
+  const { signal, onLost, retryMs = RETRY_MS } = options;
+  let last = options.after === undefined ? undefined : String(options.after);
+  for (let wait = retryMs; !signal?.aborted; wait = Math.min(wait * 2, LONGEST_RETRY_MS)) {
+    const line = new AbortController();
+    const hangUp = (): void => line.abort();
+    signal?.addEventListener("abort", hangUp);
+    try {
+      for await (const { id, data } of messagesOf(await opened(transport, disk, last, line.signal), hangUp)) {
+        wait = retryMs;
+        last = id ?? last;
+        if (data !== undefined) yield JSON.parse(data) as Event;
+      }
+      onLost?.(new StreamdiskError("source-lost", "The daemon ended the line"));
+    } catch (error) {
+      if (signal?.aborted) return;
+      if (error instanceof StreamdiskError && !error.row.retryable) throw error;
+      onLost?.(error);
+    } finally {
+      line.abort();
+      signal?.removeEventListener("abort", hangUp);
+    }
+    await pause(wait, signal);
+  }
+}
+
+async function opened(
+  transport: Transport,
+  disk: string | undefined,
+  last: string | undefined,
+  signal: AbortSignal,
+): Promise<TransportResponse> {
+  const path = disk === undefined ? "/v1/events" : `/v1/events?disk=${encodeURIComponent(disk)}`;
+  const headers = { Accept: "text/event-stream", ...(last !== undefined && { "Last-Event-ID": last }) };
+  const response = await transport({ method: "GET", path, headers, signal });
+  if (response.status === 200) return response;
+  throw problemError(response.status, await new Response(response.body).text());
+}
+
+async function* messagesOf({ body }: TransportResponse, hangUp: () => void) {
+  if (body === null) return;
+  const parser = new MessageParser();
+  const decoder = new TextDecoder();
+  const reader = body.getReader();
+  let silence = setTimeout(hangUp, SILENCE_MS);
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      clearTimeout(silence);
+      silence = setTimeout(hangUp, SILENCE_MS);
+      yield* parser.push(decoder.decode(value, { stream: true }));
+    }
+  } finally {
+    clearTimeout(silence);
+    reader.cancel().catch(() => {});
+  }
+}
+
+function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted) return resolve();
+    const done = (): void => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal?.addEventListener("abort", done);
+  });
+}
