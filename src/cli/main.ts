@@ -4,6 +4,7 @@
  */
 import { setFlagsFromString } from "node:v8";
 import { reportFailure } from "./failure.ts";
+import { namingHolder } from "./held-by-daemon.ts";
 import { buildProgram, separateSize } from "./program.ts";
 
 /** Shell's code for a process that a closed pipe ended. */
@@ -30,5 +31,5 @@ try {
   const program = await buildProgram(argv);
   await program.parseAsync(argv, { from: "user" });
 } catch (error) {
-  process.exitCode = reportFailure(error);
+  process.exitCode = reportFailure(await namingHolder(error));
 }

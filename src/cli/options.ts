@@ -30,6 +30,32 @@ export function openedAs(flags: ImageFlags): ImageOptions {
   return { format: flags.format, allowBacking: allowed(flags), sourceOptions: told(flags) };
 }
 
+/** What only an image that is opened here has a use for. */
+const FILE_FLAGS = {
+  format: "--format",
+  allowBacking: "--allow-backing",
+  sourceTlsCertificates: "--source-tls-certificates",
+  sourceTlsPskFile: "--source-tls-psk-file",
+  sourceCaFile: "--source-ca-file",
+  chain: "--chain",
+  base: "--base",
+  window: "--window",
+  retryFor: "--retry-for",
+} as const;
+
+/**
+ * @param disk a disk of the daemon, which opens its image itself
+ * @throws {StreamdiskError} `invalid-argument` for an option that is for files
+ */
+export function refuseFileFlags(disk: string, flags: object): void {
+  const said = flags as Readonly<Record<string, unknown>>;
+  const named = Object.entries(FILE_FLAGS).find(([name]) => said[name] !== undefined)?.[1];
+  const given = said["detectZeroes"] === false ? "--no-detect-zeroes" : named;
+  if (given === undefined) return;
+  const message = `'${disk}' is a disk of the daemon, and '${given}' is for files; for a file write ./${disk}`;
+  throw new StreamdiskError("invalid-argument", message);
+}
+
 /** Adds what every command takes that may open a URI. */
 export function sourceOptions(command: Command): Command {
   return command

@@ -2,8 +2,8 @@
  * The command line as a whole: which commands there are. Only the module of the command that is called is loaded, so that
  * start-up stays fast whatever the others need.
  */
-import { readFileSync } from "node:fs";
 import { Command } from "commander";
+import { packageVersion } from "./version.ts";
 
 /** What a command's module exports: it adds arguments, options, help and the action. */
 export interface CommandModule {
@@ -30,6 +30,16 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: "serve an image over NBD while what it lacks is fetched",
     load: () => import("./commands/serve.ts"),
   },
+  daemon: { summary: "keep disks, exports and streams for good", load: () => import("./commands/daemon.ts") },
+  disk: { summary: "make, list and change disks of the daemon", load: () => import("./commands/disk.ts") },
+  export: { summary: "offer images to others by the daemon", load: () => import("./commands/export.ts") },
+  source: { summary: "list where disks of the daemon come from", load: () => import("./commands/source.ts") },
+  pause: { summary: "pause the stream of a disk, also over restarts", load: () => import("./commands/pause.ts") },
+  resume: { summary: "let a paused stream go on", load: () => import("./commands/resume.ts") },
+  cancel: { summary: "end the stream of a disk early", load: () => import("./commands/cancel.ts") },
+  speed: { summary: "change the limit of a stream", load: () => import("./commands/speed.ts") },
+  jobs: { summary: "list the streams of the daemon", load: () => import("./commands/jobs.ts") },
+  events: { summary: "show what has happened to disks of the daemon", load: () => import("./commands/events.ts") },
   nbd: { summary: "show what an NBD server offers", load: () => import("./commands/nbd.ts") },
   doctor: { summary: "show what works on this machine and what does not", load: () => import("./commands/doctor.ts") },
   demo: {
@@ -42,7 +52,7 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
 export async function buildProgram(argv: readonly string[], all = false): Promise<Command> {
   const program = new Command("streamdisk")
     .description("Start a virtual machine before its disk has arrived, and fill the disk in.")
-    .version(version(), "-V, --version", "print the version")
+    .version(packageVersion(), "-V, --version", "print the version")
     .helpOption("-h, --help", "show this help")
     .helpCommand("help [command]", "show the help of a command")
     .addHelpText("after", `\nStart with:\n  streamdisk demo\n  streamdisk help stream`);
@@ -72,9 +82,4 @@ function forbidExit(command: Command): void {
 
 function sentence(summary: string): string {
   return `${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`;
-}
-
-function version(): string {
-  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
 }

@@ -10,6 +10,7 @@
  * A name that fits two rows, or that names a disk while a file of that name lies here, is an error that lists both.
  */
 import { existsSync } from "node:fs";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { StreamdiskError } from "../errors/index.ts";
 
@@ -52,6 +53,20 @@ export function parseTarget(text: string, exists: (path: string) => boolean = ex
   return { kind: "disk", name: text };
 }
 
+/** The name of an argument that must be a disk of the daemon: with or without `disk:`. */
+export function diskName(text: string): string {
+  return text.startsWith("disk:") ? forced(text, "disk:") : text;
+}
+
+/**
+ * What the daemon is told of a place: a URI as it stands, a path from here. A bare name that is not here is one in the daemon's image
+ * directory.
+ */
+export function placeForDaemon(text: string, exists: (path: string) => boolean = existsSync): string {
+  if (/^[a-z][a-z0-9+.-]*:/i.test(text)) return text;
+  return text.includes("/") || exists(text) ? resolve(text) : text;
+}
+
 /**
  * What the library opens for an argument: a path, or a URI as it stands.
  *
@@ -78,7 +93,10 @@ export function filePath(text: string): string {
     case "domain":
       throw notYet(`'${text}' is the disk '${target.device}' of the domain '${target.domain}'`, fileHint(text));
     case "disk":
-      throw notYet(`'${text}' names a disk of the daemon`, fileHint(target.name));
+      throw new StreamdiskError(
+        "unsupported",
+        `'${text}' names a disk of the daemon, and this needs a file; ${fileHint(target.name)}. For disks see 'streamdisk disk --help'`,
+      );
   }
 }
 

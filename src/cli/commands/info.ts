@@ -1,21 +1,32 @@
 import type { Command } from "commander";
 import type { SnapshotDetails } from "../../formats/index.ts";
 import { type ImageInfo, imageChainInfo, imageInfo } from "../../image/index.ts";
+import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { helpAfter } from "../help.ts";
-import { type ImageFlags, imageOptions, openedAs } from "../options.ts";
+import { type ImageFlags, imageOptions, openedAs, refuseFileFlags } from "../options.ts";
 import { columns, printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
-import { imageReference } from "../targets.ts";
+import { imageReference, parseTarget } from "../targets.ts";
 import { formatSize } from "../units.ts";
 
-interface Flags extends ImageFlags {
+interface Flags extends ImageFlags, DaemonFlags {
   readonly chain?: boolean;
 }
 
 export function define(command: Command): void {
-  command.argument("<image>", "the image").option("--chain", "describe every image of the backing chain too");
-  imageOptions(command)
-    .addHelpText("after", helpAfter(["streamdisk info vm1.qcow2", "streamdisk info vm1.qcow2 --chain --json"]))
+  command
+    .argument("<image>", "the image, or a disk of the daemon")
+    .option("--chain", "describe every image of the backing chain too");
+  daemonOptions(imageOptions(command))
+    .addHelpText(
+      "after",
+      helpAfter(["streamdisk info vm1.qcow2", "streamdisk info vm1.qcow2 --chain --json", "streamdisk info vm1"]),
+    )
     .action(async (image: string, flags: Flags) => {
+      const target = parseTarget(image);
+      if (target.kind === "disk") {
+        refuseFileFlags(target.name, flags);
+        return (await import("../disk-show.ts")).showDisk(target.name, flags);
+      }
       const path = imageReference(image);
       const options = openedAs(flags);
       const infos = flags.chain ? await imageChainInfo(path, options) : [await imageInfo(path, options)];

@@ -1,15 +1,21 @@
 import type { Command } from "commander";
 import { type ImageOptions, imageChainInfo, imageMap, type MapEntry } from "../../image/index.ts";
+import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { helpAfter } from "../help.ts";
-import { type ImageFlags, imageOptions, openedAs } from "../options.ts";
+import { type ImageFlags, imageOptions, openedAs, refuseFileFlags } from "../options.ts";
 import { printLines, printWarnings } from "../output.ts";
-import { imageReference } from "../targets.ts";
+import { imageReference, parseTarget } from "../targets.ts";
 
 export function define(command: Command): void {
-  command.argument("<image>", "the image");
-  imageOptions(command)
+  command.argument("<image>", "the image, or a disk of the daemon");
+  daemonOptions(imageOptions(command))
     .addHelpText("after", helpAfter(["streamdisk map vm1.qcow2", "streamdisk map vm1.qcow2 --json"]))
-    .action(async (image: string, flags: ImageFlags) => {
+    .action(async (image: string, flags: ImageFlags & DaemonFlags) => {
+      const target = parseTarget(image);
+      if (target.kind === "disk") {
+        refuseFileFlags(target.name, flags);
+        return (await import("../disk-map.ts")).printDiskMap(target.name, flags);
+      }
       const path = imageReference(image);
       const options = openedAs(flags);
       if (flags.json) await printMap(imageMap(path, options));

@@ -8,6 +8,7 @@ import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { helpAfter } from "../help.ts";
 import { Interrupted, interruptible } from "../interrupt.ts";
+import { parseCount, parseMode, parsePort } from "../numbers.ts";
 import { type ImageFlags, imageOptions, openedAs, parseFormat } from "../options.ts";
 import { calledCommand, printJsonLine, printLines, printWarnings } from "../output.ts";
 import { libvirtDisk, ServeStatus } from "../serve-report.ts";
@@ -41,6 +42,7 @@ interface Flags extends ImageFlags {
 
 export function define(command: Command): void {
   command
+    .addHelpText("before", "For one disk, until Ctrl-C. To keep disks for good, over restarts and reboots: daemon.\n")
     .argument("<image>", "the image to serve")
     .option("--backing <ref>", "backing file, in place of what the image says; a new image records it")
     .option("--backing-format <format>", "format of the backing file", parseFormat)
@@ -225,20 +227,4 @@ function defined<T extends object>(values: T): { [K in keyof T]: Exclude<T[K], u
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]: Exclude<T[K], undefined>;
   };
-}
-
-function parsePort(text: string): number {
-  const port = parseCount(text);
-  if (port <= 65535) return port;
-  throw new StreamdiskError("invalid-argument", `'${text}' is not a port: they end at 65535`);
-}
-
-function parseMode(text: string): number {
-  if (/^0?[0-7]{3}$/.test(text)) return Number.parseInt(text, 8);
-  throw new StreamdiskError("invalid-argument", `'${text}' is not a mode: write three octal digits, such as 660`);
-}
-
-function parseCount(text: string): number {
-  if (/^\d{1,9}$/.test(text)) return Number(text);
-  throw new StreamdiskError("invalid-argument", `'${text}' is not a whole number`);
 }

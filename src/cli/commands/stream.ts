@@ -1,16 +1,19 @@
 import { type Command, Option } from "commander";
 import { StreamdiskError } from "../../errors/index.ts";
 import { stepImage, streamImage } from "../../image/index.ts";
+import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { helpAfter } from "../help.ts";
 import { interruptible } from "../interrupt.ts";
-import { type ImageFlags, imageOptions, openedAs } from "../options.ts";
+import { type ImageFlags, imageOptions, openedAs, refuseFileFlags } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
 import { progressOption } from "../progress.ts";
 import { StreamReport } from "../stream-report.ts";
-import { filePath } from "../targets.ts";
+import { filePath, parseTarget } from "../targets.ts";
 import { parseDuration, parseRate, parseSize } from "../units.ts";
 
-interface Flags extends ImageFlags {
+interface Flags extends ImageFlags, DaemonFlags {
+  readonly detach?: boolean;
+  readonly priority?: number;
   readonly base?: string;
   readonly speed?: number;
   readonly window?: number;
@@ -27,7 +30,7 @@ const EXIT_STEPS_DONE = 10;
 
 export function define(command: Command): void {
   command
-    .argument("<image>", "the overlay to fill; it stands alone afterwards")
+    .argument("<image>", "the overlay to fill, or a disk of the daemon; it stands alone afterwards")
     .option("--base <file>", "image of the chain that stays the backing file")
     .option("--speed <rate>", "bytes a second at most, for example 50M", parseRate)
     .option("--window <size>", "bytes under way at once; without it, adapted between 4M and 64M", parseSize)
@@ -42,13 +45,21 @@ export function define(command: Command): void {
     )
     .option("--offset <size>", "with --step: where to look; without it, at the first missing range", parseSize)
     .option("--length <size>", "with --step: bytes to copy at most; without it, 1M", parseSize);
-  progressOption(imageOptions(command))
+  command
+    .option("--detach", "of a disk of the daemon: start it and return")
+    .option(
+      "--priority <number>",
+      "of a disk of the daemon: the higher one goes first, from -100 to 100",
+      parsePriority,
+    );
+  progressOption(daemonOptions(imageOptions(command)))
     .addHelpText(
       "after",
       helpAfter(
         [
           "streamdisk stream vm1.qcow2",
           "streamdisk stream vm1.qcow2 --speed 50M --base /images/debian.qcow2",
+          "streamdisk stream vm1 --detach",
           "while streamdisk stream vm1.qcow2 --step --length 64M; do sleep 1; done",
         ],
         {
@@ -61,10 +72,29 @@ export function define(command: Command): void {
       if (!flags.step && (flags.offset !== undefined || flags.length !== undefined)) {
         throw new StreamdiskError("invalid-argument", "Options '--offset' and '--length' need '--step'");
       }
+      const target = parseTarget(image);
+      if (target.kind === "disk") return streamOfDaemon(target.name, flags);
       const path = filePath(image);
+      for (const [name, option] of OF_DAEMON) {
+        if (flags[name] !== undefined)
+          throw new StreamdiskError("invalid-argument", `Option '${option}' is for disks of the daemon`);
+      }
       if (flags.step) await step(path, flags);
       else await stream(path, flags);
     });
+}
+
+const OF_DAEMON = [
+  ["detach", "--detach"],
+  ["priority", "--priority"],
+  ["daemon", "--daemon"],
+] as const;
+
+async function streamOfDaemon(disk: string, flags: Flags): Promise<void> {
+  refuseFileFlags(disk, flags);
+  const { stepDisk, streamDisk } = await import("../disk-stream.ts");
+  if (!flags.step) await streamDisk(disk, flags);
+  else if (await stepDisk(disk, flags)) process.exitCode = EXIT_STEPS_DONE;
 }
 
 async function stream(path: string, flags: Flags): Promise<void> {
@@ -89,4 +119,10 @@ async function step(path: string, flags: Flags): Promise<void> {
   if (flags.json) printJson(result);
   else printLines(String(result.next));
   if (result.done) process.exitCode = EXIT_STEPS_DONE;
+}
+
+function parsePriority(text: string): number {
+  const priority = Number(text);
+  if (/^-?\d{1,3}$/.test(text) && Math.abs(priority) <= 100) return priority;
+  throw new StreamdiskError("invalid-argument", `'${text}' is not a priority: write a whole number from -100 to 100`);
 }

@@ -1,0 +1,136 @@
+import { isIP } from "node:net";
+import type { Command } from "commander";
+import { readSettings, type SettingsFlags, startDaemon } from "../../daemon/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
+import { helpAfter } from "../help.ts";
+import { Interrupted, interruptible } from "../interrupt.ts";
+import { parseCount, parseMode, parsePort } from "../numbers.ts";
+import { printJsonLine, printLines, printWarnings } from "../output.ts";
+import { parseRate } from "../units.ts";
+import { packageVersion } from "../version.ts";
+
+interface Flags {
+  readonly stateDirectory?: string;
+  readonly imageDirectory?: string;
+  readonly config?: string;
+  readonly socket?: string;
+  readonly socketMode?: number;
+  readonly socketGroup?: string;
+  readonly port?: number;
+  readonly bind?: string;
+  readonly tokenFile?: string;
+  readonly tlsCertificates?: string;
+  readonly allow?: readonly string[];
+  readonly maxStreams?: number;
+  readonly speed?: number;
+  readonly keepEvents?: number;
+  readonly keepJobs?: number;
+  readonly logLevel?: NonNullable<SettingsFlags["logLevel"]>;
+  readonly rebuildStore?: boolean;
+  readonly json?: boolean;
+}
+
+const LOG_LEVELS = ["debug", "info", "warn", "error", "silent"] as const;
+
+export function define(command: Command): void {
+  command
+    .addHelpText(
+      "before",
+      "Keeps disks for good: over restarts, kill -9 and reboots. For one disk, until Ctrl-C: serve.\n",
+    )
+    .option(
+      "--state-directory <dir>",
+      "where it remembers; without it /var/lib/streamdisk for root, else in ~/.local/state",
+    )
+    .option("--config <file>", "settings (JSON); without it /etc/streamdisk/daemon.json for root, else in ~/.config")
+    .option("--image-directory <dir>", "where it makes images; without it 'images' in the state directory")
+    .option(
+      "--allow <place>",
+      "path or beginning of a URI that images and sources may lie below too (repeatable)",
+      more,
+    )
+    .option("--socket <path>", "Unix socket of the API; without it 'daemon.sock' in the state directory")
+    .option("--socket-mode <mode>", "permissions of that socket, octal; without it, 600", parseMode)
+    .option("--socket-group <gid>", "group of that socket, by name or number")
+    .option("--port <number>", "the API on TCP too; 0 takes a free port", parsePort)
+    .option("--bind <address>", "with --port: the address to listen on; without it, loopback")
+    .option(
+      "--token-file <file>",
+      "what callers over TCP must know, made if it is not there; without it 'token' in the state directory",
+    )
+    .option("--tls-certificates <dir>", "the API over TCP by TLS, with server-cert.pem and server-key.pem from there")
+    .option("--max-streams <number>", "streams that run at once; without it, 4", parseCount)
+    .option("--speed <rate>", "bytes a second at most of a stream that says none, for example 50M", parseRate)
+    .option("--keep-events <number>", "how many events are remembered; without it, 10000", parseCount)
+    .option("--keep-jobs <number>", "how many streams that have ended are remembered; without it, 1000", parseCount)
+    .option("--log-level <level>", `${LOG_LEVELS.join(", ")}; without it, info`, parseLevel)
+    .option("--rebuild-store", "when what it remembers is damaged: keep that aside and begin anew")
+    .option("--json", "print where it listens as JSON")
+    .addHelpText(
+      "after",
+      helpAfter([
+        "streamdisk daemon",
+        "streamdisk daemon --state-directory ./state --allow ./images --allow https://images.example/",
+        "streamdisk daemon --port 8080 --max-streams 8 --json",
+      ]),
+    )
+    .action(run);
+}
+
+async function run(flags: Flags): Promise<void> {
+  const file = flags.config === undefined ? {} : { file: flags.config };
+  const settings = await readSettings({ ...file, flags: settingsFlags(flags) });
+  try {
+    await interruptible(async (signal) => {
+      const daemon = await startDaemon(settings, {
+        version: packageVersion(),
+        ...(flags.rebuildStore !== undefined && { rebuildStore: flags.rebuildStore }),
+      });
+      try {
+        printWarnings(daemon.notes);
+        const { addresses, disks, exports } = daemon;
+        if (flags.json) printJsonLine({ event: "listening", addresses, disks, exports });
+        else printLines(`Listening at ${addresses.join(" and ")}; ${disks} disks and ${exports} exports are served`);
+        await new Promise((_, reject) => {
+          if (signal.aborted) reject(signal.reason);
+          signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+        });
+      } finally {
+        await daemon.close();
+      }
+    });
+  } catch (error) {
+    // To be asked to end is no failure.
+    if (Interrupted.behind(error) === undefined) throw error;
+    if (!flags.json) printLines("All is closed in order; it goes on where it was when it is started again");
+  }
+}
+
+function settingsFlags(flags: Flags): SettingsFlags {
+  const { stateDirectory, imageDirectory, allow, socket, socketMode, socketGroup } = flags;
+  const { port, bind, tokenFile, tlsCertificates, maxStreams, speed, keepEvents, keepJobs, logLevel } = flags;
+  if (bind !== undefined && port === undefined) {
+    throw new StreamdiskError("invalid-argument", "Option '--bind' needs '--port'");
+  }
+  if (bind !== undefined && isIP(bind) === 0) {
+    throw new StreamdiskError("invalid-argument", `Option '--bind' takes an IP address, and '${bind}' is none`);
+  }
+  if (maxStreams === 0) throw new StreamdiskError("invalid-argument", "At least one stream must be able to run");
+  const said = {
+    ...{ stateDirectory, imageDirectory, allow, socket, socketMode, socketGroup },
+    ...{ tokenFile, tlsCertificates, maxStreams, speed, logLevel },
+    listen: port === undefined ? undefined : { host: bind ?? "127.0.0.1", port },
+    keep: { events: keepEvents, jobs: keepJobs },
+  };
+  return said as SettingsFlags;
+}
+
+function more(place: string, before: readonly string[] = []): readonly string[] {
+  return [...before, place];
+}
+
+function parseLevel(text: string): (typeof LOG_LEVELS)[number] {
+  const level = LOG_LEVELS.find((name) => name === text);
+  if (level !== undefined) return level;
+  throw new StreamdiskError("invalid-argument", `'${text}' is no level of a log; use ${LOG_LEVELS.join(", ")}`);
+}

@@ -1,0 +1,183 @@
+import type { Command } from "commander";
+import type { SourcePolicy } from "../../filters/index.ts";
+import type { FormatName } from "../../formats/index.ts";
+import { withDaemon } from "../daemon-link.ts";
+import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
+import { disksTable } from "../disk-lines.ts";
+import { printDiskMap } from "../disk-map.ts";
+import { showDisk } from "../disk-show.ts";
+import { helpAfter } from "../help.ts";
+import { jsonOption, parseFormat } from "../options.ts";
+import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
+import { parseSourcePolicy } from "../source-policy.ts";
+import { diskName, placeForDaemon } from "../targets.ts";
+import { parseRate, parseSize } from "../units.ts";
+
+interface CreateFlags extends DaemonFlags {
+  readonly image?: string;
+  readonly adopt?: string;
+  readonly format?: FormatName;
+  readonly size?: number;
+  readonly backing?: string;
+  readonly backingFormat?: FormatName;
+  readonly readOnly?: boolean;
+  readonly copyOnRead: boolean;
+  readonly onSourceError?: SourcePolicy;
+  readonly stream?: boolean;
+  readonly speed?: number;
+}
+
+export function define(command: Command): void {
+  command.addHelpText(
+    "after",
+    helpAfter([
+      "streamdisk disk create vm1 --backing https://images.example/debian.qcow2 --stream",
+      "streamdisk disk ls --json | jq '.[].name'",
+    ]),
+  );
+  defineCreate(command);
+  defineLists(command);
+  defineChanges(command);
+}
+
+function subcommand(parent: Command, name: string, summary: string, ...examples: string[]): Command {
+  const made = parent.command(name).description(`${summary}.`).summary(summary);
+  return jsonOption(daemonOptions(made)).addHelpText("after", helpAfter(examples));
+}
+
+function defineCreate(parent: Command): void {
+  subcommand(
+    parent,
+    "create",
+    "make a disk over a source, or adopt an image, and serve it from then on",
+    "streamdisk disk create vm1 --backing https://images.example/debian.qcow2 --stream",
+    "streamdisk disk create vm2 --adopt ./vm2.qcow2 --on-source-error hold:1m,pause",
+  )
+    .argument("<name>", "what it shall be called")
+    .option("--backing <ref>", "what lies below it: a path or a URI")
+    .option("--backing-format <format>", "format of that; without it, its first bytes decide", parseFormat)
+    .option("--size <size>", "virtual size; without it, that of the backing file", parseSize)
+    .option("--image <path>", "where to make the file; without it NAME.FORMAT in the daemon's image directory")
+    .option("--adopt <path>", "an image that is there already, which the daemon never deletes")
+    .option(
+      "-f, --format <format>",
+      "format of the image; of a new one without it qcow2, or by its extension",
+      parseFormat,
+    )
+    .option("-r, --read-only", "with --adopt: guests can only read")
+    .option("--no-copy-on-read", "do not keep what guests read from the backing file")
+    .option("--on-source-error <policy>", "what a read of a lost source gets: as for serve", parseSourcePolicy)
+    .option("--stream", "fetch what is missing while guests run, then break the link to the backing file")
+    .option("--speed <rate>", "with --stream: bytes a second at most, for example 50M", parseRate)
+    .action(create);
+}
+
+async function create(name: string, flags: CreateFlags): Promise<void> {
+  const { adopt, format, size, backing, backingFormat, readOnly, copyOnRead, onSourceError, speed } = flags;
+  const image = adopt ?? flags.image;
+  await withDaemon(flags, async (client) => {
+    const disk = await client.call("createDisk", {
+      body: {
+        name: diskName(name),
+        copyOnRead,
+        adopt: adopt !== undefined,
+        ...(image !== undefined && { image: placeForDaemon(image) }),
+        ...(format !== undefined && { format }),
+        ...(size !== undefined && { size }),
+        ...(backing !== undefined && { backing: placeForDaemon(backing) }),
+        ...(backingFormat !== undefined && { backingFormat }),
+        ...(readOnly !== undefined && { readOnly }),
+        ...(onSourceError !== undefined && { onSourceError: sentPolicy(onSourceError) }),
+        ...((flags.stream || speed !== undefined) && { stream: speed === undefined ? true : { speed } }),
+      },
+    });
+    printWarnings(disk.warnings);
+    if (flags.json) printJson(disk);
+    else printLines(`'${disk.name}' is served at ${disk.uri ?? "-"}`);
+  });
+}
+
+function sentPolicy({ holdMs, afterwards }: SourcePolicy) {
+  return { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards };
+}
+
+function defineLists(parent: Command): void {
+  subcommand(parent, "ls", "list the disks", "streamdisk disk ls", "streamdisk disk ls --json").action(
+    async (flags: DaemonFlags) => {
+      await withDaemon(flags, async (client) => {
+        const disks = [];
+        for (let after: string | undefined; ; ) {
+          const page = await client.call("listDisks", {
+            query: { limit: 1000, ...(after !== undefined && { after }) },
+          });
+          disks.push(...page.disks);
+          after = page.next;
+          if (after === undefined) break;
+        }
+        if (flags.json) printJson(disks);
+        else printLines(...disksTable(disks));
+      });
+    },
+  );
+  subcommand(parent, "show", "show all of one disk", "streamdisk disk show vm1")
+    .argument("<disk>", "the disk")
+    .action((name: string, flags: DaemonFlags) => showDisk(diskName(name), flags));
+  subcommand(parent, "map", "show where each range of a disk comes from", "streamdisk disk map vm1")
+    .argument("<disk>", "the disk")
+    .action((name: string, flags: DaemonFlags) => printDiskMap(diskName(name), flags));
+}
+
+function defineChanges(parent: Command): void {
+  subcommand(parent, "rm", "serve a disk no more; its file stays", "streamdisk disk rm vm1 --delete-file")
+    .argument("<disk>", "the disk")
+    .option("--delete-file", "delete its file too, which the daemon must have made")
+    .action(async (name: string, flags: DaemonFlags & { readonly deleteFile?: boolean }) => {
+      const disk = diskName(name);
+      await withDaemon(flags, async (client) => {
+        await client.call("deleteDisk", { params: { disk }, query: { deleteFile: flags.deleteFile ?? false } });
+      });
+      if (flags.json) printJson({ name: disk, "file-deleted": flags.deleteFile ?? false });
+      else printLines(`'${disk}' is served no more; its file ${flags.deleteFile ? "is deleted" : "stays"}`);
+    });
+  subcommand(parent, "resize", "change the virtual size of a disk", "streamdisk disk resize vm1 20G")
+    .argument("<disk>", "the disk")
+    .argument("<size>", "the new virtual size", parseSize)
+    .option("--shrink", "allow a smaller size: what lies beyond it is lost")
+    .action(async (name: string, length: number, flags: DaemonFlags & { readonly shrink?: boolean }) => {
+      await withDaemon(flags, async (client) => {
+        const body = { length, shrink: flags.shrink ?? false };
+        const disk = await client.call("resizeDisk", { params: { disk: diskName(name) }, body });
+        if (flags.json) printJson(disk);
+        else
+          printLines(
+            `'${disk.name}' has ${sizeWithBytes(disk.length ?? length)} now; guests see it when they connect again`,
+          );
+      });
+    });
+  subcommand(
+    parent,
+    "replace-source",
+    "name another place for what is missing, when the source has moved",
+    "streamdisk disk replace-source vm1 https://new.example/debian.qcow2",
+  )
+    .argument("<disk>", "the disk")
+    .argument("<ref>", "the new place: a path or a URI")
+    .option("--backing-format <format>", "format of what is there; without it, its first bytes decide", parseFormat)
+    .option("--force", "also when it differs, or cannot be read")
+    .action(
+      async (
+        name: string,
+        place: string,
+        flags: DaemonFlags & { readonly backingFormat?: FormatName; readonly force?: boolean },
+      ) => {
+        await withDaemon(flags, async (client) => {
+          const { backingFormat, force = false } = flags;
+          const body = { backing: placeForDaemon(place), force, ...(backingFormat !== undefined && { backingFormat }) };
+          const disk = await client.call("replaceSource", { params: { disk: diskName(name) }, body });
+          printWarnings(disk.warnings);
+          if (flags.json) printJson(disk);
+          else printLines(`'${disk.name}' comes from '${disk.backing ?? "nowhere"}' now`);
+        });
+      },
+    );
+}

@@ -1,0 +1,6 @@
+import type { Command } from "commander";
+import { defineJobCommand } from "../job-command.ts";
+
+export function define(command: Command): void {
+  defineJobCommand(command, "pauseStream", "streamdisk pause vm1");
+}
