@@ -2,7 +2,10 @@ import type { Disk, Event, Job, MapRun, RouteInput, RouteResult } from "../api/i
 import type { DaemonClient } from "./daemon-client.ts";
 import type { FollowOptions } from "./event-follower.ts";
 
-type Body<N extends "startStream" | "stepStream" | "resizeDisk" | "replaceSource"> = NonNullable<RouteInput<N>["body"]>;
+type StreamOptions = NonNullable<RouteInput<"startStream">["body"]>;
+type StepOptions = NonNullable<RouteInput<"stepStream">["body"]>;
+type ResizeOptions = RouteInput<"resizeDisk">["body"];
+type ReplaceOptions = RouteInput<"replaceSource">["body"];
 
 /** A disk of a daemon, by its name. All amounts are bytes. All throw as `DaemonClient.call` does; `not-found` for one that is not there. */
 export class DiskHandle {
@@ -19,7 +22,7 @@ export class DiskHandle {
   }
 
   /** Starts a stream of the whole device. @throws {StreamdiskError} `in-use` when there is one */
-  stream(options: Body<"startStream"> = {}): Promise<Job> {
+  stream(options: StreamOptions = {}): Promise<Job> {
     return this.#client.call("startStream", { params: this.#params, body: options });
   }
 
@@ -29,7 +32,7 @@ export class DiskHandle {
   }
 
   /** One increment; `next` is the offset to go on from. */
-  step(options: Body<"stepStream"> = {}): Promise<RouteResult<"stepStream">> {
+  step(options: StepOptions = {}): Promise<RouteResult<"stepStream">> {
     return this.#client.call("stepStream", { params: this.#params, body: options });
   }
 
@@ -63,11 +66,11 @@ export class DiskHandle {
     }
   }
 
-  resize(options: Body<"resizeDisk">): Promise<Disk> {
+  resize(options: ResizeOptions): Promise<Disk> {
     return this.#client.call("resizeDisk", { params: this.#params, body: options });
   }
 
-  replaceSource(options: Body<"replaceSource">): Promise<Disk> {
+  replaceSource(options: ReplaceOptions): Promise<Disk> {
     return this.#client.call("replaceSource", { params: this.#params, body: options });
   }
 
