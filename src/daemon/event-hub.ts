@@ -29,7 +29,6 @@ export class EventHub implements EventFeed {
   readonly #keep: DaemonSettings["keep"];
   #wake = Promise.withResolvers<void>();
   #last: Promise<void> = Promise.resolve();
-  #newest = 0;
   #added = 0;
 
   /** @param keep how much is remembered */
@@ -49,7 +48,7 @@ export class EventHub implements EventFeed {
 
   async #add(event: Omit<EventRecord, "id">): Promise<void> {
     try {
-      this.#newest = (await this.#store.addEvent(event)).id;
+      await this.#store.addEvent(event);
       if (++this.#added % PRUNE_EVERY === 0) await this.#store.prune(this.#keep);
     } catch (error) {
       this.#log.error({ err: error, event: event.type }, "An event could not be remembered");
@@ -70,7 +69,7 @@ export class EventHub implements EventFeed {
 
   async newest(): Promise<number> {
     await this.#last;
-    return this.#newest;
+    return await this.#store.lastEvent();
   }
 
   async *follow(after: number, signal: AbortSignal): AsyncGenerator<EventRecord, void, undefined> {
