@@ -2,8 +2,8 @@
  * The daemon: what it remembers (a `Store`), the disks and exports that it has open, the streams that run. It answers the calls of the
  * API; how they come to it is not its business.
  *
- * Order of a start: disks and exports, on the sockets that they had, all at once with a bound, and none waits for another that
- * fails; each disk's job goes on as soon as the disk is open. Order of an end: no new streams, then disks and exports (clients
+ * Order of a start: disks and exports, on the sockets that they had, several at once, and none waits for another that fails; when
+ * each has been tried, or has had its time, the jobs of those that are open, and of the others when they are. Order of an end: no new streams, then disks and exports (clients
  * first, then what feeds them, then the image), then what is left to remember.
  *
  * After kill -9 nothing is lost that was acknowledged: the images keep what guests wrote (see docs/durability.md), and every act that
@@ -77,6 +77,7 @@ export class Daemon implements Service, AsyncDisposable {
       timer = setTimeout(resolve, PATIENCE_MS);
     });
     await Promise.race([this.#restoring, patience]).finally(() => clearTimeout(timer));
+    this.#runner.begin();
   }
 
   /** What happens, for those who look on. */

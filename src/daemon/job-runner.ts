@@ -70,6 +70,8 @@ export class JobRunner {
   readonly #active = new Map<string, Active>();
   readonly #attached = new Map<string, Attached>();
   #writes: Promise<void> = Promise.resolve();
+  /** Not before what is served has been given a chance to be, and not after the end. */
+  #mayRun = false;
   #stopped = false;
 
   constructor({ store, events, log, maxStreams }: JobRunnerOptions) {
@@ -199,6 +201,7 @@ export class JobRunner {
 
   /** Starts nothing more, and writes down how far all are. States stay what they are: jobs go on with the next start. */
   stop(): void {
+    this.#mayRun = false;
     this.#stopped = true;
     for (const active of this.#active.values()) this.#logged(this.#save(active));
   }
@@ -208,8 +211,14 @@ export class JobRunner {
     return this.#writes;
   }
 
+  /** From now on jobs get their turns. */
+  begin(): void {
+    this.#mayRun = true;
+    this.#fill();
+  }
+
   #fill(): void {
-    if (this.#stopped) return;
+    if (!this.#mayRun) return;
     const possible = [...this.#active].filter(([id]) => this.#attached.has(id)).map(([, { record }]) => record);
     for (const { disk } of nextToRun(possible, this.#maxStreams)) void this.#run(disk);
   }

@@ -8,7 +8,7 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Event } from "../../src/client/index.ts";
+import type { Disk, Event } from "../../src/client/index.ts";
 import { StreamdiskError } from "../../src/errors/index.ts";
 import { connectNbd, type NbdNode } from "../../src/nbd/index.ts";
 import { cliOk, noise, temporaryDirectory } from "../support/cli.ts";
@@ -138,8 +138,13 @@ class Guest {
     }
   }
 
-  async stop(): Promise<void> {
+  /** Comes back no more. */
+  leave(): void {
     this.#over = true;
+  }
+
+  async stop(): Promise<void> {
+    this.leave();
     await this.running;
   }
 }
@@ -169,6 +174,17 @@ async function makeDisks({ daemon, base }: Setting): Promise<Map<string, string>
   return uris;
 }
 
+/** The disks, when each is served or has failed. A start does not wait for ever for those that take long. */
+async function allServed({ daemon }: Setting): Promise<Map<string, Disk>> {
+  for (;;) {
+    const { disks } = await daemon.client.call("listDisks", {});
+    if (disks.every(({ uri, error }) => uri !== undefined || error !== undefined)) {
+      return new Map(disks.map((disk) => [disk.name, disk]));
+    }
+    await sleep(50);
+  }
+}
+
 /** Kills the daemon while an order is under way, starts it again, and looks whether everything is there. */
 async function killOnce(setting: Setting, uris: ReadonlyMap<string, string>, round: number): Promise<number> {
   const { daemon, random, base } = setting;
@@ -186,8 +202,7 @@ async function killOnce(setting: Setting, uris: ReadonlyMap<string, string>, rou
   await daemon.start();
   const outage = performance.now() - diedAt;
 
-  const { disks } = await daemon.client.call("listDisks", {});
-  const found = new Map(disks.map((disk) => [disk.name, disk]));
+  const found = await allServed(setting);
   if (wasMade) assert(found.has(extra), `${extra} was acknowledged`);
   const made = found.get(extra);
   if (made !== undefined) {
@@ -288,6 +303,10 @@ test(`${KILLS} times kill -9 of the daemon under ${DISKS} disks: nothing is lost
   const guests = Array.from({ length: DISKS }, (_, index) => {
     const name = nameOf(index);
     return new Guest(name, uris.get(name) ?? "", new Model(content), rng(`daemon-kill ${name}`));
+  });
+  // A failure must not leave them knocking.
+  t.after(() => {
+    for (const guest of guests) guest.leave();
   });
   const outages: number[] = [];
   for (let round = 0; round < KILLS; round++) {
