@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { test } from "node:test";
 import { StreamdiskError } from "../errors/index.ts";
-import { filePath, imageReference, parseTarget, type Target } from "./targets.ts";
+import { diskName, filePath, imageReference, parseTarget, placeForDaemon, type Target } from "./targets.ts";
 
 const never = () => false;
 const always = () => true;
@@ -63,7 +64,7 @@ test("names of nothing are refused", () => {
   assert.throws(() => parseTarget("file://elsewhere/x", never), code("invalid-argument", /file:\/\/elsewhere/));
 });
 
-test("what is no file is not supported yet, and the message says what to write", () => {
+test("what is no file is refused where a file is needed, and the message says what to write", () => {
   assert.equal(filePath("./no-such-name"), "./no-such-name");
   assert.throws(() => filePath("no-such-name"), code("unsupported", /disk of the daemon/, /\.\/no-such-name/));
   assert.throws(() => filePath("no-such:vda"), code("unsupported", /domain 'no-such'/));
@@ -71,4 +72,18 @@ test("what is no file is not supported yet, and the message says what to write",
   assert.equal(imageReference("nbd://localhost/x"), "nbd://localhost/x");
   assert.equal(imageReference("./vm1"), "./vm1");
   assert.equal(filePath("file:nbd:x"), "./nbd:x");
+});
+
+test("a disk is named with or without its prefix", () => {
+  assert.equal(diskName("vm1"), "vm1");
+  assert.equal(diskName("disk:vm1"), "vm1");
+  assert.throws(() => diskName("disk:"), code("invalid-argument", /'disk:'/));
+});
+
+test("a place for the daemon is a whole path where it lies here, a URI as it stands, or a bare name", () => {
+  assert.equal(placeForDaemon("https://h/x", always), "https://h/x");
+  assert.equal(placeForDaemon("./x", never), join(process.cwd(), "x"));
+  assert.equal(placeForDaemon("/a/../x", never), "/x");
+  assert.equal(placeForDaemon("x.raw", always), join(process.cwd(), "x.raw"));
+  assert.equal(placeForDaemon("x.raw", never), "x.raw");
 });

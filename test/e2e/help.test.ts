@@ -27,6 +27,20 @@ for (const name of Object.keys(COMMANDS)) {
   });
 }
 
+test("the help of each subcommand has an example and exit codes", async () => {
+  const program = await buildProgram([], true);
+  const parents = program.commands.filter(({ commands }) => commands.length > 0);
+  assert.deepEqual(parents.map((parent) => parent.name()).sort(), ["disk", "export"]);
+  for (const parent of parents) {
+    for (const child of parent.commands) {
+      const { stdout } = await cliOk([parent.name(), child.name(), "--help"]);
+      assert.match(stdout, new RegExp(`^Examples?:\\n(  .*streamdisk ${parent.name()} ${child.name()})`, "m"));
+      assert.match(stdout, /^Exit codes:\n +0 {2}\S/m);
+      assert.match(stdout, /--json /);
+    }
+  }
+});
+
 test("'help COMMAND' is the same as 'COMMAND --help'", async () => {
   assert.equal((await cliOk(["help", "info"])).stdout, (await cliOk(["info", "--help"])).stdout);
 });
@@ -44,7 +58,17 @@ test("wrong usage is exit code 64 and one line", async () => {
     [["info", "a.qcow2", "--jsno"], /unknown option '--jsno'.*did you mean --json/],
     [["info", "a.qcow2", "--format"], /--format.*argument missing/],
     [["info", "a.qcow2", "--format", "vmdk"], /'vmdk' is not a format.*raw, qcow2 or qed/],
-    [["info", "vm1"], /./],
+    [["info", "vm1"], /No daemon answers at '\/nowhere\/daemon.sock'.*'streamdisk daemon'/],
+    [["stream", "vm1"], /'streamdisk daemon'/],
+    [["pause", "vm1"], /'streamdisk daemon'/],
+    [["disk", "ls"], /'streamdisk daemon'/],
+    [["disk", "lst"], /unknown command 'lst'/],
+    [["disk", "resize", "a", "1Gb"], /'1Gb'.*bits/],
+    [["stream", "vm1", "--base", "x.raw"], /'--base' is for files.*\.\/vm1/],
+    [["stream", "a.qcow2", "--detach"], /'--detach' is for disks of the daemon/],
+    [["daemon", "--bind", "127.0.0.1"], /'--bind' needs '--port'/],
+    [["daemon", "--max-streams", "0"], /at least one stream/],
+    [["daemon", "--config", "./none.json"], /none\.json/],
     [["rebase", "a.qcow2"], /--backing/],
     [["stream", "a.qcow2", "--step", "--speed", "1M"], /--step.*--speed|--speed.*--step/],
     [["stream", "a.qcow2", "--offset", "1M"], /'--step'/],
@@ -58,11 +82,18 @@ test("wrong usage is exit code 64 and one line", async () => {
     [["demo", "--format", "raw"], /raw image has no backing file/],
   ];
   for (const [args, words] of rows) {
-    const end = await cli(args, { cwd: import.meta.dirname });
-    const exit = args.includes("vm1") || args.includes("vm") ? ERROR_TABLE.unsupported.exit : 64;
-    assertFails(end, exit, new RegExp(words, "i"));
+    const end = await cli(args, { cwd: import.meta.dirname, env: { STREAMDISK_DAEMON: "/nowhere/daemon.sock" } });
+    assertFails(end, exitOf(args), new RegExp(words, "i"));
   }
 });
+
+/** A disk in place of a new file; a daemon that is not there; a file that is not there. */
+function exitOf([command, ...args]: readonly string[]): number {
+  if (command === "create" && args.includes("vm")) return ERROR_TABLE.unsupported.exit;
+  if (args.includes("./none.json")) return ERROR_TABLE["not-found"].exit;
+  const asksDaemon = (args.at(-1) === "vm1" || args.at(-1) === "ls") && command !== "daemon";
+  return asksDaemon ? ERROR_TABLE["source-lost"].exit : 64;
+}
 
 test("no command at all shows the help, as an error", async () => {
   const end = await cli([]);
@@ -76,7 +107,8 @@ test("the documentation has every command, option and error code", async () => {
     const title = `## ${command.name()}\n`;
     assert(DOCS.includes(title), title);
     const section = DOCS.slice(DOCS.indexOf(title)).split("\n## ")[0] ?? "";
-    for (const { long, short } of command.options) {
+    const all = [command, ...command.commands];
+    for (const { long, short } of all.flatMap(({ options }) => options)) {
       for (const flag of [long, short]) {
         if (flag && flag !== "--json") assert(section.includes(`\`${flag}`), `${command.name()} ${flag}`);
       }
