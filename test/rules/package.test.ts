@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
 import { globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 
 const ROOT = join(import.meta.dirname, "../..");
@@ -29,7 +29,9 @@ before(() => {
   const tarball = join(directory, `streamdisk-${manifest.version}.tgz`);
   execFileSync("tar", ["-xzf", tarball, "-C", installed, "--strip-components=1"]);
   for (const name of Object.keys({ ...manifest.dependencies, ...manifest.optionalDependencies })) {
-    symlinkSync(join(ROOT, "node_modules", name), join(directory, "node_modules", name));
+    const place = join(directory, "node_modules", name);
+    mkdirSync(dirname(place), { recursive: true });
+    symlinkSync(join(ROOT, "node_modules", name), place);
   }
 });
 
