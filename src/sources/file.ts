@@ -9,7 +9,7 @@
  * close() waits for the requests under way: the number of a descriptor closed under them may be another file's by the time
  * they run.
  */
-import { fdatasync, ftruncate, ftruncateSync, read, write } from "node:fs";
+import { fdatasync, ftruncate, ftruncateSync, read } from "node:fs";
 import { promisify } from "node:util";
 import type { BlockNode, Extent } from "../block/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
@@ -27,6 +27,7 @@ import {
 import { Flusher } from "./flusher.ts";
 import { type ImageLock, type LockMode, lockImage } from "./image-lock.ts";
 import { closeFile, fileLength, fileSpace, flushDirectoryOf, openPlainFile, type PlainFile } from "./plain-file.ts";
+import { WriteQueue } from "./write-queue.ts";
 
 export interface OpenFileOptions {
   readonly readOnly: boolean;
@@ -110,6 +111,7 @@ export class FileNode implements BlockNode {
   #whenIdle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
   readonly #flusher: Flusher;
+  readonly #writes: WriteQueue;
 
   constructor(path: string, plain: PlainFile, facts: FileFacts) {
     this.path = path;
@@ -123,6 +125,7 @@ export class FileNode implements BlockNode {
     this.#punches = facts.punches;
     this.#readsNow = facts.remote === undefined && canReadNow();
     this.#fd = plain.fd;
+    this.#writes = new WriteQueue(plain.fd);
     this.#length = facts.length;
     this.#reach = facts.length;
     // What an earlier process left may not be durable.
@@ -170,21 +173,13 @@ export class FileNode implements BlockNode {
     return new Promise((resolve, reject) => {
       const length = data.length;
       this.#beginChange("write", offset, length, this.grows);
-      let done = 0;
-      const step = () => write(this.#fd, data, done, Math.min(length - done, TRANSFER_A_CALL), offset + done, next);
-      const next = (error: NodeJS.ErrnoException | null, count: number): void => {
-        done += count;
-        if (error === null && done < length) {
-          step();
-          return;
-        }
+      this.#writes.add(offset, data, (error, done) => {
         // As far as it came the file is that long, also when the rest failed.
         if (done > 0 && offset + done > this.#length) this.#length = offset + done;
         this.#endChange();
         if (error === null) resolve();
         else reject(this.#failure("write", offset, length, error));
-      };
-      step();
+      });
     });
   }
 
