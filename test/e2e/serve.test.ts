@@ -11,6 +11,7 @@ import {
   hashes,
   makeOverlay,
   peer,
+  startCli,
   temporaryDirectory,
 } from "../support/cli.ts";
 import { RunningServe, startServe } from "../support/serve.ts";
@@ -18,8 +19,11 @@ import { makePskFile } from "../support/tls-files.ts";
 
 const MIB = 1024 ** 2;
 
-/** A command that must not serve: if it does, it is ended. */
-const refused = (...args: string[]) => cli(["serve", ...args], { under: ["timeout", "--signal=KILL", "20"] });
+/** A command that must not serve: if it says that it does, it is ended. */
+const refused = (...args: string[]) => {
+  const serve = startCli(["serve", ...args], { onLine: () => serve.child.kill("SIGKILL") });
+  return serve.ended;
+};
 
 const overlayOf = (t: TestContext) => makeOverlay(temporaryDirectory(t));
 
