@@ -1,6 +1,7 @@
 import type { ErrorCode } from "../errors/index.ts";
 import type { SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
+import type { MapEntry } from "../image/index.ts";
 import type { ServeNbdOptions } from "../nbd/index.ts";
 import type { SourceOptions } from "../sources/index.ts";
 import type { StreamProgress } from "../stream/index.ts";
@@ -61,6 +62,13 @@ export interface DiskInfo {
   readonly fetchedBytes: number;
   readonly stream?: StreamProgress;
   readonly warnings: readonly string[];
+}
+
+/** A part of a disk's map. */
+export interface MapPage {
+  readonly entries: readonly MapEntry[];
+  /** Where the next part begins; absent at the end. */
+  readonly next?: number;
 }
 
 /** What a disk tells without being asked. */

@@ -1,9 +1,10 @@
 /** A served disk, seen from the control plane: a handle to the disk in its thread. */
 import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
+import { joinEntries, type MapEntry } from "../image/index.ts";
 import type { ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, SourceState, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, MapPage, SourceState, StreamSpec } from "./disk-spec.ts";
 import type { DiskPlace } from "./threads.ts";
 
 export interface ServedDiskFacts {
@@ -50,6 +51,7 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return this.#facts.uri;
   }
 
+  /** The image, as messages show it: an address on the web without what gives access. */
   get image(): string {
     return this.#facts.image;
   }
@@ -118,6 +120,20 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
 
   info(): Promise<DiskInfo> {
     return this.#place.thread.call(this.#place.id, "info", undefined);
+  }
+
+  /** What a reader of the disk sees, as `imageMap` has it. What changes meanwhile may be told as it was or as it is. */
+  map(): AsyncGenerator<MapEntry, void, undefined> {
+    return joinEntries(this.#entries());
+  }
+
+  async *#entries(): AsyncGenerator<MapEntry, void, undefined> {
+    const { id, thread } = this.#place;
+    for (let offset: number | undefined = 0; offset !== undefined; ) {
+      const page: MapPage = await thread.call(id, "map", { offset });
+      yield* page.entries;
+      offset = page.next;
+    }
   }
 
   /** Starts a stream, unless one runs. */

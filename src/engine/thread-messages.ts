@@ -1,12 +1,13 @@
 /** What the control plane and a disk's thread say to each other. All of it is plain data. */
 import { type ErrorCode, type ErrorContext, StreamdiskError } from "../errors/index.ts";
 import type { StepResult } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskSpec, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskSpec, MapPage, StreamSpec } from "./disk-spec.ts";
 
 /** Calls by name: what goes, what comes back. */
 export interface DiskCalls {
   open: { args: DiskSpec; result: { readonly uri: string } };
   info: { args: undefined; result: DiskInfo };
+  map: { args: { readonly offset: number }; result: MapPage };
   stream: { args: StreamSpec; result: undefined };
   cancelStream: { args: undefined; result: undefined };
   setSpeed: { args: { readonly speed: number | undefined }; result: undefined };

@@ -21,6 +21,8 @@ async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
   switch (name) {
     case "info":
       return disk.info();
+    case "map":
+      return disk.map((args as { offset: number }).offset);
     case "stream":
       return disk.stream(args as StreamSpec);
     case "cancelStream":

@@ -37,8 +37,8 @@ export interface HoldOptions {
 
 /** What an export needs of a disk. */
 export interface GuestDisk extends BlockNode {
-  /** Fetches what of a range is missing, and resolves when it is kept. */
-  cache(offset: number, length: number, signal?: AbortSignal): Promise<void>;
+  /** Fetches what of a range is missing, and resolves when it is kept. Absent where nothing is missing. */
+  cache?(offset: number, length: number, signal?: AbortSignal): Promise<void>;
 }
 
 const FIRST_RETRY_MS = 100;
@@ -89,7 +89,7 @@ export class Hold implements GuestDisk {
   }
 
   cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
-    return this.#patiently(() => this.#disk.cache(offset, length, signal), signal);
+    return this.#patiently(async () => this.#disk.cache?.(offset, length, signal), signal);
   }
 
   /** A write of part of what is missing needs the rest from below. */
@@ -109,12 +109,13 @@ export class Hold implements GuestDisk {
     return this.#patiently(() => this.#disk.discard(offset, length));
   }
 
+  /** An overlay needs nothing from below for this; an image that is itself on a server needs that. */
   flush(): Promise<void> {
-    return this.#disk.flush();
+    return this.#patiently(() => this.#disk.flush());
   }
 
   extents(offset: number, length: number): Promise<Extent[]> {
-    return this.#disk.extents(offset, length);
+    return this.#patiently(() => this.#disk.extents(offset, length));
   }
 
   resize(length: number): Promise<void> {
@@ -122,7 +123,7 @@ export class Hold implements GuestDisk {
   }
 
   /** Does a request, again and again where the policy says so. */
-  async #patiently(act: () => Promise<void>, signal?: AbortSignal): Promise<void> {
+  async #patiently<T>(act: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     let holding: Holding | undefined;
     try {
       for (;;) {

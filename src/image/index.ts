@@ -3,7 +3,7 @@ export { type CompareImagesOptions, type Comparison, compareImages } from "./com
 export { type ConvertImageOptions, type ConvertProgress, type ConvertResult, convertImage } from "./convert.ts";
 export { type CreatedImage, type CreateImageOptions, createImage } from "./create.ts";
 export { type ImageInfo, imageChainInfo, imageInfo } from "./info.ts";
-export { imageMap, type MapEntry } from "./map.ts";
+export { imageMap, joinEntries, type MapEntry, nodeMap } from "./map.ts";
 export { type Image, type OpenImageOptions, openImage } from "./open.ts";
 export type { ImageOptions } from "./options.ts";
 export { type RebaseImageOptions, type RebaseResult, rebaseImage } from "./rebase.ts";

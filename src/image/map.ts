@@ -32,8 +32,18 @@ export async function* imageMap(path: string, options: ImageOptions = {}): Async
     { file: path, format, readOnly: true },
     { allowBacking, sourceOptions, lock: false },
   );
+  yield* joinEntries(nodeMap(chain.node));
+}
+
+/** The same of an image that is open, from `offset` on. Neighbours that are alike are not joined. */
+export function nodeMap(node: BlockNode, offset = 0): AsyncGenerator<MapEntry, void, undefined> {
+  return entriesOf(node, offset, node.length - offset, 0);
+}
+
+/** Joins neighbours that are alike. */
+export async function* joinEntries(entries: AsyncIterable<MapEntry>): AsyncGenerator<MapEntry, void, undefined> {
   let last: MapEntry | undefined;
-  for await (const entry of entriesOf(chain.node, 0, chain.node.length, 0)) {
+  for await (const entry of entries) {
     const joined = last && join(last, entry);
     if (last !== undefined && joined === undefined) yield last;
     last = joined ?? entry;

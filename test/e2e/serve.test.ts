@@ -203,7 +203,8 @@ test("a command line that makes no sense is one line, and nothing is served or m
     [[fresh], 66, /fresh\.qcow2/],
     [[fresh, "--create"], 64, /fresh\.qcow2'.*backing file or a size/],
     [[fresh, "--create", "--backing", join(directory, "no-base.raw")], 66, /no-base\.raw/],
-    [["nbd://127.0.0.1/"], 77, /URI/],
+    [["nbd+unix:///?socket=/nowhere"], 69, /no such socket/],
+    [["nbd+unix:///?socket=/nowhere", "--create", "--size", "1M"], 64, /is a URI/],
   ];
   for (const [args, exit, words] of rows) assertFails(await refused(...args), exit, words);
   assert.equal(existsSync(fresh), false);

@@ -6,13 +6,14 @@ import { type DiskInfo, type ServeDiskOptions, type ServedDisk, serveDisk } from
 import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
 import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
+import { shownReference } from "../../sources/index.ts";
 import { helpAfter } from "../help.ts";
 import { Interrupted, interruptible } from "../interrupt.ts";
 import { type ImageFlags, imageOptions, openedAs, parseFormat } from "../options.ts";
 import { calledCommand, printJsonLine, printLines, printWarnings } from "../output.ts";
 import { libvirtDisk, ServeStatus } from "../serve-report.ts";
 import { parseSourcePolicy } from "../source-policy.ts";
-import { filePath } from "../targets.ts";
+import { imageReference } from "../targets.ts";
 import { parseRate, parseSize } from "../units.ts";
 
 interface Flags extends ImageFlags {
@@ -41,7 +42,7 @@ interface Flags extends ImageFlags {
 
 export function define(command: Command): void {
   command
-    .argument("<image>", "the image to serve")
+    .argument("<image>", "the image to serve, or the URI of one")
     .option("--backing <ref>", "backing file, in place of what the image says; a new image records it")
     .option("--backing-format <format>", "format of the backing file", parseFormat)
     .option("--create", "make the image when it is not there yet")
@@ -82,7 +83,7 @@ export function define(command: Command): void {
 
 async function serve(image: string, flags: Flags): Promise<void> {
   refuseLoneFlags(flags);
-  const options = serveOptions(filePath(image), flags);
+  const options = serveOptions(imageReference(image), flags);
   try {
     await interruptible(async (signal) => {
       await using disk = await serveDisk(options);
@@ -100,7 +101,7 @@ async function serve(image: string, flags: Flags): Promise<void> {
   } catch (error) {
     const interrupted = Interrupted.behind(error);
     if (interrupted === undefined) throw error;
-    goOn(options.image, flags);
+    goOn(shownReference(options.image), flags);
     // Nobody waited for another end than this.
     if (flags.run !== undefined || flags.exitWhenHydrated) process.exitCode = interrupted.exit;
   }
