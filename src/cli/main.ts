@@ -16,6 +16,8 @@ process.title = "streamdisk";
 setFlagsFromString("--semi-space-growth-factor=1");
 // A thread of disks begins with more than the 1 MiB of others: a hundred requests under way fill that each millisecond.
 setFlagsFromString("--min-semi-space-size=4");
+// What waits for a far source looks as if it were to stay: the heap would triple before it is looked through.
+setFlagsFromString("--heap-growing-percent=40");
 
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   // The reader went away (`| head`): end as other programs do. An image survives that like any kill.

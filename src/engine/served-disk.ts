@@ -2,7 +2,7 @@
 import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
 import { joinEntries, type MapEntry } from "../image/index.ts";
-import type { ServeNbdOptions } from "../nbd/index.ts";
+import { parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
 import type { DiskEvent, DiskInfo, MapPage, SourceState, StreamSpec } from "./disk-spec.ts";
 import type { DiskPlace } from "./threads.ts";
@@ -24,6 +24,9 @@ interface ServedDiskEvents {
   "stream-failed": [StreamdiskError];
   closed: [];
 }
+
+/** What QEMU's object for TLS is to be called. */
+const TLS_CREDENTIALS = "tls0";
 
 /** After these a stream tells nothing more. */
 const ENDS = ["hydrated", "stream-failed", "closed"] as const;
@@ -62,6 +65,12 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return "path" in listen ? listen.path : undefined;
   }
 
+  /** The TCP port, when it is one. */
+  get port(): number | undefined {
+    const address = parseNbdUri(this.uri);
+    return address.unix ? undefined : address.port;
+  }
+
   get exportName(): string {
     return this.#facts.exportName;
   }
@@ -76,15 +85,16 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return device ? [...node, "-device", `virtio-blk-pci,drive=${name},rerror=stop,werror=stop`] : node;
   }
 
-  /** The `-blockdev` option alone. */
+  /** The `-blockdev` option alone. With TLS it needs `-object tls-creds-x509` or `tls-creds-psk`, called `tls0`, of the client. */
   qemuBlockdev(): string {
     const { listen, exportName, nodeName: name } = this.#facts;
     const server =
       "path" in listen
         ? `server.type=unix,server.path=${escaped(listen.path)}`
-        : `server.type=inet,server.host=${listen.host},server.port=${new URL(this.uri).port}`;
+        : `server.type=inet,server.host=${listen.host},server.port=${this.port}`;
     const named = exportName === "" ? "" : `,export=${escaped(exportName)}`;
-    return `driver=nbd,node-name=${name},${server}${named},discard=unmap`;
+    const tls = parseNbdUri(this.uri).tls ? `,tls-creds=${TLS_CREDENTIALS}` : "";
+    return `driver=nbd,node-name=${name},${server}${named}${tls},discard=unmap`;
   }
 
   /** How the stream is, now and whenever that changes, until it has ended. */
