@@ -15,7 +15,7 @@
 
 /** On a link that is no slower than that in a tenth of a second. */
 export const SMALLEST_WINDOW = 4 * 2 ** 20;
-export const LARGEST_WINDOW = 64 * 2 ** 20;
+export const LARGEST_WINDOW = 32 * 2 ** 20;
 
 const FIRST_WINDOW = 2 ** 21;
 const SMALLEST_ON_SLOW_LINKS = 2 ** 20;
@@ -24,7 +24,7 @@ const EPOCHS_OF_REST = 10;
 /** A program that has just started gets faster by itself. */
 const EPOCHS_OF_FIRST_REST = 4;
 /** Answers that take more than this part of the quickest, and more than so many milliseconds more, waited for each other. */
-const QUEUED = 1.5;
+const QUEUED = 1.25;
 const QUEUED_MS = 1;
 
 export class AdaptiveWindow {
