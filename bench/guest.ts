@@ -28,7 +28,7 @@ const AGAINST_CALM: readonly Target[] = [
   [3, 2],
 ];
 
-export function guestSection(directory: string, { runs = 3, seconds = 3 }: Sizes): Section {
+export function guestSection(directory: string, { runs = 3, seconds = 2 }: Sizes): Section {
   const bench = new GuestBench(directory, runs, seconds);
   return {
     name: "guest",

@@ -22,7 +22,7 @@ interface OfflineRow {
   readonly verify?: () => void;
 }
 
-export function offlineSection(directory: string, { runs = 5, size = 4096 }: Sizes): Section {
+export function offlineSection(directory: string, { runs = 3, size = 4096 }: Sizes): Section {
   return {
     name: "offline",
     heading: "Without a guest",

@@ -17,9 +17,9 @@ const HELP = `npm run bench -- [OPTIONS]
 
   --group NAMES  only some parts, separated by commas: offline, stream, server, guest
   --rows NAMES   only rows whose names contain one of these, separated by commas
-  --runs N       runs of each side (offline 5, else 3)
-  --size MIB     virtual size of images in MiB (offline 4096, stream 512, server 1024)
-  --seconds N    length of a load on a server (3)
+  --runs N       runs of each side (3)
+  --size MIB     virtual size of images in MiB (offline 4096, stream 1024, server 1024)
+  --seconds N    length of a load on a server (2)
   --json         print JSON
   --write        keep the tables in bench/RESULTS.md
   --help         this

@@ -36,7 +36,7 @@ const ROWS: readonly LoadRow[] = [
   { name: "qed-4k", format: "qed", load: small("read", 32), targets: { "qemu-nbd": [1.5, 3] } },
 ];
 
-export function serverSection(directory: string, { runs = 3, size = 1024, seconds = 3 }: Sizes): Section {
+export function serverSection(directory: string, { runs = 3, size = 1024, seconds = 2 }: Sizes): Section {
   const bench = new ServerBench(directory, runs, size, seconds);
   return {
     name: "server",

@@ -36,7 +36,7 @@ export function streamSection(directory: string, { runs = 3, size = 1024 }: Size
     about: `An empty qcow2 overlay over an export of ${size} MiB, half of it holes, that answers 0 to 20 ms late, each request by itself;
 ${runs} runs of each, everything written back before each. \`stream\` and \`serve --stream --exit-when-hydrated\` are whole commands (0.1
 to 0.2 s are the start of Node.js) and end with the image durable and independent; QEMU's is its job alone, which ends without a
-flush, and is measured on the first half to eighth of the disk and counted for the whole; nbdcopy copies into a raw file, with
+flush, and is measured on the beginning of the disk (an eighth at 20 ms) and counted for the whole; nbdcopy copies into a raw file, with
 \`--flush\`. Ratios are of time, the peer's to that of \`stream\`: **above 1 we are faster**. Peak is that of \`serve\`.`,
     rows: DELAYS.map((delay) => ({
       name: `stream-${delay.delay}ms`,
