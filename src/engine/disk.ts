@@ -235,11 +235,5 @@ function exportOf(
   const limit = maxConnections === undefined ? {} : { maxConnections };
   if (guest === undefined) return { name, node, readOnly, ...limit };
   const { hold } = guest;
-  return {
-    name,
-    node: hold,
-    readOnly,
-    cache: (offset, length, signal) => hold.cache(offset, length, signal),
-    ...limit,
-  };
+  return { name, node: hold, connect: () => hold.connect(), readOnly, ...limit };
 }
