@@ -24,6 +24,7 @@ import {
   readNow,
   zeroRange,
 } from "../host/index.ts";
+import { type FileWatch, watchDeletion } from "./file-watch.ts";
 import { Flusher } from "./flusher.ts";
 import { type ImageLock, type LockMode, lockImage } from "./image-lock.ts";
 import { closeFile, fileLength, fileSpace, flushDirectoryOf, openPlainFile, type PlainFile } from "./plain-file.ts";
@@ -110,6 +111,7 @@ export class FileNode implements BlockNode {
   #underWay = 0;
   #whenIdle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
+  #watch: FileWatch | undefined;
   readonly #flusher: Flusher;
   readonly #writes: WriteQueue;
 
@@ -221,6 +223,11 @@ export class FileNode implements BlockNode {
     try {
       const mayHang = this.remote !== undefined;
       const runs = await fileRuns(this.#fd, offset, offset + length, { limit: EXTENTS_A_CALL, mayHang });
+      // Past its end a file that was cut short has a hole, as the kernel sees it; its bytes were something else.
+      if (this.readOnly && this.grows && runs.at(-1)?.hole) {
+        const end = await fileLength(this.#fd);
+        if (end < offset + length) throw this.#cutShort(offset, length, Math.max(end - offset, 0));
+      }
       return runs.map((run) => ({
         offset: run.offset,
         length: run.length,
@@ -277,6 +284,16 @@ export class FileNode implements BlockNode {
     }
   }
 
+  /**
+   * Has `listener` called when the file is deleted or another is renamed over it, while it is open: once, and never at once. A
+   * block device and a file on another machine are not watched, nor is a file where the kernel can't.
+   */
+  onDeleted(listener: () => void): void {
+    if (!this.grows || this.remote !== undefined || this.#closing !== undefined) return;
+    this.#watch?.close();
+    this.#watch = watchDeletion(this.#fd, listener);
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -287,6 +304,7 @@ export class FileNode implements BlockNode {
   }
 
   async #close(): Promise<void> {
+    this.#watch?.close();
     if (this.#underWay > 0) {
       await new Promise<void>((resolve) => {
         this.#whenIdle = resolve;
@@ -355,7 +373,7 @@ export class FileNode implements BlockNode {
   }
 
   #cutShort(offset: number, length: number, done: number): StreamdiskError {
-    const message = `'${this.path}' ended at ${offset + done} when ${length} bytes at ${offset} were read: it was cut short`;
+    const message = `'${this.path}' ended at ${offset + done} when ${length} bytes at ${offset} were wanted: it was cut short`;
     return new StreamdiskError("changed", message, { node: this.path, operation: "read", offset, length });
   }
 
