@@ -78,6 +78,7 @@ export class ServeStatus {
 }
 
 function sourceLine(state: string, message: string | undefined): string {
+  if (state === "deleted" || state === "changed") return message ?? `the source is ${state}`;
   if (state === "lost") return `the source is lost: ${message ?? ""}; local data is served on`;
   return "the source is back";
 }

@@ -33,10 +33,13 @@ export interface StreamSpec {
   readonly window?: number;
 }
 
-/** How the source is: `none` for a disk that stands alone, `changed` for one that is not what it was and never will be. */
+/**
+ * How the source is: `none` for a disk that stands alone, `changed` for one that is not what it was and never will be, `deleted` for a
+ * local file that has no name any more, and is read on until the disk is closed.
+ */
 export interface SourceState {
-  readonly state: "ok" | "lost" | "changed" | "none";
-  /** Why it is lost. */
+  readonly state: "ok" | "lost" | "changed" | "deleted" | "none";
+  /** Why it is not well. */
   readonly message?: string;
   /** Guest requests that wait for it. */
   readonly held: number;

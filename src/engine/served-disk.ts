@@ -32,7 +32,7 @@ const TLS_CREDENTIALS = "tls0";
 const ENDS = ["hydrated", "stream-failed", "closed"] as const;
 
 /**
- * Made by `serveDisk`. Events: `progress`, `source` (lost, or back), `pause` (the policy says so: stop the machine),
+ * Made by `serveDisk`. Events: `progress`, `source` (lost, back, changed or deleted), `pause` (the policy says so: stop the machine),
  * `hydrated`, `stream-failed`, `closed`.
  */
 export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncDisposable {
