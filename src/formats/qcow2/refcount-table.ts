@@ -6,6 +6,14 @@
 import type { MetadataWrite } from "../mapped/allocator.ts";
 import { getUint64, viewOf } from "./big-endian.ts";
 
+/** Host offsets of all blocks that a refcount table points to. */
+export function blockOffsets(table: Uint8Array): Float64Array {
+  const view = viewOf(table);
+  const offsets = new Float64Array(table.length / 8);
+  for (let region = 0; region < offsets.length; region++) offsets[region] = getUint64(view, region * 8);
+  return offsets.filter((host) => host !== 0);
+}
+
 /** A stretch of the file. */
 export interface TablePlace {
   readonly offset: number;

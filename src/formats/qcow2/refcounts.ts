@@ -14,24 +14,15 @@ import type { AllocatorSnapshot, ClusterAllocator, HostRun } from "../mapped/all
 import { roundUp } from "../mapped/geometry.ts";
 import type { HostMap } from "../mapped/host-map.ts";
 import { repeatedOffsets } from "../mapped/references.ts";
-import { getUint64, viewOf } from "./big-endian.ts";
 import { type CountedClusters, type FreeRun, findRun, placeBlocks } from "./free-clusters.ts";
 import type { RefcountBlock } from "./refcount-block.ts";
 import { RefcountBlocks } from "./refcount-blocks.ts";
-import { RefcountTable, type TablePlace } from "./refcount-table.ts";
+import { blockOffsets, RefcountTable, type TablePlace } from "./refcount-table.ts";
 
 /** As in QEMU. */
 const MOST_TABLE_BYTES = 8 * 1024 * 1024;
 /** Holes smaller than this are not worth a system call. */
 const LEAST_HOLE = 4096;
-
-/** Host offsets of all blocks that a refcount table points to. */
-export function blockOffsets(table: Uint8Array): Float64Array {
-  const view = viewOf(table);
-  const offsets = new Float64Array(table.length / 8);
-  for (let region = 0; region < offsets.length; region++) offsets[region] = getUint64(view, region * 8);
-  return offsets.filter((host) => host !== 0);
-}
 
 export interface RefcountsOptions {
   readonly file: BlockNode;
@@ -202,16 +193,25 @@ export class Refcounts implements ClusterAllocator {
     throw this.#damage;
   }
 
-  /** Carries out a plan, for which the table is long enough. */
+  /**
+   * Carries out a plan, for which the table is long enough. A new block and the count of its own cluster are there at one time, or a
+   * checkpoint in between would write a block that counts everything but itself.
+   */
   async #take({ start, count, hint, blocks }: Plan): Promise<void> {
     const { clusterSize, hostMap } = this.#options;
+    const regionOf = (cluster: number): number => Math.floor(cluster / this.#perBlock);
+    const counting = new Map<number, RefcountBlock>();
+    for (const region of new Set([...blocks.values()].map(regionOf))) {
+      if (!blocks.has(region)) counting.set(region, this.#blocks.pin(await this.#block(region)));
+    }
     for (const [region, cluster] of blocks) {
       const host = cluster * clusterSize;
-      this.#blocks.make(region, host);
+      counting.set(region, this.#blocks.make(region, host));
       hostMap.addTable(host, clusterSize);
       this.#table.setBlockHost(region, host);
     }
-    for (const cluster of blocks.values()) await this.#set(cluster, 1);
+    for (const cluster of blocks.values()) this.#setIn(counting.get(regionOf(cluster)) as RefcountBlock, cluster, 1);
+    for (const block of counting.values()) this.#blocks.unpin(block);
     await this.#setRun(start, count, 1);
     this.#hint = hint;
   }
@@ -227,7 +227,10 @@ export class Refcounts implements ClusterAllocator {
   }
 
   async #set(cluster: number, count: number): Promise<void> {
-    const block = await this.#block(Math.floor(cluster / this.#perBlock));
+    this.#setIn(await this.#block(Math.floor(cluster / this.#perBlock)), cluster, count);
+  }
+
+  #setIn(block: RefcountBlock, cluster: number, count: number): void {
     block.set(cluster % this.#perBlock, count);
     this.#blocks.touched(block);
   }
