@@ -151,12 +151,12 @@ test("memory is bounded, and a long read comes to its end", async () => {
   const lift = base.add({ operations: ["read"], does: "freeze" });
   const reading = bytesAt(disk, 0, content.length);
   await quiet();
-  assert.equal(base.frozen, 16);
+  assert.equal(base.frozen, 8);
   lift();
   base.thaw();
   assert.deepEqual(await reading, content);
   await disk.close();
-  assert.ok(base.mostUnderWay <= 16);
+  assert.ok(base.mostUnderWay <= 8);
   assert.equal(disk.counts.kept, content.length);
 });
 

@@ -12,9 +12,9 @@ import { type BlockNode, BufferPool, dataRuns, type OverlayNode, validateRange }
 const LEAST_UNIT = 64 * 1024;
 /** The longest fetch, unless a unit is longer. */
 const LONGEST = 1024 * 1024;
-const MOST_BYTES = 16 * 1024 * 1024;
+const MOST_BYTES = 8 * 1024 * 1024;
 /** Memory that is kept for the next ones: the kernel would have to find and clear it anew. */
-const MOST_KEPT = 4 * 1024 * 1024;
+const MOST_KEPT = 2 * 1024 * 1024;
 
 /** Whole units on their way. */
 export interface Fetch {
