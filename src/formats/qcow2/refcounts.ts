@@ -194,35 +194,32 @@ export class Refcounts implements ClusterAllocator {
   }
 
   /**
-   * Carries out a plan, for which the table is long enough. A new block and the count of its own cluster are there at one time, or a
-   * checkpoint in between would write a block that counts everything but itself.
+   * Carries out a plan, for which the table is long enough. All of it is there at one time, once what it counts in is in memory: a
+   * checkpoint in between would write a block that does not count itself, or a table of two lengths.
+   *
+   * @param along does what has to come with it, and returns what the caller wants to know of that
    */
-  async #take({ start, count, hint, blocks }: Plan): Promise<void> {
+  async #take<T>({ start, count, hint, blocks }: Plan, along?: () => T): Promise<T | undefined> {
     const { clusterSize, hostMap } = this.#options;
+    const clusters = [...blocks.values(), ...Array.from({ length: count }, (_, at) => start + at)];
     const regionOf = (cluster: number): number => Math.floor(cluster / this.#perBlock);
     const counting = new Map<number, RefcountBlock>();
-    for (const region of new Set([...blocks.values()].map(regionOf))) {
-      if (!blocks.has(region)) counting.set(region, this.#blocks.pin(await this.#block(region)));
-    }
-    for (const [region, cluster] of blocks) {
-      const host = cluster * clusterSize;
-      counting.set(region, this.#blocks.make(region, host));
-      hostMap.addTable(host, clusterSize);
-      this.#table.setBlockHost(region, host);
-    }
-    for (const cluster of blocks.values()) this.#setIn(counting.get(regionOf(cluster)) as RefcountBlock, cluster, 1);
-    for (const block of counting.values()) this.#blocks.unpin(block);
-    await this.#setRun(start, count, 1);
-    this.#hint = hint;
-  }
-
-  async #setRun(start: number, count: number, value: number): Promise<void> {
-    for (let cluster = start; cluster < start + count; ) {
-      const region = Math.floor(cluster / this.#perBlock);
-      const block = this.#blocks.peek(region) ?? (await this.#block(region));
-      const end = Math.min(start + count, (region + 1) * this.#perBlock);
-      for (; cluster < end; cluster++) block.set(cluster % this.#perBlock, value);
-      this.#blocks.touched(block);
+    try {
+      for (const region of new Set(clusters.map(regionOf))) {
+        if (!blocks.has(region)) counting.set(region, this.#blocks.pin(await this.#block(region)));
+      }
+      const result = along?.();
+      for (const [region, cluster] of blocks) {
+        const host = cluster * clusterSize;
+        counting.set(region, this.#blocks.make(region, host));
+        hostMap.addTable(host, clusterSize);
+        this.#table.setBlockHost(region, host);
+      }
+      for (const cluster of clusters) this.#setIn(counting.get(regionOf(cluster)) as RefcountBlock, cluster, 1);
+      this.#hint = hint;
+      return result;
+    } finally {
+      for (const block of counting.values()) this.#blocks.unpin(block);
     }
   }
 
@@ -302,11 +299,13 @@ export class Refcounts implements ClusterAllocator {
       length = this.#tableBytes(plan.regions + 1);
       plan = await this.#plan(length / clusterSize, length / clusterSize);
     }
-    this.#table.lengthen(length);
-    await this.#take(plan);
-    const free = this.#table.settle(plan.start * clusterSize);
-    if (free !== undefined) await this.#setRun(free.offset / clusterSize, free.length / clusterSize, 0);
-    hostMap.setArea("the refcount table", plan.start * clusterSize, length);
+    const offset = plan.start * clusterSize;
+    const free = await this.#take(plan, () => {
+      hostMap.setArea("the refcount table", offset, length);
+      return this.#table.move(offset, length);
+    });
+    if (free === undefined) return;
+    for (let at = 0; at < free.length; at += clusterSize) await this.#set((free.offset + at) / clusterSize, 0);
   }
 
   /** Bytes of a table of so many regions, in whole clusters. */
