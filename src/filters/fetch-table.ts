@@ -76,7 +76,7 @@ export class FetchTable {
     if (there !== undefined) return position < there.offset + there.bytes.length ? there : undefined;
     const count = this.#count(unit, end);
     const hasRoom = this.#bytes === 0 || this.#bytes + count * this.#unit <= MOST_BYTES;
-    return hasRoom ? this.#begin(unit, count, below) : undefined;
+    return hasRoom ? this.#begin(position, count, below) : undefined;
   }
 
   /** Whether a range lies inside one unit. */
@@ -105,11 +105,11 @@ export class FetchTable {
     return count;
   }
 
-  #begin(unit: number, count: number, below: BlockNode): Fetch {
-    const offset = unit * this.#unit;
-    const length = Math.min(count * this.#unit, this.#overlay.length - offset);
+  #begin(position: number, count: number, below: BlockNode): Fetch {
     // It may have become shorter since it was looked at.
-    validateRange(this.#overlay, "read", offset, length);
+    validateRange(this.#overlay, "read", position, 1);
+    const offset = this.#unitOf(position) * this.#unit;
+    const length = Math.min(count * this.#unit, this.#overlay.length - offset);
     const buffer = this.#pool.take(length);
     const bytes = buffer.length === length ? buffer : buffer.subarray(0, length);
     const inside = Math.max(0, Math.min(length, below.length - offset));
@@ -117,7 +117,7 @@ export class FetchTable {
     const arrived = inside > 0 ? below.read(offset, inside < length ? bytes.subarray(0, inside) : bytes) : SETTLED;
     const fetch = { offset, bytes, arrived, kept: SETTLED, failure: undefined };
     this.#bytes += length;
-    for (let i = 0; i < count; i++) this.#byUnit.set(unit + i, fetch);
+    for (const unit of this.#unitsOf(fetch)) this.#byUnit.set(unit, fetch);
     fetch.kept = this.#keep(fetch, inside, buffer);
     return fetch;
   }
@@ -145,9 +145,14 @@ export class FetchTable {
     setImmediate(() => this.#pool.give(buffer));
   }
 
-  #remove({ offset, bytes }: Fetch): void {
-    this.#bytes -= bytes.length;
-    for (let at = offset; at < offset + bytes.length; at += this.#unit) this.#byUnit.delete(this.#unitOf(at));
+  #remove(fetch: Fetch): void {
+    this.#bytes -= fetch.bytes.length;
+    for (const unit of this.#unitsOf(fetch)) this.#byUnit.delete(unit);
+  }
+
+  #unitsOf({ offset, bytes }: Fetch): number[] {
+    const first = this.#unitOf(offset);
+    return Array.from({ length: Math.ceil(bytes.length / this.#unit) }, (_, i) => first + i);
   }
 
   async #populate({ offset, bytes }: Fetch): Promise<void> {
