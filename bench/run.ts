@@ -1,33 +1,39 @@
 /**
  * `npm run bench`: streamdisk as a user runs it (the built program in a process of its own) against its peers, in turn: ours,
- * theirs, ours, theirs. Prints a table; judges nothing.
+ * theirs, ours, theirs. Prints tables; judges nothing.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { measure, must, type Usage } from "./child.ts";
-import { Images } from "./images.ts";
-import { describeMachine, type Measured, measured, page, type Report, table } from "./report.ts";
-import { offlineRows, type Row } from "./rows.ts";
+import { guestSection } from "./guest.ts";
+import { offlineSection } from "./offline.ts";
+import { describeMachine, type MeasuredSection, page, type Report, table } from "./report.ts";
+import type { Cells, Section } from "./section.ts";
+import { serverSection } from "./server.ts";
+import { streamSection } from "./stream.ts";
 
-const ROOT = join(import.meta.dirname, "..");
 const HELP = `npm run bench -- [OPTIONS]
 
+  --group NAMES  only some parts, separated by commas: offline, stream, server, guest
   --rows NAMES   only rows whose names contain one of these, separated by commas
-  --runs N       runs of each side (5)
-  --size MIB     virtual size of the images in MiB (4096)
+  --runs N       runs of each side (3)
+  --size MIB     virtual size of images in MiB (offline 4096, stream 1024, server 1024)
+  --seconds N    length of a load on a server (2)
   --json         print JSON
-  --write        keep the table in bench/RESULTS.md
+  --write        keep the tables in bench/RESULTS.md
   --help         this
 
-Images are made in a temporary directory (TMPDIR decides where), which needs up to four times the size.`;
+Files are made in a temporary directory (TMPDIR decides where), which needs up to 16 GiB. On a machine where others are at work,
+put \`chrt -r 1\` in front, as root, or what is measured is who waits longest for a processor.`;
 
 const { values } = parseArgs({
   options: {
+    group: { type: "string" },
     rows: { type: "string" },
-    runs: { type: "string", default: "5" },
-    size: { type: "string", default: "4096" },
+    runs: { type: "string" },
+    size: { type: "string" },
+    seconds: { type: "string" },
     json: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
@@ -38,52 +44,56 @@ if (values.help) {
   process.exit(0);
 }
 
-const runs = wholeNumber("--runs", values.runs);
-const size = wholeNumber("--size", values.size);
 const machine = describeMachine();
 const directory = mkdtempSync(join(tmpdir(), "streamdisk-bench-"));
 try {
-  const all = offlineRows(new Images(directory, size));
-  const wanted = values.rows?.split(",");
-  const rows = all.filter(({ name }) => wanted?.some((part) => name.includes(part)) ?? true);
-  if (rows.length === 0)
-    throw new Error(`No row is named ${values.rows}: there are ${all.map(({ name }) => name).join(", ")}`);
-  if (values.write && rows.length < all.length) throw new Error("--write keeps whole tables: leave --rows away");
-  const results: Measured[] = [];
-  for (const [index, row] of rows.entries()) {
-    console.error(`${index + 1}/${rows.length} ${row.title}`);
-    results.push(await runRow(row));
-  }
-  const date = new Date().toISOString().slice(0, 10);
-  const report: Report = { date, machine, sizeMebibytes: size, runs, rows: results };
-  console.log(values.json ? JSON.stringify(report, null, 2) : table(report));
+  const sizes = {
+    runs: wholeNumber("--runs", values.runs),
+    size: wholeNumber("--size", values.size),
+    seconds: wholeNumber("--seconds", values.seconds),
+  };
+  const makers = [offlineSection, streamSection, serverSection, guestSection];
+  const chosen = choose(makers.map((make) => make(directory, sizes)));
+  const sections: MeasuredSection[] = [];
+  for (const section of chosen) sections.push(await measure(section));
+  const report: Report = { date: new Date().toISOString().slice(0, 10), machine, sections };
+  if (values.json) console.log(JSON.stringify(report, null, 2));
   if (values.write) writeFileSync(join(import.meta.dirname, "RESULTS.md"), page(report));
 } finally {
   rmSync(directory, { recursive: true, force: true });
 }
 
-async function runRow(row: Row): Promise<Measured> {
-  const ours: Usage[] = [];
-  const theirs: Usage[] = [];
-  const streamdisk = [process.execPath, join(ROOT, "bin/streamdisk.js"), ...row.ours];
-  row.setUp();
-  for (let run = 0; run < runs; run++) {
-    ours.push(await runOnce(row, streamdisk, run === 0));
-    theirs.push(await runOnce(row, row.theirs, run === 0));
+/** The sections and rows that the user wants. */
+function choose(all: readonly Section[]): Section[] {
+  const groups = values.group?.split(",");
+  const parts = values.rows?.split(",");
+  if (values.write && (groups ?? parts) !== undefined) {
+    throw new Error("--write keeps whole tables: leave --group and --rows away");
   }
-  return measured(row, ours, theirs);
+  const chosen = all
+    .filter(({ name }) => groups?.includes(name) ?? true)
+    .map((section) => ({
+      ...section,
+      rows: section.rows.filter(({ name }) => parts?.some((part) => name.includes(part)) ?? true),
+    }))
+    .filter(({ rows }) => rows.length > 0);
+  if (chosen.length > 0) return chosen;
+  const names = all.map(({ name, rows }) => `${name}: ${rows.map((row) => row.name).join(", ")}`);
+  throw new Error(`There are no such rows. There are\n${names.join("\n")}`);
 }
 
-/** What earlier runs wrote is on the disk before this one begins, and not written back meanwhile. */
-async function runOnce(row: Row, command: readonly string[], verify: boolean): Promise<Usage> {
-  row.prepare?.();
-  must("sync");
-  const usage = await measure(command);
-  if (verify) row.verify?.();
-  return usage;
+async function measure({ name, heading, about, rows }: Section): Promise<MeasuredSection> {
+  const cells: Cells[] = [];
+  for (const [index, row] of rows.entries()) {
+    console.error(`${name} ${index + 1}/${rows.length} ${row.name}`);
+    cells.push(await row.measure());
+  }
+  if (!values.json) console.log(`\n${heading}\n\n${table(cells)}\n`);
+  return { heading, about, rows: cells };
 }
 
-function wholeNumber(option: string, text: string): number {
+function wholeNumber(option: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
   const value = Number(text);
   if (Number.isInteger(value) && value > 0) return value;
   throw new Error(`${option} must be a whole number above 0, not '${text}'`);

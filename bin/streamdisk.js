@@ -7,6 +7,8 @@ if (major < 22 || (major === 22 && minor < 19)) {
   );
   process.exit(1);
 }
+// One pool for all files of the process: a hung file system takes two places of it a source (libuv, "Thread pool work scheduling").
+process.env.UV_THREADPOOL_SIZE ??= "16";
 const main = new URL("../dist/cli/main.js", import.meta.url);
 await import(main.href).catch((error) => {
   if (error.code !== "ERR_MODULE_NOT_FOUND" || error.url !== main.href) throw error;

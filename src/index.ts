@@ -7,7 +7,8 @@ export type { BackingReference, BlockNode, Extent, ExtentKind, OverlayNode } fro
 export type { ChainLayer } from "./chain/index.ts";
 export {
   type DiskInfo,
-  type DiskMap,
+  type MapPage,
+  type MapPart,
   type ServeDiskOptions,
   type ServedDisk,
   type SourceState,

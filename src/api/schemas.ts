@@ -83,7 +83,7 @@ export const disk = z
     clients: z.number().int().optional(),
     source: z
       .object({
-        state: z.enum(["ok", "lost", "changed", "none"]),
+        state: z.enum(["ok", "lost", "changed", "deleted", "none"]),
         message: z.string().optional(),
         held: z.number().int().describe("Guest requests that wait for it"),
       })
@@ -153,7 +153,7 @@ export const newExport = z
 export const source = z
   .object({
     uri: z.string().describe("Without what gives access to it"),
-    state: z.enum(["ok", "lost", "changed"]),
+    state: z.enum(["ok", "deleted", "lost", "changed"]).describe("deleted: read on until its disks are closed"),
     disks: z.array(z.string()).describe("Which of them still need it; empty: it may go"),
     missingBytes: bytes,
   })

@@ -60,7 +60,8 @@ class ChainOpener {
     try {
       const identity = await sourceIdentity(opened);
       this.#identities.add(identity);
-      const source = depth === 0 ? opened : (this.#policy.wrapSource?.(opened) ?? opened);
+      const isSource = depth > 0 || (readOnly && !(opened instanceof FileNode));
+      const source = isSource ? (this.#policy.wrapSource?.(opened) ?? opened) : opened;
       const format = spec.format ?? (await probeFormat(source));
       const file = opened instanceof FileNode ? opened : undefined;
       // What lies elsewhere outlives this process, and needs no log of what it was told.

@@ -34,7 +34,7 @@ export interface ChainPolicy {
   readonly partial?: boolean;
   /** For sources that speak TLS. */
   readonly sourceOptions?: SourceOptions;
-  /** Put around the file of every backing image: what happens on the way from a source. It closes what it is put around. */
+  /** Put around the file of every backing image, and around a top that lies elsewhere and is only read: what happens on the way from a source. It closes what it is put around. */
   readonly wrapSource?: (source: SourceNode) => BlockNode;
   /** Opens the top for `check`: damaged as it is, without repair. */
   readonly forCheck?: boolean;

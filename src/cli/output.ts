@@ -56,8 +56,10 @@ export function columns(rows: readonly (readonly string[])[]): string[] {
 
 /** The command that was called, so that a shell takes it again. */
 export function calledCommand(): string {
-  const quoted = process.argv
-    .slice(2)
-    .map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`));
-  return ["streamdisk", ...quoted].join(" ");
+  return ["streamdisk", ...process.argv.slice(2).map(shellWord)].join(" ");
+}
+
+/** A text so that a shell takes it for one word. */
+export function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }

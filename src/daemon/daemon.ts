@@ -151,8 +151,8 @@ export class Daemon implements Service, AsyncDisposable {
   async diskMap({ params, query }: Input<"diskMap">): Result<"diskMap"> {
     const { served } = this.#disks.demand(params.disk).host;
     const { entries, next } = await (served === undefined
-      ? this.#disks.act(params.disk, (opened) => opened.map(query))
-      : served.map(query));
+      ? this.#disks.act(params.disk, (opened) => opened.mapPage(query))
+      : served.mapPage(query));
     return { runs: [...entries], ...(next !== undefined && { next }) };
   }
 

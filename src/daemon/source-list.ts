@@ -4,7 +4,7 @@ import type { HeldDisk } from "./disks.ts";
 
 type State = Source["state"];
 
-const WORSE: Readonly<Record<State, number>> = { ok: 0, lost: 1, changed: 2 };
+const WORSE: Readonly<Record<State, number>> = { ok: 0, deleted: 1, lost: 2, changed: 3 };
 
 /** Where the bytes of disks come from: which of the disks need each source, and how it is by what they have seen of it. */
 export async function sourcesOf(disks: readonly HeldDisk[]): Promise<Source[]> {

@@ -33,10 +33,13 @@ export interface StreamSpec {
   readonly window?: number;
 }
 
-/** How the source is: `none` for a disk that stands alone, `changed` for one that is not what it was and never will be. */
+/**
+ * How the source is: `none` for a disk that stands alone, `changed` for one that is not what it was and never will be, `deleted` for a
+ * local file that has no name any more, and is read on until the disk is closed.
+ */
 export interface SourceState {
-  readonly state: "ok" | "lost" | "changed" | "none";
-  /** Why it is lost. */
+  readonly state: "ok" | "lost" | "changed" | "deleted" | "none";
+  /** Why it is not well. */
   readonly message?: string;
   /** Guest requests that wait for it. */
   readonly held: number;
@@ -66,10 +69,16 @@ export interface DiskInfo {
   readonly warnings: readonly string[];
 }
 
-/** A part of what a disk's ranges are. */
-export interface DiskMap {
+/** Which part of a disk's map is asked for: from `offset` on, at most so many entries. */
+export interface MapPart {
+  readonly offset: number;
+  readonly limit: number;
+}
+
+/** A part of a disk's map. */
+export interface MapPage {
   readonly entries: readonly MapEntry[];
-  /** Where to go on; undefined at the end. */
+  /** Where the next part begins; absent at the end. */
   readonly next?: number;
 }
 

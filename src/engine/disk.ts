@@ -16,20 +16,21 @@ import { type MapEntry, nodeMap, resizeNode } from "../image/index.ts";
 import { type NbdExport, type NbdServer, serveNbd } from "../nbd/index.ts";
 import { shownReference } from "../sources/index.ts";
 import { overlayTarget, type StepResult, StreamJob, stepStream } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskMap, DiskSpec, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskSpec, MapPage, MapPart, StreamSpec } from "./disk-spec.ts";
 import { SourcesBelow } from "./sources-below.ts";
 
 /** How long a close waits for replies under way. */
 const DRAIN_MS = 5_000;
 
 interface GuestSide {
-  readonly copyOnRead: CopyOnRead;
+  /** Absent where nothing can be missing. */
+  readonly copyOnRead: CopyOnRead | undefined;
   readonly hold: Hold;
 }
 
 interface DiskParts {
   readonly chain: Chain;
-  /** Absent where nothing can be missing. */
+  /** Absent for a local image that stands alone. */
   readonly guest: GuestSide | undefined;
   readonly server: NbdServer;
   readonly sources: SourcesBelow;
@@ -64,6 +65,7 @@ export class Disk {
     const chain = await openChain({ file, format, readOnly, ...below }, { allowBacking, sourceOptions, wrapSource });
     let server: NbdServer | undefined;
     try {
+      refuseReadOnly(chain, spec);
       const guest = guestSide(chain, spec, sources.watches, () => emit({ type: "pause" }));
       server = await serveNbd({ listen: spec.listen, tls: spec.tls, exports: [exportOf(spec, chain, guest)] });
       const disk = new Disk(spec, emit, { chain, guest, server, sources });
@@ -76,6 +78,11 @@ export class Disk {
     }
   }
 
+  /** The image, as messages show it. */
+  get #name(): string {
+    return shownReference(this.#spec.image);
+  }
+
   get uri(): string {
     return this.#server.uri;
   }
@@ -86,7 +93,7 @@ export class Disk {
     for await (const { kind, length } of layerExtents(node)) bytes[kind] += length;
     const hydrated = !isOverlay(node) || node.backingReference === undefined;
     return {
-      image: this.#spec.image,
+      image: this.#name,
       uri: this.uri,
       below: this.#chain.layers.slice(1).map(({ path }) => shownReference(path)),
       format: node.format,
@@ -98,10 +105,30 @@ export class Disk {
       hydrated,
       clients: this.#server.connections,
       source: hydrated ? { state: "none", held: 0 } : this.#sources.state(this.#guest?.hold.held ?? 0),
-      fetchedBytes: this.#guest?.copyOnRead.counts.fetched ?? 0,
+      fetchedBytes: this.#guest?.copyOnRead?.counts.fetched ?? 0,
       ...(this.#job !== undefined && { stream: this.#job.progress }),
       warnings: this.#chain.warnings,
     };
+  }
+
+  /** What a reader sees from `offset` on, in at most `limit` entries. */
+  async mapPage({ offset, limit }: MapPart): Promise<MapPage> {
+    const { node } = this.#chain;
+    for (;;) {
+      const below = node.backing;
+      const entries: MapEntry[] = [];
+      try {
+        for await (const entry of nodeMap(node, offset)) {
+          entries.push(entry);
+          const next = entry.start + entry.length;
+          if (entries.length === limit && next < node.length) return { entries, next };
+        }
+        return { entries };
+      } catch (error) {
+        // The stream has ended, and closed what lay below.
+        if (node.backing === below) throw error;
+      }
+    }
   }
 
   /** Starts a stream, unless one runs. */
@@ -139,43 +166,34 @@ export class Disk {
   }
 
   setSpeed(speed: number | undefined): void {
-    if (this.#job === undefined) throw new StreamdiskError("invalid-argument", `'${this.#spec.image}' has no stream`);
+    if (this.#job === undefined) throw new StreamdiskError("invalid-argument", `'${this.#name}' has no stream`);
     this.#job.setSpeed(speed);
   }
 
   /** One increment of a stream, while none runs. */
   async step(options: { readonly offset?: number; readonly length: number }): Promise<StepResult> {
-    if (this.#streaming !== undefined) {
-      throw new StreamdiskError("in-use", `'${this.#spec.image}' is being streamed: cancel that first, or let it run`);
-    }
+    this.#refuseWhileStreaming();
     const result = await stepStream(overlayTarget(this.#overlay()), options);
     if (result.done) await this.#hydrated();
     return result;
   }
 
-  /** What a reader sees from `offset` on, in at most `limit` entries. */
-  async map({ offset, limit }: { readonly offset: number; readonly limit: number }): Promise<DiskMap> {
-    const entries: MapEntry[] = [];
-    for await (const entry of nodeMap(this.#chain.node, offset)) {
-      if (entries.length === limit) return { entries, next: entry.start };
-      entries.push(entry);
-    }
-    return { entries };
-  }
-
   /** Changes the virtual size, while no stream runs. Clients that are connected see the old one until they connect again. */
   async resize({ length, shrink }: { readonly length: number; readonly shrink: boolean }): Promise<void> {
-    if (this.#streaming !== undefined) {
-      throw new StreamdiskError("in-use", `'${this.#spec.image}' is being streamed: cancel that first, or let it run`);
-    }
+    this.#refuseWhileStreaming();
     await resizeNode(this.#chain.node, length, { shrink });
+  }
+
+  #refuseWhileStreaming(): void {
+    if (this.#streaming === undefined) return;
+    throw new StreamdiskError("in-use", `'${this.#name}' is being streamed: cancel that first, or let it run`);
   }
 
   #overlay(): OverlayNode {
     const { node } = this.#chain;
     if (isOverlay(node) && !node.readOnly) return node;
     const why = isOverlay(node) ? "is served read-only" : `is a ${node.format} image, which has no backing file`;
-    throw new StreamdiskError("invalid-argument", `'${this.#spec.image}' cannot be streamed: it ${why}`);
+    throw new StreamdiskError("invalid-argument", `'${this.#name}' cannot be streamed: it ${why}`);
   }
 
   close(): Promise<void> {
@@ -195,16 +213,27 @@ export class Disk {
   }
 }
 
-/** What stands between the guests and an overlay that still needs its backing file. */
+/** A guest that was promised a disk to write on shall not find out later. */
+function refuseReadOnly({ node, layers }: Chain, { image, readOnly }: DiskSpec): void {
+  if (readOnly || !node.readOnly || layers[0]?.file !== undefined) return;
+  const message =
+    `'${shownReference(image)}' can only be read there: serve it with --read-only (readOnly: true), or serve a new image ` +
+    "over it, with --create and --backing";
+  throw new StreamdiskError("refused", message, { node: shownReference(image) });
+}
+
+/** What stands between the guests and an image that needs something from elsewhere. */
 function guestSide(
-  { node }: Chain,
+  { node, layers }: Chain,
   { copyOnRead: keeps, onSourceError: policy }: DiskSpec,
   watches: readonly SourceWatch[],
   onPause: () => void,
 ): GuestSide | undefined {
-  if (!isOverlay(node) || node.backing === undefined) return undefined;
-  const copyOnRead = new CopyOnRead(node, { keep: keeps && !node.readOnly });
-  return { copyOnRead, hold: new Hold(copyOnRead, { policy, watches, onPause }) };
+  const isLocal = layers[0]?.file !== undefined;
+  const needsBelow = isOverlay(node) && node.backing !== undefined;
+  if (isLocal && !needsBelow) return undefined;
+  const copyOnRead = needsBelow ? new CopyOnRead(node, { keep: keeps && !node.readOnly }) : undefined;
+  return { copyOnRead, hold: new Hold(copyOnRead ?? node, { policy, watches, onPause }) };
 }
 
 function exportOf(
@@ -215,11 +244,5 @@ function exportOf(
   const limit = maxConnections === undefined ? {} : { maxConnections };
   if (guest === undefined) return { name, node, readOnly, ...limit };
   const { hold } = guest;
-  return {
-    name,
-    node: hold,
-    readOnly,
-    cache: (offset, length, signal) => hold.cache(offset, length, signal),
-    ...limit,
-  };
+  return { name, node: hold, connect: () => hold.connect(), readOnly, ...limit };
 }

@@ -11,13 +11,13 @@ import type { SourcePolicy } from "../filters/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
 import { createImage } from "../image/index.ts";
 import type { ServeNbdOptions } from "../nbd/index.ts";
-import type { SourceOptions } from "../sources/index.ts";
+import { parseReference, type SourceOptions, shownReference } from "../sources/index.ts";
 import type { DiskEvent, DiskSpec, StreamSpec } from "./disk-spec.ts";
 import { ServedDisk } from "./served-disk.ts";
 import { placeDisk } from "./threads.ts";
 
 export interface ServeDiskOptions {
-  /** Path of the image. */
+  /** Path of the image, or a URI: of an NBD export, or, to be only read, of an object on an HTTP server. */
   readonly image: string;
   /** Given, it is believed. Absent, the first bytes decide; of a new image its extension, or qcow2. */
   readonly format?: FormatName;
@@ -86,7 +86,13 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
   const place = placeDisk(backing ?? image, (event) => hear(event));
   try {
     const { uri } = await place.thread.call(place.id, "open", spec);
-    const disk = new ServedDisk(place, { uri, image, listen, exportName: spec.exportName, nodeName: nodeName() });
+    const disk = new ServedDisk(place, {
+      uri,
+      image: shownReference(image),
+      listen,
+      exportName: spec.exportName,
+      nodeName: nodeName(),
+    });
     disk.onClose(() => (home === undefined ? undefined : rm(home, { recursive: true, force: true })));
     // Not before the caller has had a chance to listen.
     setImmediate(() => {
@@ -114,6 +120,10 @@ function refuseOpenPort({ listen, tls }: ServeDiskOptions): void {
 /** Makes the image if it is not there; says whether it did. */
 async function makeImage(options: ServeDiskOptions): Promise<boolean> {
   const { image, format, backing, backingFormat, size, sourceOptions } = options;
+  if (parseReference(image).kind !== "file") {
+    const message = `'${shownReference(image)}' is a URI, and a new image is a file: name it, and the URI as its backing file`;
+    throw new StreamdiskError("invalid-argument", message, { uri: shownReference(image) });
+  }
   const there = await stat(image).then(
     () => true,
     () => false,

@@ -1,9 +1,10 @@
 /** A served disk, seen from the control plane: a handle to the disk in its thread. */
 import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
-import type { ServeNbdOptions } from "../nbd/index.ts";
+import type { MapEntry } from "../image/index.ts";
+import { parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskMap, SourceState, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, MapPage, MapPart, SourceState, StreamSpec } from "./disk-spec.ts";
 import type { DiskPlace } from "./threads.ts";
 
 export interface ServedDiskFacts {
@@ -24,11 +25,17 @@ interface ServedDiskEvents {
   closed: [];
 }
 
+/** What QEMU's object for TLS is to be called. */
+const TLS_CREDENTIALS = "tls0";
+
+/** Entries of a map that come from a thread at once, unless fewer are asked for. */
+const MAP_PAGE = 4096;
+
 /** After these a stream tells nothing more. */
 const ENDS = ["hydrated", "stream-failed", "closed"] as const;
 
 /**
- * Made by `serveDisk`. Events: `progress`, `source` (lost, or back), `pause` (the policy says so: stop the machine),
+ * Made by `serveDisk`. Events: `progress`, `source` (lost, back, changed or deleted), `pause` (the policy says so: stop the machine),
  * `hydrated`, `stream-failed`, `closed`.
  */
 export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncDisposable {
@@ -50,6 +57,7 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return this.#facts.uri;
   }
 
+  /** The image, as messages show it: an address on the web without what gives access. */
   get image(): string {
     return this.#facts.image;
   }
@@ -58,6 +66,12 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
   get socketPath(): string | undefined {
     const { listen } = this.#facts;
     return "path" in listen ? listen.path : undefined;
+  }
+
+  /** The TCP port, when it is one. */
+  get port(): number | undefined {
+    const address = parseNbdUri(this.uri);
+    return address.unix ? undefined : address.port;
   }
 
   get exportName(): string {
@@ -74,15 +88,16 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return device ? [...node, "-device", `virtio-blk-pci,drive=${name},rerror=stop,werror=stop`] : node;
   }
 
-  /** The `-blockdev` option alone. */
+  /** The `-blockdev` option alone. With TLS it needs `-object tls-creds-x509` or `tls-creds-psk`, called `tls0`, of the client. */
   qemuBlockdev(): string {
     const { listen, exportName, nodeName: name } = this.#facts;
     const server =
       "path" in listen
         ? `server.type=unix,server.path=${escaped(listen.path)}`
-        : `server.type=inet,server.host=${listen.host},server.port=${new URL(this.uri).port}`;
+        : `server.type=inet,server.host=${listen.host},server.port=${this.port}`;
     const named = exportName === "" ? "" : `,export=${escaped(exportName)}`;
-    return `driver=nbd,node-name=${name},${server}${named},discard=unmap`;
+    const tls = parseNbdUri(this.uri).tls ? `,tls-creds=${TLS_CREDENTIALS}` : "";
+    return `driver=nbd,node-name=${name},${server}${named}${tls},discard=unmap`;
   }
 
   /** How the stream is, now and whenever that changes, until it has ended. */
@@ -120,6 +135,24 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return this.#place.thread.call(this.#place.id, "info", undefined);
   }
 
+  /** What a reader of the disk sees, as `imageMap` has it. What changes meanwhile may be told as it was or as it is. */
+  async *map(): AsyncGenerator<MapEntry, void, undefined> {
+    for (let offset: number | undefined = 0; offset !== undefined; ) {
+      const page: MapPage = await this.mapPage({ offset });
+      yield* page.entries;
+      offset = page.next;
+    }
+  }
+
+  /**
+   * A part of that, for whoever hands it on in parts.
+   *
+   * @param part in bytes, and in entries
+   */
+  mapPage({ offset = 0, limit = MAP_PAGE }: Partial<MapPart> = {}): Promise<MapPage> {
+    return this.#place.thread.call(this.#place.id, "mapPage", { offset, limit });
+  }
+
   /** Starts a stream, unless one runs. */
   async stream(options: StreamSpec = {}): Promise<void> {
     if (this.#end instanceof StreamdiskError) this.#end = undefined;
@@ -140,11 +173,6 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
   step({ offset, length = 2 ** 20 }: { readonly offset?: number; readonly length?: number } = {}): Promise<StepResult> {
     const from = offset === undefined ? {} : { offset };
     return this.#place.thread.call(this.#place.id, "step", { ...from, length });
-  }
-
-  /** What each range is from `offset` on, in at most `limit` entries, as `imageMap` has it. */
-  map({ offset = 0, limit }: { readonly offset?: number; readonly limit: number }): Promise<DiskMap> {
-    return this.#place.thread.call(this.#place.id, "map", { offset, limit });
   }
 
   /**

@@ -3,6 +3,8 @@
  * it is alive, the memory of its extents.
  *
  * An NBD link knows of its loss before any request fails, and of its return before any probe is due: it tells the watch.
+ *
+ * A local file that is deleted is told of and read on (ADR 4): neither the watch nor who waits for it takes it for lost.
  */
 import type { BlockNode, Clock } from "../block/index.ts";
 import { ExtentCache, Readahead, SourceWatch, Timed } from "../filters/index.ts";
@@ -14,10 +16,11 @@ const SOURCE_TIMEOUT_MS = 30_000;
 
 export class SourcesBelow {
   readonly #watches: SourceWatch[] = [];
+  #deleted: string | undefined;
   readonly #onHealth: () => void;
   readonly #clock: Clock | undefined;
 
-  /** @param onHealth called when a source is lost, back, or found to have changed */
+  /** @param onHealth called when a source is lost, back, deleted, or found to have changed */
   constructor(onHealth: () => void, clock?: Clock) {
     this.#onHealth = onHealth;
     this.#clock = clock;
@@ -29,27 +32,38 @@ export class SourcesBelow {
 
   /** Puts around a source what belongs there. */
   wrap(source: SourceNode): BlockNode {
-    const watch = new SourceWatch(timed(source), {
+    const watch = new SourceWatch(timed(source, this.#clock), {
       onHealth: this.#onHealth,
       ...(this.#clock && { clock: this.#clock }),
     });
     this.#watches.push(watch);
     if ("onLink" in source) source.onLink((up, error) => watch.noteLink(up, error));
+    if (source instanceof FileNode) source.onDeleted(() => this.#noteDeleted(source.path));
     const cache = new ExtentCache(watch);
     return source instanceof FileNode ? cache : new Readahead(cache);
+  }
+
+  #noteDeleted(path: string): void {
+    this.#deleted =
+      `'${path}' was deleted or replaced while this disk reads it. It is read on as it was, and is gone when the disk is ` +
+      "closed: stream the disk to the end before";
+    this.#onHealth();
   }
 
   /** How they are, all together: the first that is not well counts. */
   state(held: number): SourceState {
     const bad = this.#watches.find(({ health }) => health.state !== "ok")?.health;
-    if (bad === undefined) return { state: this.#watches.length === 0 ? "none" : "ok", held };
+    if (bad === undefined) {
+      if (this.#deleted !== undefined) return { state: "deleted", message: this.#deleted, held };
+      return { state: this.#watches.length === 0 ? "none" : "ok", held };
+    }
     return { state: bad.state === "changed" ? "changed" : "lost", message: bad.error?.message ?? "", held };
   }
 }
 
 /** Only what may hang needs a time limit: a local file has none, an NBD or HTTP source its own. */
-function timed(source: SourceNode): BlockNode {
+function timed(source: SourceNode, clock: Clock | undefined): BlockNode {
   return "remote" in source && source.remote !== undefined
-    ? new Timed(source, { timeoutMs: SOURCE_TIMEOUT_MS })
+    ? new Timed(source, { timeoutMs: SOURCE_TIMEOUT_MS, ...(clock && { clock }) })
     : source;
 }

@@ -1,17 +1,17 @@
 /** What the control plane and a disk's thread say to each other. All of it is plain data. */
 import { type ErrorCode, type ErrorContext, StreamdiskError } from "../errors/index.ts";
 import type { StepResult } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskMap, DiskSpec, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskSpec, MapPage, MapPart, StreamSpec } from "./disk-spec.ts";
 
 /** Calls by name: what goes, what comes back. */
 export interface DiskCalls {
   open: { args: DiskSpec; result: { readonly uri: string } };
   info: { args: undefined; result: DiskInfo };
+  mapPage: { args: MapPart; result: MapPage };
   stream: { args: StreamSpec; result: undefined };
   cancelStream: { args: undefined; result: undefined };
   setSpeed: { args: { readonly speed: number | undefined }; result: undefined };
   step: { args: { readonly offset?: number; readonly length: number }; result: StepResult };
-  map: { args: { readonly offset: number; readonly limit: number }; result: DiskMap };
   resize: { args: { readonly length: number; readonly shrink: boolean }; result: undefined };
   close: { args: undefined; result: undefined };
 }

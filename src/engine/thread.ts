@@ -21,6 +21,8 @@ async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
   switch (name) {
     case "info":
       return disk.info();
+    case "mapPage":
+      return disk.mapPage(args as DiskCalls["mapPage"]["args"]);
     case "stream":
       return disk.stream(args as StreamSpec);
     case "cancelStream":
@@ -29,8 +31,6 @@ async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
       return disk.setSpeed((args as { speed: number | undefined }).speed);
     case "step":
       return disk.step(args as { length: number });
-    case "map":
-      return disk.map(args as DiskCalls["map"]["args"]);
     case "resize":
       return disk.resize(args as DiskCalls["resize"]["args"]);
     case "close":

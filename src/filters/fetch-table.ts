@@ -12,9 +12,9 @@ import { type BlockNode, BufferPool, dataRuns, type OverlayNode, validateRange }
 const LEAST_UNIT = 64 * 1024;
 /** The longest fetch, unless a unit is longer. */
 const LONGEST = 1024 * 1024;
-const MOST_BYTES = 16 * 1024 * 1024;
+const MOST_BYTES = 8 * 1024 * 1024;
 /** Memory that is kept for the next ones: the kernel would have to find and clear it anew. */
-const MOST_KEPT = 4 * 1024 * 1024;
+const MOST_KEPT = 2 * 1024 * 1024;
 
 /** Whole units on their way. */
 export interface Fetch {
@@ -61,16 +61,31 @@ export class FetchTable {
    * @param below where to read, and what the range was missing over when it was looked up
    */
   async take(position: number, end: number, below: BlockNode): Promise<Fetch> {
-    const unit = Math.floor(position / this.#unit);
     for (;;) {
-      const there = this.#byUnit.get(unit);
-      // One from before the disk has grown may end too early.
-      if (there !== undefined && position < there.offset + there.bytes.length) return there;
-      const count = this.#count(unit, end);
-      const hasRoom = this.#bytes === 0 || this.#bytes + count * this.#unit <= MOST_BYTES;
-      if (there === undefined && hasRoom) return this.#begin(unit, count, below);
-      await (there ?? this.#oldest())?.kept;
+      const fetch = this.takeNow(position, end, below);
+      if (fetch !== undefined) return fetch;
+      await (this.#byUnit.get(this.#unitOf(position)) ?? this.#oldest())?.kept;
     }
+  }
+
+  /** The same; undefined when it would have to wait. */
+  takeNow(position: number, end: number, below: BlockNode): Fetch | undefined {
+    const unit = this.#unitOf(position);
+    const there = this.#byUnit.get(unit);
+    // One from before the disk has grown may end too early.
+    if (there !== undefined) return position < there.offset + there.bytes.length ? there : undefined;
+    const count = this.#count(unit, end);
+    const hasRoom = this.#bytes === 0 || this.#bytes + count * this.#unit <= MOST_BYTES;
+    return hasRoom ? this.#begin(position, count, below) : undefined;
+  }
+
+  /** Whether a range lies inside one unit. */
+  isInOne(offset: number, length: number): boolean {
+    return (offset % this.#unit) + length <= this.#unit;
+  }
+
+  #unitOf(position: number): number {
+    return Math.floor(position / this.#unit);
   }
 
   /** Resolves when nothing is under way. */
@@ -90,53 +105,63 @@ export class FetchTable {
     return count;
   }
 
-  #begin(unit: number, count: number, below: BlockNode): Fetch {
-    const offset = unit * this.#unit;
-    const length = Math.min(count * this.#unit, this.#overlay.length - offset);
+  #begin(position: number, count: number, below: BlockNode): Fetch {
     // It may have become shorter since it was looked at.
-    validateRange(this.#overlay, "read", offset, length);
+    validateRange(this.#overlay, "read", position, 1);
+    const offset = this.#unitOf(position) * this.#unit;
+    const length = Math.min(count * this.#unit, this.#overlay.length - offset);
     const buffer = this.#pool.take(length);
-    const bytes = buffer.subarray(0, length);
-    const fetch = { offset, bytes, arrived: this.#read(offset, bytes, below), kept: SETTLED, failure: undefined };
-    fetch.kept = this.#keep(fetch, buffer).finally(() => {
-      this.#bytes -= length;
-      for (let i = 0; i < count; i++) this.#byUnit.delete(unit + i);
-    });
+    const bytes = buffer.length === length ? buffer : buffer.subarray(0, length);
+    const inside = Math.max(0, Math.min(length, below.length - offset));
+    if (inside < length) bytes.fill(0, inside);
+    const arrived = inside > 0 ? below.read(offset, inside < length ? bytes.subarray(0, inside) : bytes) : SETTLED;
+    const fetch = { offset, bytes, arrived, kept: SETTLED, failure: undefined };
     this.#bytes += length;
-    for (let i = 0; i < count; i++) this.#byUnit.set(unit + i, fetch);
+    for (const unit of this.#unitsOf(fetch)) this.#byUnit.set(unit, fetch);
+    fetch.kept = this.#keep(fetch, inside, buffer);
     return fetch;
   }
 
-  async #read(offset: number, bytes: Uint8Array, below: BlockNode): Promise<void> {
-    const inside = Math.max(0, Math.min(bytes.length, below.length - offset));
-    if (inside < bytes.length) bytes.fill(0, inside);
-    if (inside > 0) await below.read(offset, bytes.subarray(0, inside));
-    this.#fetched += inside;
-  }
-
-  async #keep(fetch: Fetch, buffer: Uint8Array): Promise<void> {
-    const { offset, bytes } = fetch;
+  async #keep(fetch: Fetch, inside: number, buffer: Uint8Array): Promise<void> {
     try {
       await fetch.arrived;
     } catch {
       // Its readers are told.
+      this.#remove(fetch);
       return;
     }
+    this.#fetched += inside;
     await nextTurn();
     try {
-      for (const { start, end, zero } of dataRuns(bytes, this.#overlay.grain)) {
-        const length = this.#keepable(offset + start, end - start);
-        if (length <= 0) break;
-        if (zero) await this.#overlay.populateZeroes(offset + start, length);
-        else this.#kept += await this.#overlay.populate(offset + start, bytes.subarray(start, start + length));
-      }
+      await this.#populate(fetch);
     } catch (error) {
       fetch.failure = { error };
       this.#onNotKept();
       return;
+    } finally {
+      this.#remove(fetch);
     }
     // Whoever took it from the table while it was there has had its bytes by then.
-    void nextTurn().then(() => this.#pool.give(buffer));
+    setImmediate(() => this.#pool.give(buffer));
+  }
+
+  #remove(fetch: Fetch): void {
+    this.#bytes -= fetch.bytes.length;
+    for (const unit of this.#unitsOf(fetch)) this.#byUnit.delete(unit);
+  }
+
+  #unitsOf({ offset, bytes }: Fetch): number[] {
+    const first = this.#unitOf(offset);
+    return Array.from({ length: Math.ceil(bytes.length / this.#unit) }, (_, i) => first + i);
+  }
+
+  async #populate({ offset, bytes }: Fetch): Promise<void> {
+    for (const { start, end, zero } of dataRuns(bytes, this.#overlay.grain)) {
+      const length = this.#keepable(offset + start, end - start);
+      if (length <= 0) break;
+      if (zero) await this.#overlay.populateZeroes(offset + start, length);
+      else this.#kept += await this.#overlay.populate(offset + start, bytes.subarray(start, start + length));
+    }
   }
 
   /** The disk may have become shorter meanwhile, or longer: then what was its end is a part of a grain, and not all that there is. */

@@ -187,6 +187,25 @@ test("a long read is one request, in however many pieces it is fetched", async (
   assert.deepEqual(counts, [2, 2, 28]);
 });
 
+test("a request in several calls takes one place, and each client has places of its own", async () => {
+  const { clock, source, hold } = await makeDisk({ policy: { holdMs: FOREVER, afterwards: "error" }, mostHeld: 2 });
+  const revive = source.add({ does: "source-lost" });
+  const [one, other] = [hold.connect(), hold.connect()];
+  const reading = (request: ReturnType<typeof one>, cluster: number) =>
+    follow(request.read(cluster * K64, new Uint8Array(512)));
+  const large = one();
+  const held = [5, 6, 7, 8].map((cluster) => reading(large, cluster));
+  held.push(reading(one(), 9), reading(other(), 10));
+  const tooMany = reading(one(), 11);
+  await clock.advance(0);
+  assert.ok(held.every(({ now }) => now === "…"));
+  assert.deepEqual([tooMany.now, hold.held], ["source-lost", 3]);
+  revive();
+  await clock.advance(5000);
+  assert.ok(held.every(({ now }) => now === undefined));
+  assert.equal(hold.held, 0);
+});
+
 test("a loss that comes and goes takes nobody's place", async () => {
   const { clock, source, read, hold } = await makeDisk({
     policy: { holdMs: FOREVER, afterwards: "error" },

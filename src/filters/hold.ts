@@ -1,13 +1,13 @@
 /**
  * What a guest gets while a source is dead: the policy of its disk (design, "Source death").
  *
- * It stands on the guest's side, around copy-on-read: so it sees the guest's own requests, each once, whatever a request needs
- * from below and with whom it shares that. One that fails for want of a source is *held*: it waits until the source is back,
- * and is done again as a whole. Nothing waits further down, neither a lock nor a buffer nor the stream job, which has a
+ * It stands on the guest's side, around copy-on-read: so it sees the guest's own requests, whatever a request needs from below
+ * and with whom it shares that. A call that fails for want of a source is *held*: it waits until the source is back, and is
+ * done again. A large request comes in several calls, which count as one (`connect`). Nothing waits further down, neither a lock nor a buffer nor the stream job, which has a
  * patience of its own.
  *
  * `holdMs` counts from the moment that the source was lost (`SourceWatch`), for all requests together; after that, and whenever
- * `mostHeld` wait already, requests fail at once. So a dead source costs its time once, not once a request. A range that an otherwise
+ * `mostHeld` of one client wait already, requests fail at once. So a dead source costs its time once, not once a request. A range that an otherwise
  * healthy source cannot give is asked for again and again for as long, counted from its request's own first failure.
  *
  * A source that has changed is nobody's to wait for.
@@ -28,7 +28,7 @@ export interface HoldOptions {
   readonly policy: SourcePolicy;
   /** The sources below. */
   readonly watches: readonly Pick<SourceWatch, "loss">[];
-  /** Requests that may wait at a time; more get the second policy. @default 8 */
+  /** Requests of one client that may wait at a time; more get the second policy. @default 8 */
   readonly mostHeld?: number;
   readonly clock?: Clock;
   /** The second policy is "pause", and a request is about to meet it. */
@@ -37,12 +37,17 @@ export interface HoldOptions {
 
 /** What an export needs of a disk. */
 export interface GuestDisk extends BlockNode {
-  /** Fetches what of a range is missing, and resolves when it is kept. */
-  cache(offset: number, length: number, signal?: AbortSignal): Promise<void>;
+  /** Fetches what of a range is missing, and resolves when it is kept. Absent where nothing is missing. */
+  cache?(offset: number, length: number, signal?: AbortSignal): Promise<void>;
 }
 
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 5_000;
+
+/** What one client has waiting. */
+interface Places {
+  taken: number;
+}
 
 export class Hold implements GuestDisk {
   readonly grows = false;
@@ -50,6 +55,8 @@ export class Hold implements GuestDisk {
   readonly #options: HoldOptions;
   readonly #clock: Clock;
   readonly #closing = new AbortController();
+  /** For whoever asks without a connection. */
+  readonly #alone = this.connect();
   #held = 0;
 
   /** @param disk closed with this */
@@ -80,49 +87,59 @@ export class Hold implements GuestDisk {
     return this.#disk.backing;
   }
 
+  /** @returns a maker of what one request of a client is done on, in any number of calls */
+  connect(): () => HeldRequest {
+    const places: Places = { taken: 0 };
+    return () => new HeldRequest(this.#disk, (request, act, signal) => this.#patiently(places, request, act, signal));
+  }
+
   read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    return this.#patiently(() => this.#disk.read(offset, target, signal), signal);
+    return this.#alone().read(offset, target, signal);
+  }
+
+  write(offset: number, data: Uint8Array): Promise<void> {
+    return this.#alone().write(offset, data);
+  }
+
+  writeZeroes(offset: number, length: number): Promise<void> {
+    return this.#alone().writeZeroes(offset, length);
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    return this.#alone().discard(offset, length);
+  }
+
+  flush(): Promise<void> {
+    return this.#alone().flush();
+  }
+
+  cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    return this.#alone().cache(offset, length, signal);
+  }
+
+  extents(offset: number, length: number): Promise<Extent[]> {
+    return this.#alone().extents(offset, length);
   }
 
   readNow(offset: number, target: Uint8Array): boolean {
     return this.#disk.readNow?.(offset, target) ?? false;
   }
 
-  cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
-    return this.#patiently(() => this.#disk.cache(offset, length, signal), signal);
-  }
-
-  /** A write of part of what is missing needs the rest from below. */
-  write(offset: number, data: Uint8Array): Promise<void> {
-    return this.#patiently(() => this.#disk.write(offset, data));
-  }
-
-  writeZeroes(offset: number, length: number): Promise<void> {
-    return this.#patiently(() => this.#disk.writeZeroes(offset, length));
-  }
-
   canZeroFast(offset: number, length: number): boolean {
     return this.#disk.canZeroFast?.(offset, length) ?? false;
-  }
-
-  discard(offset: number, length: number): Promise<void> {
-    return this.#patiently(() => this.#disk.discard(offset, length));
-  }
-
-  flush(): Promise<void> {
-    return this.#disk.flush();
-  }
-
-  extents(offset: number, length: number): Promise<Extent[]> {
-    return this.#disk.extents(offset, length);
   }
 
   resize(length: number): Promise<void> {
     return this.#disk.resize(length);
   }
 
-  /** Does a request, again and again where the policy says so. */
-  async #patiently(act: () => Promise<void>, signal?: AbortSignal): Promise<void> {
+  /** Does a call of a request, again and again where the policy says so. */
+  async #patiently<T>(
+    places: Places,
+    request: HeldRequest,
+    act: () => Promise<T>,
+    signal: AbortSignal | undefined,
+  ): Promise<T> {
     let holding: Holding | undefined;
     try {
       for (;;) {
@@ -132,19 +149,26 @@ export class Hold implements GuestDisk {
           if (!(error instanceof StreamdiskError)) throw error;
           if (error.code === "changed") throw this.#giveUp(error);
           if (error.code !== "source-lost") throw error;
-          holding ??= this.#hold(error);
+          holding ??= this.#hold(places, request, error);
           await this.#wait(holding, error, signal);
         }
       }
     } finally {
-      if (holding !== undefined) this.#held--;
+      if (holding !== undefined && --request.waiting === 0) {
+        places.taken--;
+        this.#held--;
+      }
     }
   }
 
-  #hold(error: StreamdiskError): Holding {
+  #hold(places: Places, request: HeldRequest, error: StreamdiskError): Holding {
     const { mostHeld = 8 } = this.#options;
-    if (this.#held >= mostHeld) throw this.#giveUp(error);
-    this.#held++;
+    if (request.waiting === 0) {
+      if (places.taken >= mostHeld) throw this.#giveUp(error);
+      places.taken++;
+      this.#held++;
+    }
+    request.waiting++;
     return { since: this.#clock.now(), retryIn: FIRST_RETRY_MS };
   }
 
@@ -197,7 +221,52 @@ export class Hold implements GuestDisk {
   }
 }
 
-/** A request that is held. */
+type Patience = <T>(request: HeldRequest, act: () => Promise<T>, signal?: AbortSignal) => Promise<T>;
+
+/** A client's request: its calls take one place together, however many of them wait. */
+export class HeldRequest {
+  /** Calls that wait. */
+  waiting = 0;
+  readonly #disk: GuestDisk;
+  readonly #patiently: Patience;
+
+  constructor(disk: GuestDisk, patiently: Patience) {
+    this.#disk = disk;
+    this.#patiently = patiently;
+  }
+
+  read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
+    return this.#patiently(this, () => this.#disk.read(offset, target, signal), signal);
+  }
+
+  /** A write of part of what is missing needs the rest from below. */
+  write(offset: number, data: Uint8Array): Promise<void> {
+    return this.#patiently(this, () => this.#disk.write(offset, data));
+  }
+
+  writeZeroes(offset: number, length: number): Promise<void> {
+    return this.#patiently(this, () => this.#disk.writeZeroes(offset, length));
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    return this.#patiently(this, () => this.#disk.discard(offset, length));
+  }
+
+  /** An overlay needs nothing from below for this; an image that is itself on a server needs that. */
+  flush(): Promise<void> {
+    return this.#patiently(this, () => this.#disk.flush());
+  }
+
+  cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    return this.#patiently(this, async () => this.#disk.cache?.(offset, length, signal), signal);
+  }
+
+  extents(offset: number, length: number): Promise<Extent[]> {
+    return this.#patiently(this, () => this.#disk.extents(offset, length));
+  }
+}
+
+/** A call that is held. */
 interface Holding {
   /** Its own first failure. */
   readonly since: number;

@@ -1,4 +1,7 @@
+import type { BlockNode } from "../block/index.ts";
 import { type Chain, openChain } from "../chain/index.ts";
+import { ExtentCache } from "../filters/index.ts";
+import { FileNode, type SourceNode } from "../sources/index.ts";
 import type { ImageOptions } from "./options.ts";
 
 /** An opened image: `node` reads and writes, `layers` are the files below it. */
@@ -21,7 +24,12 @@ export interface OpenImageOptions extends ImageOptions {
  */
 export async function openImage(path: string, options: OpenImageOptions = {}): Promise<Image> {
   const { format, readOnly, allowBacking, sourceOptions } = options;
-  return openChain({ file: path, format, readOnly }, { allowBacking, sourceOptions });
+  return openChain({ file: path, format, readOnly }, { allowBacking, sourceOptions, wrapSource: remembered });
+}
+
+/** To ask a file again what it holds costs nothing; a server, a round trip each time. */
+function remembered(source: SourceNode): BlockNode {
+  return source instanceof FileNode ? source : new ExtentCache(source);
 }
 
 /**

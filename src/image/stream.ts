@@ -17,7 +17,7 @@ export interface StreamImageOptions extends ImageOptions {
   readonly base?: string;
   /** Bytes a second. Absent: as fast as it goes. */
   readonly speed?: number;
-  /** Bytes under way at once. Absent: it adapts between 4 and 64 MiB. */
+  /** Bytes under way at once. Absent: it adapts between 1 and 32 MiB. */
   readonly window?: number;
   /** Bytes of one request. @default 1 MiB */
   readonly chunk?: number;

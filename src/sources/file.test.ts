@@ -292,3 +292,18 @@ test("only a file that can be punched is zeroed faster than written", async () =
   await using readOnly = await openFile(made(10_000), { readOnly: true });
   assert.equal(readOnly.canZeroFast(), false);
 });
+
+if (native) {
+  test("the tail of a file that was cut short is no hole", async () => {
+    const path = made(MIB);
+    await using file = await openFile(path, { readOnly: true });
+    truncateSync(path, MIB / 2);
+    assert.equal((await file.extents(0, MIB / 2)).at(-1)?.kind, "data");
+    for (const [offset, length] of [[MIB / 2, 4096] as const, [MIB - 4096, 4096] as const, [0, MIB] as const]) {
+      await assert.rejects(file.extents(offset, length), {
+        code: "changed",
+        message: /ended at \d+ when .* cut short/,
+      });
+    }
+  });
+}

@@ -9,7 +9,7 @@
  * close() waits for the requests under way: the number of a descriptor closed under them may be another file's by the time
  * they run.
  */
-import { fdatasync, ftruncate, ftruncateSync, read, write } from "node:fs";
+import { fdatasync, ftruncate, ftruncateSync, read } from "node:fs";
 import { promisify } from "node:util";
 import type { BlockNode, Extent } from "../block/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
@@ -24,9 +24,11 @@ import {
   readNow,
   zeroRange,
 } from "../host/index.ts";
+import { type FileWatch, watchDeletion } from "./file-watch.ts";
 import { Flusher } from "./flusher.ts";
 import { type ImageLock, type LockMode, lockImage } from "./image-lock.ts";
 import { closeFile, fileLength, fileSpace, flushDirectoryOf, openPlainFile, type PlainFile } from "./plain-file.ts";
+import { WriteQueue } from "./write-queue.ts";
 
 export interface OpenFileOptions {
   readonly readOnly: boolean;
@@ -109,7 +111,9 @@ export class FileNode implements BlockNode {
   #underWay = 0;
   #whenIdle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
+  #watch: FileWatch | undefined;
   readonly #flusher: Flusher;
+  readonly #writes: WriteQueue;
 
   constructor(path: string, plain: PlainFile, facts: FileFacts) {
     this.path = path;
@@ -123,6 +127,7 @@ export class FileNode implements BlockNode {
     this.#punches = facts.punches;
     this.#readsNow = facts.remote === undefined && canReadNow();
     this.#fd = plain.fd;
+    this.#writes = new WriteQueue(plain.fd);
     this.#length = facts.length;
     this.#reach = facts.length;
     // What an earlier process left may not be durable.
@@ -170,21 +175,13 @@ export class FileNode implements BlockNode {
     return new Promise((resolve, reject) => {
       const length = data.length;
       this.#beginChange("write", offset, length, this.grows);
-      let done = 0;
-      const step = () => write(this.#fd, data, done, Math.min(length - done, TRANSFER_A_CALL), offset + done, next);
-      const next = (error: NodeJS.ErrnoException | null, count: number): void => {
-        done += count;
-        if (error === null && done < length) {
-          step();
-          return;
-        }
+      this.#writes.add(offset, data, (error, done) => {
         // As far as it came the file is that long, also when the rest failed.
         if (done > 0 && offset + done > this.#length) this.#length = offset + done;
         this.#endChange();
         if (error === null) resolve();
         else reject(this.#failure("write", offset, length, error));
-      };
-      step();
+      });
     });
   }
 
@@ -226,6 +223,11 @@ export class FileNode implements BlockNode {
     try {
       const mayHang = this.remote !== undefined;
       const runs = await fileRuns(this.#fd, offset, offset + length, { limit: EXTENTS_A_CALL, mayHang });
+      // Past its end a file that was cut short has a hole, as the kernel sees it; its bytes were something else.
+      if (this.readOnly && this.grows && runs.at(-1)?.hole) {
+        const end = await fileLength(this.#fd);
+        if (end < offset + length) throw this.#cutShort(offset, length, Math.max(end - offset, 0));
+      }
       return runs.map((run) => ({
         offset: run.offset,
         length: run.length,
@@ -282,6 +284,16 @@ export class FileNode implements BlockNode {
     }
   }
 
+  /**
+   * Has `listener` called when the file is deleted or another is renamed over it, while it is open: once, and never at once. A
+   * block device and a file on another machine are not watched, nor is a file where the kernel can't.
+   */
+  onDeleted(listener: () => void): void {
+    if (!this.grows || this.remote !== undefined || this.#closing !== undefined) return;
+    this.#watch?.close();
+    this.#watch = watchDeletion(this.#fd, listener);
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -292,6 +304,7 @@ export class FileNode implements BlockNode {
   }
 
   async #close(): Promise<void> {
+    this.#watch?.close();
     if (this.#underWay > 0) {
       await new Promise<void>((resolve) => {
         this.#whenIdle = resolve;
@@ -360,7 +373,7 @@ export class FileNode implements BlockNode {
   }
 
   #cutShort(offset: number, length: number, done: number): StreamdiskError {
-    const message = `'${this.path}' ended at ${offset + done} when ${length} bytes at ${offset} were read: it was cut short`;
+    const message = `'${this.path}' ended at ${offset + done} when ${length} bytes at ${offset} were wanted: it was cut short`;
     return new StreamdiskError("changed", message, { node: this.path, operation: "read", offset, length });
   }
 

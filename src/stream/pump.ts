@@ -177,6 +177,7 @@ export class Pump {
 
   async #launch(piece: Piece): Promise<void> {
     const { offset, length, kind } = piece;
+    const began = this.#clock.now();
     this.#underway.add(piece);
     this.#underwayBytes += this.#costOf(piece);
     try {
@@ -186,7 +187,8 @@ export class Pump {
         this.#tally.fetch -= length;
         this.#done(length, populated);
         this.durability.populated(populated.data + populated.zero);
-        this.window.arrived(length, this.#clock.now());
+        const now = this.#clock.now();
+        this.window.arrived(length, now, now - began);
       } else {
         this.#done(length, await this.#target.clear(offset, length));
         // Nothing that would be dear to do again.

@@ -11,6 +11,7 @@ import {
   hashes,
   makeOverlay,
   peer,
+  startCli,
   temporaryDirectory,
 } from "../support/cli.ts";
 import { RunningServe, startServe } from "../support/serve.ts";
@@ -18,8 +19,11 @@ import { makePskFile } from "../support/tls-files.ts";
 
 const MIB = 1024 ** 2;
 
-/** A command that must not serve: if it does, it is ended. */
-const refused = (...args: string[]) => cli(["serve", ...args], { under: ["timeout", "--signal=KILL", "20"] });
+/** A command that must not serve: if it says that it does, it is ended. */
+const refused = (...args: string[]) => {
+  const serve = startCli(["serve", ...args], { onLine: () => serve.child.kill("SIGKILL") });
+  return serve.ended;
+};
 
 const overlayOf = (t: TestContext) => makeOverlay(temporaryDirectory(t));
 
@@ -199,7 +203,8 @@ test("a command line that makes no sense is one line, and nothing is served or m
     [[fresh], 66, /fresh\.qcow2/],
     [[fresh, "--create"], 64, /fresh\.qcow2'.*backing file or a size/],
     [[fresh, "--create", "--backing", join(directory, "no-base.raw")], 66, /no-base\.raw/],
-    [["nbd://127.0.0.1/"], 77, /URI/],
+    [["nbd+unix:///?socket=/nowhere"], 69, /no such socket/],
+    [["nbd+unix:///?socket=/nowhere", "--create", "--size", "1M"], 64, /is a URI/],
   ];
   for (const [args, exit, words] of rows) assertFails(await refused(...args), exit, words);
   assert.equal(existsSync(fresh), false);

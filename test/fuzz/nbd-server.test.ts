@@ -84,7 +84,7 @@ function begin(node: MemoryNode): Ground {
   const link = new LazyLink();
   const shared = new SharedRoom(ROOM);
   const transmission = new Transmission({
-    served: { name: "", readOnly: false, node, cache: async () => {} },
+    served: { name: "", readOnly: false, node: Object.assign(node, { cache: async () => {} }) },
     length: SIZE,
     structured: true,
     contexts: CONTEXTS,

@@ -63,6 +63,8 @@ test("nbdkit, whatever it is told to withhold", async () => {
     ["delay", ["--filter=delay", "rdelay=3ms"]],
     ["rate", ["--filter=rate", "rate=800M"]],
     ["one thread", ["-t", "1"]],
+    ["no other connection is let in", ["--filter=limit", "limit=1"]],
+    ["few other connections are let in", ["--filter=limit", "limit=2"]],
     [
       "blocks",
       [

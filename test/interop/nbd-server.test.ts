@@ -8,7 +8,7 @@ import { isOverlay } from "../../src/block/index.ts";
 import { openChain } from "../../src/chain/index.ts";
 import { CopyOnRead } from "../../src/filters/index.ts";
 import type { FormatName } from "../../src/formats/index.ts";
-import { type NbdExport, type NbdServer, serveNbd } from "../../src/nbd/index.ts";
+import { type ExportNode, type NbdExport, type NbdServer, serveNbd } from "../../src/nbd/index.ts";
 import { startQemuNbd } from "../support/nbd-servers.ts";
 import { peer, refusedPeer } from "../support/peer-process.ts";
 import { qemuImg, qemuIo } from "../support/qemu.ts";
@@ -28,10 +28,16 @@ interface Served extends AsyncDisposable {
 }
 
 /** Serves an image with all that lies below it. */
-async function serveImage(file: string, format: FormatName, more: Partial<NbdExport> = {}): Promise<Served> {
+async function serveImage(
+  file: string,
+  format: FormatName,
+  more: Partial<NbdExport> = {},
+  cache?: ExportNode["cache"],
+): Promise<Served> {
   const readOnly = more.readOnly ?? false;
   const chain = await openChain({ file, format, readOnly });
-  const served = { name: "", readOnly, node: chain.node, ...more };
+  const node = cache === undefined ? chain.node : Object.assign(chain.node, { cache });
+  const served = { name: "", readOnly, node, ...more };
   const server = await serveNbd({ listen: { path: at("sock") }, exports: [served] });
   return {
     server,
@@ -211,7 +217,7 @@ test("libnbd: each command, its flags and its errors", async () => {
   const cache = async (offset: number, length: number): Promise<void> => {
     cached.push(`${offset}+${length}`);
   };
-  await using disk = await serveImage(rawFile(), "raw", { cache });
+  await using disk = await serveImage(rawFile(), "raw", {}, cache);
   const said = await nbdsh(
     disk.uri,
     `
@@ -388,14 +394,7 @@ test("what is read through copy-on-read stays, and CACHE brings it near", async 
   const chain = await openChain({ file: path, format: "qcow2" });
   assert.ok(isOverlay(chain.node));
   const node = new CopyOnRead(chain.node);
-  const served: NbdExport = {
-    name: "",
-    readOnly: false,
-    node,
-    cache: async (offset, length) => {
-      await node.cache(offset, length);
-    },
-  };
+  const served: NbdExport = { name: "", readOnly: false, node };
   const server = await serveNbd({ listen: { path: at("sock") }, exports: [served] });
   try {
     await nbdsh(server.uri, "h.cache(1024 * 1024, 0)");

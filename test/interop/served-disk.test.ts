@@ -1,11 +1,15 @@
-/** A served disk over a source of others (nbdkit): what it asks of the source, and what becomes of the source in the end. */
+/**
+ * A served disk as a program has it, over sources of others: what it asks of them and what becomes of them in the end; steps,
+ * speed and map; images that are themselves on a server.
+ */
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { serveDisk } from "../../src/engine/index.ts";
+import { imageMap, type MapEntry, type StreamdiskError, serveDisk } from "../../src/index.ts";
 import { connectNbd } from "../../src/nbd/index.ts";
 import { makeOverlay, noise, peer, temporaryDirectory } from "../support/cli.ts";
+import { serveRanges } from "../support/http-server.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
 
 const MIB = 2 ** 20;
@@ -74,14 +78,14 @@ test("a served disk is mapped and made larger, and does not show its base there"
   const expected = JSON.parse(peer("qemu-img", "map", "--output=json", image)) as { start: number; length: number }[];
   await using disk = await serveDisk({ image, readOnly: false });
   assert.deepEqual((await disk.info()).below, [base]);
-  const { entries } = await disk.map({ limit: 1000 });
+  const { entries } = await disk.mapPage({ limit: 1000 });
   assert.deepEqual(
     entries.map(({ start, length }) => ({ start, length })),
     expected.map(({ start, length }) => ({ start, length })),
   );
-  const first = await disk.map({ limit: 2 });
+  const first = await disk.mapPage({ limit: 2 });
   assert.deepEqual([first.entries, first.next], [entries.slice(0, 2), entries[2]?.start]);
-  assert.deepEqual((await disk.map({ offset: first.next ?? 0, limit: 1000 })).entries, entries.slice(2));
+  assert.deepEqual((await disk.mapPage({ offset: first.next ?? 0, limit: 1000 })).entries, entries.slice(2));
 
   await assert.rejects(disk.resize(16 * MIB), { code: "refused" });
   await disk.resize(16 * MIB, { shrink: true });
@@ -93,4 +97,137 @@ test("a served disk is mapped and made larger, and does not show its base there"
   const { length, missingBytes } = await disk.info();
   assert.equal(length, 32 * MIB);
   assert(missingBytes < 16 * MIB);
+});
+
+/** nbdkit with a base that is data throughout, and an overlay over it. */
+async function plainSource(t: TestContext, ...filters: string[]) {
+  const directory = temporaryDirectory(t);
+  const base = join(directory, "base.raw");
+  const content = noise(SIZE, 9);
+  writeFileSync(base, content);
+  const server = await startNbdkit(["-r", ...filters, "file", base]);
+  t.after(() => server[Symbol.asyncDispose]());
+  const image = join(directory, "vm.qcow2");
+  peer("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", server.uri, "-F", "raw", image, `${SIZE}`);
+  return { content, server, image, options: { image, allowBacking: [server.uri] } };
+}
+
+/** The same, of which the server ends with its last client. */
+const leavingSource = (t: TestContext) => plainSource(t, "--filter=exitlast");
+
+test("a source is let go of when nothing is missing, and the export lives on", async (t) => {
+  const { content, server, options } = await leavingSource(t);
+  await using disk = await serveDisk({ ...options, stream: true });
+  await using guest = await connectNbd(disk.uri);
+  await disk.hydrated();
+  await server.ended();
+  await guest.write(MIB, content.subarray(0, 4096));
+  await guest.flush();
+  const bytes = Buffer.alloc(MIB);
+  await guest.read(MIB, bytes);
+  assert(bytes.equals(Buffer.concat([content.subarray(0, 4096), content.subarray(MIB + 4096, 2 * MIB)])));
+  const { hydrated, source, missingBytes } = await disk.info();
+  assert.deepEqual({ hydrated, state: source.state, missingBytes }, { hydrated: true, state: "none", missingBytes: 0 });
+});
+
+test("in steps too, with a guest that writes", async (t) => {
+  const { content, server, options } = await leavingSource(t);
+  await using disk = await serveDisk(options);
+  await using guest = await connectNbd(disk.uri);
+  const written = content.subarray(0, 65536);
+  const expected = Buffer.from(content);
+  let copied = 0;
+  for (
+    let step = await disk.step({ length: 4 * MIB });
+    ;
+    step = await disk.step({ offset: step.next, length: 4 * MIB })
+  ) {
+    copied += step.copied;
+    if (step.done) break;
+    await guest.write(step.next, written);
+    expected.set(written, step.next);
+  }
+  // What the guest has written was not missing any more.
+  assert.equal(copied, SIZE - 3 * 65536);
+  await disk.hydrated();
+  await server.ended();
+  const bytes = Buffer.alloc(SIZE);
+  await guest.read(0, bytes);
+  assert(bytes.equals(expected));
+});
+
+test("the speed of a stream can be changed while it runs; a step has to wait for its end", async (t) => {
+  const { options } = await plainSource(t);
+  await using disk = await serveDisk({ ...options, stream: { speed: 65536 } });
+  await assert.rejects(disk.step(), { code: "in-use" });
+  // At first it would take four minutes.
+  await disk.setSpeed(undefined);
+  await disk.hydrated();
+  await assert.rejects(disk.setSpeed(-1), { code: "invalid-argument" });
+});
+
+test("a map tells what is local and what is missing, as imageMap does", async (t) => {
+  const { image, options } = await plainSource(t);
+  await using disk = await serveDisk(options);
+  await using guest = await connectNbd(disk.uri);
+  const sector = Buffer.alloc(4096, 1);
+  await guest.write(3 * MIB, sector);
+  await guest.flush();
+  const entries: MapEntry[] = [];
+  for await (const entry of disk.map()) entries.push(entry);
+  const [before, local, after] = entries;
+  assert.equal(entries.length, 3);
+  assert.deepEqual([before?.start, before?.length, before?.missing, before?.depth], [0, 3 * MIB, true, 1]);
+  assert.deepEqual([local?.start, local?.length, local?.missing, local?.depth], [3 * MIB, 65536, false, 0]);
+  assert.equal((after?.start ?? 0) + (after?.length ?? 0), SIZE);
+  await disk.close();
+  const closed: MapEntry[] = [];
+  for await (const entry of imageMap(image, { allowBacking: "any" })) closed.push(entry);
+  assert.deepEqual(entries, closed);
+});
+
+test("an image on an NBD server is served on, to be written too; a guest that must wait for it waits", async (t) => {
+  const base = join(temporaryDirectory(t), "base.raw");
+  const content = noise(SIZE, 3);
+  writeFileSync(base, content);
+  await using server = await startNbdkit(["file", base]);
+  for (const readOnly of [true, false]) {
+    await using disk = await serveDisk({ image: server.uri, format: "raw", readOnly });
+    await using guest = await connectNbd(disk.uri);
+    assert.equal(guest.readOnly, readOnly);
+    const bytes = Buffer.alloc(MIB);
+    await guest.read(MIB, bytes);
+    assert(bytes.equals(content.subarray(MIB, 2 * MIB)));
+    await server.stop();
+    const reading = guest.read(0, bytes);
+    await server.start();
+    await reading;
+    assert(bytes.equals(content.subarray(0, MIB)));
+    if (readOnly) continue;
+    await guest.write(4096, Buffer.alloc(512, 0xaa));
+    await guest.flush();
+    assert(readFileSync(base).subarray(4096, 4608).equals(Buffer.alloc(512, 0xaa)));
+  }
+});
+
+test("an image on a server that only lets it be read is refused to guests that would write", async (t) => {
+  const base = join(temporaryDirectory(t), "base.raw");
+  writeFileSync(base, noise(MIB, 3));
+  await using nbd = await startNbdkit(["-r", "file", base]);
+  await using http = await serveRanges("secret");
+  for (const image of [nbd.uri, `${http.origin}${base}?token=secret`]) {
+    await assert.rejects(serveDisk({ image }), ({ code, message }: StreamdiskError) => {
+      assert.equal(code, "refused");
+      assert.match(message, /--read-only/);
+      assert.doesNotMatch(message, /secret/);
+      return true;
+    });
+    await using disk = await serveDisk({ image, readOnly: true });
+    assert.doesNotMatch(JSON.stringify([await disk.info(), disk.image]), /secret/);
+    await using guest = await connectNbd(disk.uri);
+    const bytes = Buffer.alloc(MIB);
+    await guest.read(0, bytes);
+    assert(bytes.equals(readFileSync(base)));
+  }
+  await assert.rejects(serveDisk({ image: nbd.uri, create: true, size: MIB }), { code: "invalid-argument" });
 });

@@ -73,6 +73,12 @@ export class NbdServerProcess implements AsyncDisposable {
     this.#child?.kill(signal);
   }
 
+  /** Resolves when it has ended by itself. */
+  async ended(): Promise<void> {
+    const child = this.#child;
+    if (child !== undefined && child.exitCode === null && child.signalCode === null) await once(child, "exit");
+  }
+
   /** Ends it, and waits until it has. */
   async stop(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     const child = this.#child;

@@ -1,19 +1,22 @@
 import { spawn } from "node:child_process";
 import { rmSync, writeFileSync } from "node:fs";
 import { isIP } from "node:net";
+import { constants } from "node:os";
+import { resolve } from "node:path";
 import type { Command } from "commander";
 import { type DiskInfo, type ServeDiskOptions, type ServedDisk, serveDisk } from "../../engine/index.ts";
 import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
 import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
+import { shownReference } from "../../sources/index.ts";
 import { helpAfter } from "../help.ts";
 import { Interrupted, interruptible } from "../interrupt.ts";
 import { parseCount, parseMode, parsePort } from "../numbers.ts";
 import { type ImageFlags, imageOptions, openedAs, parseFormat } from "../options.ts";
-import { calledCommand, printJsonLine, printLines, printWarnings } from "../output.ts";
+import { calledCommand, printJsonLine, printLines, printWarnings, shellWord } from "../output.ts";
 import { libvirtDisk, ServeStatus } from "../serve-report.ts";
 import { parseSourcePolicy } from "../source-policy.ts";
-import { filePath } from "../targets.ts";
+import { imageReference } from "../targets.ts";
 import { parseRate, parseSize } from "../units.ts";
 
 interface Flags extends ImageFlags {
@@ -43,7 +46,7 @@ interface Flags extends ImageFlags {
 export function define(command: Command): void {
   command
     .addHelpText("before", "For one disk, until Ctrl-C. To keep disks for good, over restarts and reboots: daemon.\n")
-    .argument("<image>", "the image to serve")
+    .argument("<image>", "the image to serve, or the URI of one")
     .option("--backing <ref>", "backing file, in place of what the image says; a new image records it")
     .option("--backing-format <format>", "format of the backing file", parseFormat)
     .option("--create", "make the image when it is not there yet")
@@ -67,7 +70,7 @@ export function define(command: Command): void {
     .option("--tls-psk-file <file>", "TLS with pre-shared keys from there")
     .option("--max-connections <number>", "clients at a time at most", parseCount)
     .option("--pid-file <file>", "write the process id there while the disk is served")
-    .option("--exit-when-hydrated", "end when the disk needs its backing file no more")
+    .option("--exit-when-hydrated", "with --stream: end when the disk needs its backing file no more")
     .option("--run <command>", "run a shell command with $uri and $socket set, and end with it");
   imageOptions(command)
     .addHelpText(
@@ -84,7 +87,7 @@ export function define(command: Command): void {
 
 async function serve(image: string, flags: Flags): Promise<void> {
   refuseLoneFlags(flags);
-  const options = serveOptions(filePath(image), flags);
+  const options = serveOptions(imageReference(image), flags);
   try {
     await interruptible(async (signal) => {
       await using disk = await serveDisk(options);
@@ -102,7 +105,7 @@ async function serve(image: string, flags: Flags): Promise<void> {
   } catch (error) {
     const interrupted = Interrupted.behind(error);
     if (interrupted === undefined) throw error;
-    goOn(options.image, flags);
+    goOn(shownReference(options.image), flags);
     // Nobody waited for another end than this.
     if (flags.run !== undefined || flags.exitWhenHydrated) process.exitCode = interrupted.exit;
   }
@@ -124,9 +127,15 @@ function serveOptions(image: string, flags: Flags): ServeDiskOptions {
 /** Serves until there is a reason to end. */
 async function untilTheEnd(disk: ServedDisk, info: DiskInfo, flags: Flags, signal: AbortSignal): Promise<void> {
   const ends: Promise<unknown>[] = [stopped(signal)];
-  if (flags.run !== undefined) ends.push(run(flags.run, disk, signal));
+  const over = new AbortController();
+  if (flags.run !== undefined) ends.push(run(flags.run, disk, over.signal));
   if (flags.exitWhenHydrated) ends.push(info.hydrated ? Promise.resolve() : disk.hydrated());
-  await Promise.race(ends);
+  try {
+    await Promise.race(ends);
+  } finally {
+    // A command that still runs has no disk any more.
+    over.abort();
+  }
 }
 
 function stopped(signal: AbortSignal): Promise<never> {
@@ -142,9 +151,9 @@ function run(command: string, disk: ServedDisk, signal: AbortSignal): Promise<vo
   const env = { ...process.env, uri, socket: disk.socketPath ?? "" };
   const child = spawn("/bin/sh", ["-c", command], { stdio: "inherit", env, signal });
   return new Promise((resolve, reject) => {
-    child.on("error", reject);
+    child.on("error", (error) => (signal.aborted ? resolve() : reject(error)));
     child.on("exit", (code, ended) => {
-      process.exitCode = code ?? (ended === null ? 1 : 128);
+      if (!signal.aborted) process.exitCode = code ?? 128 + (ended === null ? 0 : constants.signals[ended]);
       resolve();
     });
   });
@@ -160,21 +169,30 @@ function announce(disk: ServedDisk, info: DiskInfo, flags: Flags): void {
   printLines(
     `Serving '${info.image}' (${info.format}) at ${disk.uri}`,
     "",
-    `QEMU:     -blockdev ${blockdev}`,
+    ...tlsObject(flags),
+    `QEMU:     -blockdev ${shellWord(blockdev)}`,
     `libvirt:  ${libvirtDisk(disk)}`,
     "",
   );
 }
 
+/** What QEMU needs beside, of which only the client knows where it lies. */
+function tlsObject({ tlsCertificates, tlsPskFile }: Flags): string[] {
+  const kind = tlsCertificates !== undefined ? "x509" : tlsPskFile !== undefined ? "psk" : undefined;
+  const user = kind === "psk" ? ",username=USER" : "";
+  return kind === undefined ? [] : [`QEMU:     -object tls-creds-${kind},id=tls0,endpoint=client,dir=DIRECTORY${user}`];
+}
+
 /** After Ctrl-C: how it is, and how to serve on. */
 function goOn(path: string, flags: Flags): void {
-  if (flags.json) return;
-  printLines(`'${path}' is in order and keeps what was fetched. Go on with: ${calledCommand()}`);
+  if (flags.json) printJsonLine({ event: "stopped", command: calledCommand() });
+  else printLines(`'${path}' is in order and keeps what was fetched. Go on with: ${calledCommand()}`);
 }
 
 /** Options that mean nothing without another. */
 const NEEDS: readonly (readonly [keyof Flags, keyof Flags, string])[] = [
   ["bind", "port", "'--bind' needs '--port'"],
+  ["exitWhenHydrated", "stream", "'--exit-when-hydrated' needs '--stream', or nothing would be fetched"],
   ["size", "create", "'--size' needs '--create'"],
   ["socketGroup", "socket", "'--socket-group' needs '--socket'"],
   ["socketMode", "socket", "'--socket-mode' needs '--socket'"],
@@ -198,7 +216,8 @@ function listenOf({ socket, port, bind, socketMode, socketGroup }: Flags): Serve
   }
   if (port !== undefined) return { host: bind ?? "127.0.0.1", port };
   if (socket === undefined) return undefined;
-  return { path: socket, ...defined({ mode: socketMode, group: socketGroup }) };
+  // Whoever is to connect is elsewhere.
+  return { path: resolve(socket), ...defined({ mode: socketMode, group: socketGroup }) };
 }
 
 function tlsOf({ tlsCertificates, tlsPskFile }: Flags): ServeDiskOptions["tls"] {

@@ -33,7 +33,7 @@ export function define(command: Command): void {
     .argument("<image>", "the overlay to fill, or a disk of the daemon; it stands alone afterwards")
     .option("--base <file>", "image of the chain that stays the backing file")
     .option("--speed <rate>", "bytes a second at most, for example 50M", parseRate)
-    .option("--window <size>", "bytes under way at once; without it, adapted between 4M and 64M", parseSize)
+    .option("--window <size>", "bytes under way at once; without it, adapted between 1M and 32M", parseSize)
     .option("--no-detect-zeroes", "keep copied data that is zero throughout as data")
     .option("--retry-for <duration>", "wait this long for a lost source or a full disk, for example 5m", parseDuration)
     .addOption(

@@ -93,14 +93,20 @@ const MOST_SENTENCES = 100;
 
 /** What was found; the first hundred sentences are kept. */
 export class Findings {
-  readonly sentences: string[] = [];
+  readonly #damage: string[] = [];
+  readonly #waste: string[] = [];
   corruptions = 0;
   leaks = 0;
+
+  /** What was found, damage first: a thousand leaks are no reason to keep it back. */
+  get sentences(): string[] {
+    return [...this.#damage, ...this.#waste].slice(0, MOST_SENTENCES);
+  }
 
   /** @param sentence a function where there may be millions of them: it is made only when it is kept */
   corrupt(sentence: string | (() => string)): void {
     this.corruptions++;
-    if (this.hasRoom) this.#keep(typeof sentence === "string" ? sentence : sentence());
+    if (this.hasRoom) this.#damage.push(typeof sentence === "string" ? sentence : sentence());
   }
 
   /** What cannot be decoded: the error says why, and is made only when its sentence is kept. */
@@ -110,22 +116,18 @@ export class Findings {
     try {
       decode();
     } catch (error) {
-      this.#keep(error instanceof Error ? error.message : String(error));
+      this.#damage.push(error instanceof Error ? error.message : String(error));
     }
   }
 
   leak(sentence: string): void {
     this.leaks++;
-    this.#keep(sentence);
+    if (this.#waste.length < MOST_SENTENCES) this.#waste.push(sentence);
   }
 
-  /** Whether one more sentence would be kept. */
+  /** Whether one more sentence on damage would be kept. */
   get hasRoom(): boolean {
-    return this.sentences.length < MOST_SENTENCES;
-  }
-
-  #keep(sentence: string): void {
-    if (this.hasRoom) this.sentences.push(sentence);
+    return this.#damage.length < MOST_SENTENCES;
   }
 }
 

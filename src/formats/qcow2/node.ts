@@ -33,7 +33,8 @@ import {
 } from "./header.ts";
 import { readHeader, writeHeader } from "./header-file.ts";
 import { type HeaderUpdate, setBacking, setFields, setMark } from "./header-update.ts";
-import { blockOffsets, Refcounts } from "./refcounts.ts";
+import { blockOffsets } from "./refcount-table.ts";
+import { Refcounts } from "./refcounts.ts";
 import { readSnapshots, type Snapshot } from "./snapshots.ts";
 
 /**

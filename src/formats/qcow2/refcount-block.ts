@@ -16,7 +16,7 @@ export class RefcountBlock {
   isNew: boolean;
   dirtyFrom = Number.POSITIVE_INFINITY;
   dirtyTo = 0;
-  /** Checkpoints that are writing it. */
+  /** Checkpoints that are writing it, and allocations that are about to count in it. */
   pins = 0;
 
   constructor(index: number, host: number, bytes: Uint8Array, bits: number, isNew: boolean) {

@@ -48,11 +48,22 @@ export class RefcountBlocks {
     return block;
   }
 
-  /** A block that is not in the file yet. */
-  make(region: number, host: number): void {
+  /** A block that is not in the file yet; pinned. */
+  make(region: number, host: number): RefcountBlock {
     const block = new RefcountBlock(region, host, new Uint8Array(this.#clusterSize), this.#refcountBits, true);
     this.#cache.set(region, block);
     this.#dirty.add(block);
+    return this.pin(block);
+  }
+
+  /** Keeps a block in memory until it is let go of as often. */
+  pin(block: RefcountBlock): RefcountBlock {
+    block.pins++;
+    return block;
+  }
+
+  unpin(block: RefcountBlock): void {
+    block.pins--;
   }
 
   /** Counts of the block have been set. */
@@ -76,7 +87,7 @@ export class RefcountBlocks {
     const held = [...this.#dirty];
     const undo: (() => void)[] = [];
     for (const block of held) {
-      block.pins++;
+      this.pin(block);
       const { isNew, dirtyFrom, dirtyTo } = block;
       const from = isNew ? 0 : dirtyFrom;
       const to = isNew ? block.bytes.length : dirtyTo;
@@ -92,7 +103,7 @@ export class RefcountBlocks {
     }
     this.#dirty.clear();
     const done = () => {
-      for (const block of held) block.pins--;
+      for (const block of held) this.unpin(block);
     };
     return {
       writes,

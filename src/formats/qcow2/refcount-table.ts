@@ -6,6 +6,14 @@
 import type { MetadataWrite } from "../mapped/allocator.ts";
 import { getUint64, viewOf } from "./big-endian.ts";
 
+/** Host offsets of all blocks that a refcount table points to. */
+export function blockOffsets(table: Uint8Array): Float64Array {
+  const view = viewOf(table);
+  const offsets = new Float64Array(table.length / 8);
+  for (let region = 0; region < offsets.length; region++) offsets[region] = getUint64(view, region * 8);
+  return offsets.filter((host) => host !== 0);
+}
+
 /** A stretch of the file. */
 export interface TablePlace {
   readonly offset: number;
@@ -32,8 +40,6 @@ export class RefcountTable {
   #bytes: Uint8Array;
   #view: DataView;
   #offset: number;
-  /** Its length before it was made longer. */
-  #settled = 0;
   #dirtyFrom = Number.POSITIVE_INFINITY;
   #dirtyTo = 0;
   /** Where the header on disk says that it lies, when it has moved. */
@@ -75,23 +81,18 @@ export class RefcountTable {
     this.#dirtyTo = Math.max(this.#dirtyTo, to);
   }
 
-  /** Makes it longer in memory; what it says is the same, and `settle` is to follow. */
-  lengthen(length: number): void {
-    this.#settled = this.#bytes.length;
+  /**
+   * Gives it a new place and a greater length; the whole of it is to be written there.
+   * @returns a place that it was to have and never had on disk: free at once
+   */
+  move(offset: number, length: number): TablePlace | undefined {
+    const old = this.place;
     const longer = new Uint8Array(length);
     longer.set(this.#bytes);
     this.#bytes = longer;
     this.#view = viewOf(longer);
-  }
-
-  /**
-   * Gives a table that was made longer a new place; the whole of it is to be written there.
-   * @returns a place that it was to have and never had on disk: free at once
-   */
-  settle(offset: number): TablePlace | undefined {
-    const old: TablePlace = { offset: this.#offset, length: this.#settled };
     this.#offset = offset;
-    this.#touch(0, this.#bytes.length);
+    this.#touch(0, length);
     if (this.#movedFrom !== undefined) return old;
     this.#movedFrom = old;
     return undefined;

@@ -14,24 +14,15 @@ import type { AllocatorSnapshot, ClusterAllocator, HostRun } from "../mapped/all
 import { roundUp } from "../mapped/geometry.ts";
 import type { HostMap } from "../mapped/host-map.ts";
 import { repeatedOffsets } from "../mapped/references.ts";
-import { getUint64, viewOf } from "./big-endian.ts";
 import { type CountedClusters, type FreeRun, findRun, placeBlocks } from "./free-clusters.ts";
 import type { RefcountBlock } from "./refcount-block.ts";
 import { RefcountBlocks } from "./refcount-blocks.ts";
-import { RefcountTable, type TablePlace } from "./refcount-table.ts";
+import { blockOffsets, RefcountTable, type TablePlace } from "./refcount-table.ts";
 
 /** As in QEMU. */
 const MOST_TABLE_BYTES = 8 * 1024 * 1024;
 /** Holes smaller than this are not worth a system call. */
 const LEAST_HOLE = 4096;
-
-/** Host offsets of all blocks that a refcount table points to. */
-export function blockOffsets(table: Uint8Array): Float64Array {
-  const view = viewOf(table);
-  const offsets = new Float64Array(table.length / 8);
-  for (let region = 0; region < offsets.length; region++) offsets[region] = getUint64(view, region * 8);
-  return offsets.filter((host) => host !== 0);
-}
 
 export interface RefcountsOptions {
   readonly file: BlockNode;
@@ -202,32 +193,41 @@ export class Refcounts implements ClusterAllocator {
     throw this.#damage;
   }
 
-  /** Carries out a plan, for which the table is long enough. */
-  async #take({ start, count, hint, blocks }: Plan): Promise<void> {
+  /**
+   * Carries out a plan, for which the table is long enough. All of it is there at one time, once what it counts in is in memory: a
+   * checkpoint in between would write a block that does not count itself, or a table of two lengths.
+   *
+   * @param along does what has to come with it, and returns what the caller wants to know of that
+   */
+  async #take<T>({ start, count, hint, blocks }: Plan, along?: () => T): Promise<T | undefined> {
     const { clusterSize, hostMap } = this.#options;
-    for (const [region, cluster] of blocks) {
-      const host = cluster * clusterSize;
-      this.#blocks.make(region, host);
-      hostMap.addTable(host, clusterSize);
-      this.#table.setBlockHost(region, host);
-    }
-    for (const cluster of blocks.values()) await this.#set(cluster, 1);
-    await this.#setRun(start, count, 1);
-    this.#hint = hint;
-  }
-
-  async #setRun(start: number, count: number, value: number): Promise<void> {
-    for (let cluster = start; cluster < start + count; ) {
-      const region = Math.floor(cluster / this.#perBlock);
-      const block = this.#blocks.peek(region) ?? (await this.#block(region));
-      const end = Math.min(start + count, (region + 1) * this.#perBlock);
-      for (; cluster < end; cluster++) block.set(cluster % this.#perBlock, value);
-      this.#blocks.touched(block);
+    const clusters = [...blocks.values(), ...Array.from({ length: count }, (_, at) => start + at)];
+    const regionOf = (cluster: number): number => Math.floor(cluster / this.#perBlock);
+    const counting = new Map<number, RefcountBlock>();
+    try {
+      for (const region of new Set(clusters.map(regionOf))) {
+        if (!blocks.has(region)) counting.set(region, this.#blocks.pin(await this.#block(region)));
+      }
+      const result = along?.();
+      for (const [region, cluster] of blocks) {
+        const host = cluster * clusterSize;
+        counting.set(region, this.#blocks.make(region, host));
+        hostMap.addTable(host, clusterSize);
+        this.#table.setBlockHost(region, host);
+      }
+      for (const cluster of clusters) this.#setIn(counting.get(regionOf(cluster)) as RefcountBlock, cluster, 1);
+      this.#hint = hint;
+      return result;
+    } finally {
+      for (const block of counting.values()) this.#blocks.unpin(block);
     }
   }
 
   async #set(cluster: number, count: number): Promise<void> {
-    const block = await this.#block(Math.floor(cluster / this.#perBlock));
+    this.#setIn(await this.#block(Math.floor(cluster / this.#perBlock)), cluster, count);
+  }
+
+  #setIn(block: RefcountBlock, cluster: number, count: number): void {
     block.set(cluster % this.#perBlock, count);
     this.#blocks.touched(block);
   }
@@ -299,11 +299,13 @@ export class Refcounts implements ClusterAllocator {
       length = this.#tableBytes(plan.regions + 1);
       plan = await this.#plan(length / clusterSize, length / clusterSize);
     }
-    this.#table.lengthen(length);
-    await this.#take(plan);
-    const free = this.#table.settle(plan.start * clusterSize);
-    if (free !== undefined) await this.#setRun(free.offset / clusterSize, free.length / clusterSize, 0);
-    hostMap.setArea("the refcount table", plan.start * clusterSize, length);
+    const offset = plan.start * clusterSize;
+    const free = await this.#take(plan, () => {
+      hostMap.setArea("the refcount table", offset, length);
+      return this.#table.move(offset, length);
+    });
+    if (free === undefined) return;
+    for (let at = 0; at < free.length; at += clusterSize) await this.#set((free.offset + at) / clusterSize, 0);
   }
 
   /** Bytes of a table of so many regions, in whole clusters. */

@@ -11,9 +11,9 @@ import { COMMAND, COMMAND_FLAG, SIMPLE_REPLY_BYTES, STRUCTURED_REPLY_BYTES } fro
 import { blockStatus } from "./block-status.ts";
 import type { BufferPool } from "./buffer-pool.ts";
 import { type ContextName, contextId } from "./contexts.ts";
-import type { NbdExport } from "./exports.ts";
+import type { NbdExport, RequestNode } from "./exports.ts";
 import { errorOf, failureOf } from "./failure.ts";
-import type { Operation } from "./operation.ts";
+import { Operation } from "./operation.ts";
 import type { Outbox } from "./outbox.ts";
 import { readPlan } from "./read-plan.ts";
 import {
@@ -53,10 +53,19 @@ export interface ExecutorOptions {
 export class Executor {
   readonly #options: ExecutorOptions;
   readonly #headerBytes: number;
+  /** Makes what the next request is carried out on. */
+  readonly #nextNode: () => RequestNode;
 
   constructor(options: ExecutorOptions) {
     this.#options = options;
     this.#headerBytes = options.structured ? DATA_HEADER_BYTES : SIMPLE_REPLY_BYTES;
+    const { served } = options;
+    this.#nextNode = served.connect?.() ?? (() => served.node);
+  }
+
+  /** Takes up a request that cannot be answered on the spot. */
+  operation(request: RequestHeader): Operation {
+    return new Operation(request, this.#nextNode());
   }
 
   /** Answers a read on the spot. @returns false when the node would have to wait; nothing has been sent then */
@@ -96,7 +105,9 @@ export class Executor {
     try {
       const asks = structured && length > MOST_WITHOUT_HOLES && !operation.has(COMMAND_FLAG.DF);
       const runs = readPlan(offset, length, asks ? await served.node.extents(offset, length) : []);
-      const parts = await allOf(runs.map((run) => (run.hole ? undefined : this.#readData(run.offset, run.length))));
+      const parts = await allOf(
+        runs.map((run) => (run.hole ? undefined : this.#readData(operation, run.offset, run.length))),
+      );
       if (operation.answered) return;
       // This piece is still counted as under way.
       const last = operation.launched && operation.underWay === 1 && operation.error === undefined;
@@ -117,10 +128,10 @@ export class Executor {
     }
   }
 
-  async #readData(offset: number, length: number): Promise<Buffer> {
-    const { served, signal, buffers } = this.#options;
+  async #readData({ node }: Operation, offset: number, length: number): Promise<Buffer> {
+    const { signal, buffers } = this.#options;
     const bytes = buffers.take(this.#headerBytes + length);
-    await served.node.read(offset, bytes.subarray(this.#headerBytes), signal);
+    await node.read(offset, bytes.subarray(this.#headerBytes), signal);
     return bytes;
   }
 
@@ -135,10 +146,10 @@ export class Executor {
 
   /** Begins the next piece of a write, for whose bytes there is room. */
   writePiece(operation: Operation, data: Buffer): void {
-    const { served, room, buffers } = this.#options;
+    const { room, buffers } = this.#options;
     const offset = operation.position;
     operation.position += data.length;
-    const written = served.node.write(offset, data).finally(() => {
+    const written = operation.node.write(offset, data).finally(() => {
       buffers.give(data);
       room.give(data.length);
     });
@@ -152,23 +163,22 @@ export class Executor {
   }
 
   async #perform(operation: Operation): Promise<void> {
-    const { node, cache } = this.#options.served;
-    const { command, offset, length } = operation;
+    const { command, offset, length, node } = operation;
     if (command === COMMAND.FLUSH) await node.flush();
     else if (command === COMMAND.TRIM) await node.discard(offset, length);
     else if (command === COMMAND.WRITE_ZEROES) await this.#writeZeroes(operation);
-    else if (command === COMMAND.CACHE) await cache?.(offset, length, this.#options.signal);
+    else if (command === COMMAND.CACHE) await node.cache?.(offset, length, this.#options.signal);
     else await this.#sendStatus(operation);
   }
 
   async #writeZeroes(operation: Operation): Promise<void> {
-    const { node } = this.#options.served;
-    const { offset, length, end } = operation;
+    const { served } = this.#options;
+    const { offset, length, end, node } = operation;
     const provisioned = operation.has(COMMAND_FLAG.NO_HOLE);
-    if (operation.has(COMMAND_FLAG.FAST_ZERO) && (provisioned || !node.canZeroFast?.(offset, length))) {
+    if (operation.has(COMMAND_FLAG.FAST_ZERO) && (provisioned || !served.node.canZeroFast?.(offset, length))) {
       throw new StreamdiskError(
         "unsupported",
-        `${nameOf(operation)} of '${node.name}' would be no faster than writing them`,
+        `${nameOf(operation)} of '${served.node.name}' would be no faster than writing them`,
       );
     }
     if (!provisioned) return node.writeZeroes(offset, length);
@@ -210,7 +220,7 @@ export class Executor {
     if (operation.answered) return;
     if (operation.error === undefined && operation.mustFlush) {
       operation.mustFlush = false;
-      this.#begin(operation, this.#options.served.node.flush());
+      this.#begin(operation, operation.node.flush());
       return;
     }
     operation.answered = true;

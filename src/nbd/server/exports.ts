@@ -3,6 +3,15 @@ import type { BlockNode } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { FLAG, MAX_STRING } from "../protocol.ts";
 
+/** What is exported. */
+export interface ExportNode extends BlockNode {
+  /** Brings a range near; what CACHE does. Absent: the command is not offered. */
+  cache?(offset: number, length: number, signal?: AbortSignal): Promise<void>;
+}
+
+/** What one request is carried out on, in as many calls as it takes. */
+export type RequestNode = Pick<ExportNode, "read" | "write" | "writeZeroes" | "discard" | "flush" | "cache">;
+
 /** A node that clients may open by a name. */
 export interface NbdExport {
   /** Empty for the default export. */
@@ -13,9 +22,12 @@ export interface NbdExport {
   /** How many clients' connections it takes at a time. @default no limit of its own */
   readonly maxConnections?: number;
   /** Stays its owner's to close, after the export has been removed. */
-  readonly node: BlockNode;
-  /** Brings a range near; what CACHE does. Absent: the command is not offered. */
-  readonly cache?: (offset: number, length: number, signal?: AbortSignal) => Promise<void>;
+  readonly node: ExportNode;
+  /**
+   * Called for each connection; what it returns is called for each of its requests. For a node that must know which requests are one
+   * client's, and which calls one request's. Absent: all is done on `node` itself.
+   */
+  readonly connect?: () => () => RequestNode;
 }
 
 /** The exports of a server, in the order in which they came. */
@@ -71,6 +83,6 @@ export function transmissionFlags(served: NbdExport, structured: boolean): numbe
   if (isReadOnly(served)) flags |= FLAG.READ_ONLY;
   else flags |= FLAG.SEND_TRIM | FLAG.SEND_WRITE_ZEROES | FLAG.SEND_FAST_ZERO;
   if (structured) flags |= FLAG.SEND_DF;
-  if (served.cache !== undefined) flags |= FLAG.SEND_CACHE;
+  if (served.node.cache !== undefined) flags |= FLAG.SEND_CACHE;
   return flags;
 }

@@ -9,7 +9,11 @@ import { Negotiation, type NegotiationHost } from "./negotiation.ts";
 import type { Negotiated } from "./transmission.ts";
 
 const vm: NbdExport = { name: "vm", description: "a disk", readOnly: false, node: new MemoryNode(2 ** 32) };
-const safe: NbdExport = { name: "", readOnly: true, node: new MemoryNode(512), cache: async () => {} };
+const safe: NbdExport = {
+  name: "",
+  readOnly: true,
+  node: Object.assign(new MemoryNode(512), { cache: async () => {} }),
+};
 
 class Host implements NegotiationHost {
   readonly exports = new ExportTable([vm, safe]);

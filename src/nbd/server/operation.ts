@@ -3,6 +3,7 @@
  * which any number may be under way; the piece that ends last ends it.
  */
 import { COMMAND, COMMAND_FLAG } from "../protocol.ts";
+import type { RequestNode } from "./exports.ts";
 import { PIECE, type RequestHeader } from "./request.ts";
 
 const CHANGES: readonly number[] = [COMMAND.WRITE, COMMAND.WRITE_ZEROES, COMMAND.TRIM];
@@ -14,6 +15,8 @@ export class Operation {
   readonly cookieLow: number;
   readonly offset: number;
   readonly length: number;
+  /** What it is carried out on. */
+  readonly node: RequestNode;
   /** Where the next piece begins. */
   position: number;
   /** Pieces that have begun and not ended. */
@@ -27,7 +30,8 @@ export class Operation {
   /** Whether it has been answered, or given up. */
   answered = false;
 
-  constructor(header: RequestHeader) {
+  constructor(header: RequestHeader, node: RequestNode) {
+    this.node = node;
     this.flags = header.flags;
     this.command = header.command;
     this.cookieHigh = header.cookieHigh;

@@ -9,7 +9,7 @@ import { type ErrorCode, StreamdiskError } from "../../errors/index.ts";
 import { CHUNK, COMMAND, COMMAND_FLAG, NBD_ERROR } from "../protocol.ts";
 import { BufferPool } from "./buffer-pool.ts";
 import type { ContextName } from "./contexts.ts";
-import type { NbdExport } from "./exports.ts";
+import type { NbdExport, RequestNode } from "./exports.ts";
 import type { Link } from "./link.ts";
 import { SlabPool } from "./outbox.ts";
 import { PIECE } from "./request.ts";
@@ -384,6 +384,39 @@ test("a piece that fails early is not forgotten by those that end late", async (
   assert.deepEqual([error, done], [NBD_ERROR.EIO, true]);
 });
 
+test("a node is told which calls are of one request, and which requests of one connection", async () => {
+  const node = new GatedNode(LENGTH);
+  node.now = false;
+  await node.write(0, Buffer.alloc(4 * MIB, 1));
+  let connections = 0;
+  const asked: (readonly [connection: number, request: number, call: string])[] = [];
+  const connect = () => {
+    const connection = ++connections;
+    let requests = 0;
+    return (): RequestNode => {
+      const request = ++requests;
+      const note = (call: string) => asked.push([connection, request, call]);
+      return {
+        read: (offset, target) => node.read(offset, target).finally(() => note("read")),
+        write: (offset, data) => node.write(offset, data).finally(() => note("write")),
+        flush: () => node.flush().finally(() => note("flush")),
+        writeZeroes: () => assert.fail(),
+        discard: () => assert.fail(),
+      };
+    };
+  };
+  const [one, other] = [begin(node, { served: { connect } }), begin(node, { served: { connect } })];
+  one.send({ command: READ, offset: 0, length: 3 * MIB });
+  await settle();
+  one.send({ command: WRITE, offset: 0, data: Buffer.alloc(2 * MIB), flags: COMMAND_FLAG.FUA });
+  other.send({ command: FLUSH });
+  await settle();
+  const of = (connection: number) =>
+    asked.filter(([at]) => at === connection).map(([, request, call]) => `${request} ${call}`);
+  assert.deepEqual(of(1), ["1 read", "1 read", "1 read", "2 write", "2 write", "2 flush"]);
+  assert.deepEqual(of(2), ["1 flush"]);
+});
+
 test("FUA is durable before it is answered, and a flush is of everything", async () => {
   const node = new GatedNode(LENGTH);
   const { link, send } = begin(node);
@@ -439,7 +472,7 @@ test("CACHE is what the export makes of it", async () => {
     assert.ok(signal);
     cached.push(`${offset} ${length}`);
   };
-  const { link, send } = begin(new GatedNode(LENGTH), { served: { cache } });
+  const { link, send } = begin(Object.assign(new GatedNode(LENGTH), { cache }));
   send({ command: CACHE, offset: 4096, length: 32 * MIB });
   await settle();
   assert.equal(answers(link.taken(), []).get(1)!.error, 0);

@@ -17,7 +17,7 @@ import type { ContextName } from "./contexts.ts";
 import { Executor } from "./executor.ts";
 import { isReadOnly, type NbdExport } from "./exports.ts";
 import type { Link } from "./link.ts";
-import { Operation } from "./operation.ts";
+import type { Operation } from "./operation.ts";
 import { Outbox, type OutboxMemory } from "./outbox.ts";
 import { viewOf } from "./reply-codec.ts";
 import { decodeRequest, newRequestHeader, PIECE, type Refusal, refusalOf, type Terms } from "./request.ts";
@@ -97,7 +97,7 @@ export class Transmission {
       length,
       readOnly: isReadOnly(served),
       structured,
-      caches: served.cache !== undefined,
+      caches: served.node.cache !== undefined,
       hasContexts: contexts.length > 0,
     };
     const again = (): void => this.#retry();
@@ -208,16 +208,16 @@ export class Transmission {
       return;
     }
     const refusal = this.#closing ? this.#shutDown() : refusalOf(request, this.#terms);
-    if (command === COMMAND.WRITE && length > 0) this.#beginWrite(new Operation(request), refusal);
+    if (command === COMMAND.WRITE && length > 0) this.#beginWrite(this.#executor.operation(request), refusal);
     else if (refusal !== undefined) this.#executor.answer(request, refusal);
     else if (command === COMMAND.READ) {
       // There is no chunk for data of no bytes: a read of nothing has an end and no more.
       if (length > 0 && length <= MOST_NOW && this.#executor.readNow(request)) return;
-      const operation = new Operation(request);
+      const operation = this.#executor.operation(request);
       this.#take(operation, () => this.#beginPieces(operation));
     } else if (length === 0 && command !== COMMAND.FLUSH) this.#executor.answer(request);
     else {
-      const operation = new Operation(request);
+      const operation = this.#executor.operation(request);
       this.#take(operation, () => {
         this.#executor.perform(operation);
         return true;
