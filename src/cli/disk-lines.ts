@@ -22,10 +22,12 @@ function localPercent({ length, missingBytes }: Disk): string {
   return `${length === 0 ? 100 : Math.floor((1 - missingBytes / length) * 100)}%`;
 }
 
+const WELL: readonly string[] = ["ok", "none"];
+
 /** In a word or a few: what its owner would want to know first. */
 function diskState({ state, source, stream, hydrated }: Disk): string {
   if (state !== "ready") return state;
-  if (source?.state === "lost" || source?.state === "changed") return `source ${source.state}`;
+  if (source !== undefined && !WELL.includes(source.state)) return `source ${source.state}`;
   if (stream !== undefined && !hasEnded(stream)) return streamState(stream);
   return hydrated ? "stands alone" : "served";
 }

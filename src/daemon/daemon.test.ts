@@ -341,6 +341,30 @@ test("a source that has moved is replaced under a stream, when it agrees", async
   assert.equal((await bench.until("a", "completed")).hydrated, true);
 });
 
+test("a source that is deleted is told of and read on, and the stream saves the disk", async (t) => {
+  const bench = new Bench(t);
+  await bench.start();
+  await bench.create({ name: "a" });
+  rmSync(bench.base);
+  while ((await bench.disk("a")).source?.state !== "deleted") await sleep(10);
+  const told = (await bench.events()).find(({ type }) => type === "source-deleted");
+  assert.equal(told?.disk, "a");
+  assert.match(told?.message ?? "", /^The source of 'a' is not there any more: '.*base\.raw' was deleted/);
+  const { sources } = await bench.daemon.listSources({ params: {}, query: {}, body: {} });
+  assert.deepEqual(
+    sources.map(({ uri, state }) => [uri, state]),
+    [[bench.base, "deleted"]],
+  );
+  await bench.stream("a");
+  const { source, uri } = await bench.until("a", "completed");
+  assert.equal(source?.state, "none");
+  await using guest = await connectNbd(uri ?? "");
+  const bytes = Buffer.alloc(SIZE);
+  await guest.read(0, bytes);
+  assert(bytes.equals(bench.content));
+  assert(!(await bench.types("a")).includes("source-back"));
+});
+
 test("an export is served under the same address after a restart, until it is removed", async (t) => {
   const bench = new Bench(t);
   await bench.start();

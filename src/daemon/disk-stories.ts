@@ -2,9 +2,18 @@
 import type { ServedDisk } from "../engine/index.ts";
 import type { StreamdiskError } from "../errors/index.ts";
 import type { SourcePolicy } from "../filters/index.ts";
-import type { DiskRecord } from "../jobs/index.ts";
+import type { DiskRecord, EventType } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { EventFacts, EventHub } from "./event-hub.ts";
+
+/** What programs are told of a source. One that was deleted is read on: no error. */
+const SOURCE_FACTS = {
+  "source-lost": { code: "source-lost" },
+  "source-changed": { code: "changed" },
+  "source-deleted": {},
+  "source-back": {},
+} as const satisfies Partial<Record<EventType, EventFacts>>;
+type SourceEvent = keyof typeof SOURCE_FACTS;
 
 export class DiskStories {
   readonly #events: EventHub;
@@ -36,6 +45,8 @@ export class DiskStories {
       else if (state === "changed") {
         const next = "reads of what is missing get errors; name another place for it with replace-source";
         this.#source("source-changed", name, `is not what it was: ${message}. Local data is served on; ${next}`);
+      } else if (state === "deleted") {
+        this.#source("source-deleted", name, `is not there any more: ${message}. The end of the daemon closes it too`);
       } else this.#source("source-back", name, "is back: what waited for it goes on");
     });
     served.on("pause", () => {
@@ -44,9 +55,8 @@ export class DiskStories {
     });
   }
 
-  #source(type: "source-lost" | "source-back" | "source-changed", disk: string, what: string): void {
-    const code = type === "source-back" ? {} : ({ code: type === "source-lost" ? "source-lost" : "changed" } as const);
-    void this.#events.tell(type, `The source of '${disk}' ${what}`, { disk, ...code });
+  #source(type: SourceEvent, disk: string, what: string): void {
+    void this.#events.tell(type, `The source of '${disk}' ${what}`, { disk, ...SOURCE_FACTS[type] });
   }
 
   failed({ name }: DiskRecord, { code, message, context }: StreamdiskError): Promise<void> {

@@ -118,6 +118,7 @@ export const EVENT_TYPES = [
   "source-lost",
   "source-back",
   "source-changed",
+  "source-deleted",
   "pause-wanted",
   "job-created",
   "job-started",
