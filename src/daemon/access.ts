@@ -26,13 +26,6 @@ export interface AccessRules {
   readonly token?: string;
 }
 
-/** Of a loopback address in a URL. */
-const LOOPBACK_NAME = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/i;
-
-export function isLoopbackName(host: string): boolean {
-  return LOOPBACK_NAME.test(host);
-}
-
 /**
  * Makes the check of one server.
  *

@@ -1,4 +1,3 @@
-import type { SourcePolicy } from "../filters/index.ts";
 import type { SourceOptions } from "../sources/index.ts";
 import type { DaemonSettings } from "./settings.ts";
 
@@ -14,7 +13,5 @@ export interface DaemonOptions
   readonly firstRetryMs?: number;
 }
 
-/** Of disks that are given none of their own. */
-export const DEFAULT_POLICY: SourcePolicy = { holdMs: 30_000, afterwards: "error" };
 /** Whoever may use the daemon may use its disks. */
 export const SOCKET_MODE = 0o600;

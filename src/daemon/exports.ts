@@ -4,11 +4,11 @@
  */
 import { join } from "node:path";
 import type { NewExport } from "../api/index.ts";
-import type { ServeDiskOptions } from "../engine/index.ts";
+import { DEFAULT_POLICY, type ServeDiskOptions } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { ExportAddress, ExportRecord, Store } from "../jobs/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
-import { type DaemonOptions, DEFAULT_POLICY, SOCKET_MODE } from "./daemon-options.ts";
+import { type DaemonOptions, SOCKET_MODE } from "./daemon-options.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import type { EventHub } from "./event-hub.ts";
 import { inParallel } from "./parallel.ts";

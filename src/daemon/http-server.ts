@@ -9,12 +9,12 @@ import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
 import { createServer as createTlsServer } from "node:https";
-import { type AddressInfo, BlockList, isIP } from "node:net";
+import { type AddressInfo, isIP } from "node:net";
 import { join } from "node:path";
 import { getRequestListener } from "@hono/node-server";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
-import { listenUnix, type UnixListen } from "../host/index.ts";
-import { type AccessRules, type Caller, isLoopbackName } from "./access.ts";
+import { isLoopback, listenUnix, type UnixListen } from "../host/index.ts";
+import type { AccessRules, Caller } from "./access.ts";
 import type { HttpApp } from "./http-app.ts";
 import { failureAnswer, responseOf } from "./http-problem.ts";
 
@@ -44,9 +44,6 @@ const LIMITS: ServerOptions = {
 };
 const MOST_CONNECTIONS = 512;
 const CLOSE_IDLE_MS = 50;
-const LOOPBACK = new BlockList();
-LOOPBACK.addSubnet("127.0.0.0", 8);
-LOOPBACK.addAddress("::1", "ipv6");
 
 /**
  * Lets the application answer on a Unix socket. A dead daemon's socket is taken over.
@@ -79,7 +76,9 @@ export async function serveTcp(app: HttpApp, listen: HttpTcpListen, access: Acce
   refuseWhatIsOpen(listen, access);
   const tls = listen.tlsCertificates === undefined ? undefined : await certificates(listen.tlsCertificates);
   const isOwnName = (host: string): boolean => {
-    return tls === undefined ? isLoopbackName(host) || unbracketed(host) === listen.host : covers(tls.subject, host);
+    return tls === undefined
+      ? isLoopback(unbracketed(host)) || unbracketed(host) === listen.host
+      : covers(tls.subject, host);
   };
   const listener = listenerOf(app, (address) => ({ kind: "tcp", address, secure: tls !== undefined, isOwnName }));
   const server =
@@ -105,11 +104,6 @@ function refuseWhatIsOpen({ host, tlsCertificates }: HttpTcpListen, { token }: A
     const message = `The API on '${host}' needs TLS, since others can reach it: give certificates, or listen on 127.0.0.1`;
     throw new StreamdiskError("refused", message);
   }
-}
-
-function isLoopback(host: string): boolean {
-  const version = isIP(host);
-  return version === 0 ? host === "localhost" : LOOPBACK.check(host, version === 6 ? "ipv6" : "ipv4");
 }
 
 interface ServerCertificate {

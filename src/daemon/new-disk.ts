@@ -1,11 +1,11 @@
 import { extname } from "node:path";
 import type { NewDisk } from "../api/index.ts";
+import { DEFAULT_POLICY } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { SourcePolicy } from "../filters/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
 import type { DiskSettings } from "../jobs/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
-import { DEFAULT_POLICY } from "./daemon-options.ts";
 
 /**
  * What is to be remembered of an order for a disk, with everything in it that may be named.

@@ -4,11 +4,11 @@
  * be there unless it was named. A file with a member that nobody knows is refused: a misspelt limit is no limit.
  */
 import { open } from "node:fs/promises";
-import { BlockList, isIPv6 } from "node:net";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { type SettingsFile, settingsFile } from "../api/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
+import { isLoopback } from "../host/index.ts";
 
 export interface DaemonSettings {
   readonly stateDirectory: string;
@@ -166,14 +166,6 @@ function refuseWhatCannotBe({ socket, listen, tlsCertificates }: DaemonSettings)
       `The API is to listen on '${listen.host}', which others can reach: that takes certificates (--tls-certificates)`,
     );
   }
-}
-
-const LOOPBACK = new BlockList();
-LOOPBACK.addSubnet("127.0.0.0", 8);
-LOOPBACK.addAddress("::1", "ipv6");
-
-function isLoopback(host: string): boolean {
-  return host === "localhost" || LOOPBACK.check(host, isIPv6(host) ? "ipv6" : "ipv4");
 }
 
 function invalid(message: string, node?: string): StreamdiskError {

@@ -9,6 +9,7 @@ import { extname, join } from "node:path";
 import { StreamdiskError } from "../errors/index.ts";
 import type { SourcePolicy } from "../filters/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
+import { isLoopback } from "../host/index.ts";
 import { createImage } from "../image/index.ts";
 import type { ServeNbdOptions } from "../nbd/index.ts";
 import { parseReference, type SourceOptions, shownReference } from "../sources/index.ts";
@@ -47,7 +48,8 @@ export interface ServeDiskOptions {
   readonly tls?: ServeNbdOptions["tls"];
 }
 
-const DEFAULT_POLICY: SourcePolicy = { holdMs: 30_000, afterwards: "error" };
+/** What becomes of reads that a dead source cannot answer, when nothing was said. */
+export const DEFAULT_POLICY: SourcePolicy = { holdMs: 30_000, afterwards: "error" };
 
 /**
  * Serves a disk over NBD: guests may use it at once, and what is missing comes from below.
@@ -110,7 +112,7 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
 /** What a guest writes is nobody's to read or change on the way. */
 function refuseOpenPort({ listen, tls }: ServeDiskOptions): void {
   if (listen === undefined || "path" in listen || tls !== undefined) return;
-  if (/^127\.|^::1$|^localhost$/.test(listen.host)) return;
+  if (isLoopback(listen.host)) return;
   throw new StreamdiskError(
     "refused",
     `'${listen.host}' can be reached from other machines: use TLS there (--tls-certificates or --tls-psk-file), or the loopback`,

@@ -4,6 +4,7 @@ export { type FileIdentity, fileSystemFacts } from "./file-system.ts";
 export { groupId } from "./group.ts";
 export { fileRuns } from "./holes.ts";
 export { type HeldLock, heldLocks, type LockHolder, lockHolders, lockTableKey } from "./lock-holders.ts";
+export { isLoopback } from "./loopback.ts";
 export { FileMappingLog, openMappingLog } from "./mapping-log.ts";
 export { claimName, type NameClaim } from "./name-claim.ts";
 export { nativeCalls, nativeProblem } from "./native.ts";
