@@ -26,7 +26,7 @@ export const sourcePolicy = z
   .describe("What becomes of requests that a dead source cannot answer");
 
 export const address = z.discriminatedUnion("kind", [
-  z.object({ kind: z.literal("unix"), path: z.string(), mode: z.number().int(), group: z.string().optional() }),
+  z.object({ kind: z.literal("unix"), path: z.string() }),
   z.object({ kind: z.literal("tcp"), host: z.string(), port: z.number().int() }),
 ]);
 

@@ -7,6 +7,11 @@ const place = z
   .string()
   .regex(/^(?:\/|[A-Za-z][A-Za-z0-9+.-]*:)/, "expected an absolute path or the beginning of a URI")
   .max(4096);
+const mode = z
+  .string()
+  .regex(/^0?[0-7]{3}$/, 'expected three octal digits, such as "660"')
+  .transform((digits) => Number.parseInt(digits, 8));
+const group = z.string().min(1).max(255);
 const count = z.number().int().min(0).max(1_000_000_000);
 
 export const settingsFile = z
@@ -14,12 +19,10 @@ export const settingsFile = z
     stateDirectory: absolutePath.describe("Where the daemon keeps its store and its sockets"),
     imageDirectory: absolutePath.describe("Where it makes images, and may open any"),
     socket: absolutePath.describe("Unix socket of the API"),
-    socketMode: z
-      .string()
-      .regex(/^0?[0-7]{3}$/, 'expected three octal digits, such as "660"')
-      .transform((digits) => Number.parseInt(digits, 8))
-      .describe("Permissions of the socket"),
-    socketGroup: z.string().min(1).max(255).describe("Group of the socket, by name or number"),
+    socketMode: mode.describe("Permissions of that socket"),
+    socketGroup: group.describe("Group of that socket, by name or number"),
+    diskSocketMode: mode.describe("Permissions of the sockets of disks and exports"),
+    diskSocketGroup: group.describe("Group of those sockets, by name or number"),
     listen: z
       .object({ host: z.union([z.ipv4(), z.ipv6()]).default("127.0.0.1"), port: z.number().int().min(0).max(65_535) })
       .strict()
@@ -27,6 +30,11 @@ export const settingsFile = z
     tokenFile: absolutePath.describe("The secret that callers over TCP must know"),
     tlsCertificates: absolutePath.describe("TLS for the API over TCP, with certificates from this directory"),
     allow: z.array(place).max(1000).describe("What may be opened beside the image directory, each with all below it"),
+    sourceOptions: z
+      .object({ tlsCertificates: absolutePath, tlsPskFile: absolutePath, caFile: absolutePath })
+      .partial()
+      .strict()
+      .describe("Certificates and keys for sources that speak TLS"),
     maxStreams: z.number().int().min(1).max(10_000).describe("How many streams may run at once"),
     speed: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER).describe("Bytes a second of a stream that says none"),
     keep: z

@@ -1,6 +1,15 @@
 /** The daemon over a memory of its own, with real images, sockets and clients. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -26,7 +35,7 @@ class Bench {
   readonly base: string;
   readonly content = Buffer.alloc(SIZE, 0x5a);
   readonly store = new LastingStore();
-  readonly options: DaemonOptions;
+  options: DaemonOptions;
   daemon!: Daemon;
 
   constructor(t: TestContext, options: Partial<DaemonOptions> = {}) {
@@ -40,6 +49,7 @@ class Bench {
       imageDirectory: join(this.directory, "images"),
       socketDirectory: join(this.directory, "sockets"),
       allow: [join(this.directory, "sources")],
+      sourceOptions: {},
       maxStreams: 4,
       keep: { events: 1000, jobs: 100 },
       firstRetryMs: 20,
@@ -363,6 +373,23 @@ test("a source that is deleted is told of and read on, and the stream saves the 
   await guest.read(0, bytes);
   assert(bytes.equals(bench.content));
   assert(!(await bench.types("a")).includes("source-back"));
+});
+
+test("sockets of disks and exports are for whom the settings say, whatever they said before", async (t) => {
+  const bench = new Bench(t);
+  await bench.start();
+  await bench.create({ name: "a" });
+  const body = ROUTES.addExport.body.parse({ name: "base", image: bench.base, format: "raw" });
+  await bench.daemon.addExport({ params: {}, query: {}, body });
+  const modes = () =>
+    ["a.sock", "export-base.sock"].map((name) => statSync(join(bench.options.socketDirectory, name)).mode & 0o777);
+  assert.deepEqual(modes(), [0o600, 0o600]);
+  bench.options = { ...bench.options, diskSocketGroup: "0" };
+  await bench.restart();
+  assert.deepEqual(modes(), [0o660, 0o660]);
+  bench.options = { ...bench.options, diskSocketMode: 0o666 };
+  await bench.restart();
+  assert.deepEqual(modes(), [0o666, 0o666]);
 });
 
 test("an export is served under the same address after a restart, until it is removed", async (t) => {

@@ -172,7 +172,7 @@ export class Daemon implements Service, AsyncDisposable {
         backing,
         force,
         allowBacking: this.#allowed.backing,
-        ...(sourceOptions !== undefined && { sourceOptions }),
+        sourceOptions,
         ...(settings.format !== undefined && { format: settings.format }),
         ...(backingFormat !== undefined && { backingFormat }),
       });

@@ -7,7 +7,7 @@
 import { type ServeDiskOptions, type ServedDisk, serveDisk } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { DiskSettings, ExportAddress } from "../jobs/index.ts";
-import type { SourceOptions } from "../sources/index.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
 
 export interface HostedImageOptions {
   /** How to open it, asked each time. */
@@ -92,7 +92,7 @@ export function serveOptions(
   settings: DiskSettings,
   address: ExportAddress,
   allowBacking: readonly string[],
-  sourceOptions?: SourceOptions,
+  options: DaemonOptions,
 ): ServeDiskOptions {
   const { image, format, backing, backingFormat, readOnly, copyOnRead, onSourceError } = settings;
   return {
@@ -101,16 +101,18 @@ export function serveOptions(
     copyOnRead,
     onSourceError,
     allowBacking,
-    ...(sourceOptions !== undefined && { sourceOptions }),
-    listen: listenAt(address),
+    sourceOptions: options.sourceOptions,
+    listen: listenAt(address, options),
     ...(format !== undefined && { format }),
     ...(backing !== undefined && { backing }),
     ...(backingFormat !== undefined && { backingFormat }),
   };
 }
 
-function listenAt(address: ExportAddress): NonNullable<ServeDiskOptions["listen"]> {
+function listenAt(
+  address: ExportAddress,
+  { diskSocketMode: mode, diskSocketGroup: group }: DaemonOptions,
+): NonNullable<ServeDiskOptions["listen"]> {
   if (address.kind === "tcp") return { host: address.host, port: address.port };
-  const { path, mode, group } = address;
-  return { path, mode, ...(group !== undefined && { group }) };
+  return { path: address.path, ...(mode !== undefined && { mode }), ...(group !== undefined && { group }) };
 }

@@ -18,7 +18,7 @@ import { createImage } from "../image/index.ts";
 import type { DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
-import { type DaemonOptions, SOCKET_MODE } from "./daemon-options.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import { DiskStories } from "./disk-stories.ts";
 import type { EventHub } from "./event-hub.ts";
@@ -129,7 +129,7 @@ export class Disks {
       name,
       state: adopt ? "ready" : "creating",
       settings,
-      address: { kind: "unix", path: join(options.socketDirectory, `${name}.sock`), mode: SOCKET_MODE },
+      address: { kind: "unix", path: join(options.socketDirectory, `${name}.sock`) },
       ...(size !== undefined && { newSize: size }),
       ownsFile: !adopt,
       createdAt: Date.now(),
@@ -163,7 +163,7 @@ export class Disks {
     const { sourceOptions } = this.#parts.options;
     await createImage(image, {
       format,
-      ...(sourceOptions !== undefined && { sourceOptions }),
+      sourceOptions,
       ...(size !== undefined && { size }),
       ...(backing !== undefined && { backing }),
       ...(backingFormat !== undefined && { backingFormat }),
@@ -194,7 +194,7 @@ export class Disks {
     const { options, runner, allowed } = this.#parts;
     const turns = new Turns();
     const host = new HostedImage({
-      spec: () => serveOptions(held.record.settings, held.record.address, allowed.backing, options.sourceOptions),
+      spec: () => serveOptions(held.record.settings, held.record.address, allowed.backing, options),
       onOpen: (served) => {
         this.stories.opened(held.record, served);
         runner.attach(held.record.id, held.record.name, served);

@@ -8,7 +8,7 @@ import { DEFAULT_POLICY, type ServeDiskOptions } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { ExportAddress, ExportRecord, Store } from "../jobs/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
-import { type DaemonOptions, SOCKET_MODE } from "./daemon-options.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import type { EventHub } from "./event-hub.ts";
 import { inParallel } from "./parallel.ts";
@@ -115,7 +115,7 @@ export class Exports {
       listen.socket === undefined
         ? join(options.socketDirectory, `export-${name}.sock`)
         : await allowed.file(listen.socket);
-    return { kind: "unix", path, mode: SOCKET_MODE };
+    return { kind: "unix", path };
   }
 
   /** @throws {StreamdiskError} `not-found` */
@@ -143,7 +143,7 @@ export class Exports {
         record.settings,
         this.#byName.get(record.name)?.record.address ?? record.address,
         allowed.backing,
-        options.sourceOptions,
+        options,
       ),
       exportName: record.name,
       ...tlsOf(record),

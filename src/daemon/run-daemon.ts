@@ -4,6 +4,7 @@
  */
 import { mkdir } from "node:fs/promises";
 import { wrapSystemError } from "../errors/index.ts";
+import { groupId } from "../host/index.ts";
 import { Daemon } from "./daemon.ts";
 import { httpApp } from "./http-app.ts";
 import { type HttpServer, serveTcp, serveUnix } from "./http-server.ts";
@@ -33,6 +34,8 @@ export interface RunningDaemon {
 
 /** How long requests under way may take at the end. */
 const GRACE_MS = 2_000;
+/** All users but the owner, in a mode. */
+const OTHERS = 0o077;
 
 /**
  * Starts a daemon.
@@ -58,7 +61,11 @@ async function start(
   { version, rebuildStore = false }: RunDaemonOptions,
   ends: (() => Promise<void> | void)[],
 ): Promise<Omit<RunningDaemon, "close">> {
-  const directory = openStateDirectory(settings.stateDirectory);
+  const { diskSocketMode = 0, diskSocketGroup } = settings;
+  const enterable = diskSocketGroup !== undefined || (diskSocketMode & OTHERS) !== 0;
+  // Said once, and not by each disk.
+  if (diskSocketGroup !== undefined) await groupId(diskSocketGroup);
+  const directory = openStateDirectory(settings.stateDirectory, { enterable });
   ends.push(() => directory[Symbol.dispose]());
   await makeDirectory(settings.imageDirectory);
   const log = openLog({ level: settings.logLevel });
@@ -79,7 +86,9 @@ async function start(
     await Promise.all(servers.map((server) => server.close(GRACE_MS)));
   });
   const { socket: path, socketMode: mode, socketGroup: group, listen, tlsCertificates } = settings;
-  servers.push(await serveUnix(app, { path, mode, ...(group !== undefined && { group }) }));
+  servers.push(
+    await serveUnix(app, { path, ...(mode !== undefined && { mode }), ...(group !== undefined && { group }) }),
+  );
   if (listen !== undefined) {
     const tls = tlsCertificates === undefined ? {} : { tlsCertificates };
     servers.push(await serveTcp(app, { ...listen, ...tls }, access));

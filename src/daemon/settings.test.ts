@@ -19,9 +19,9 @@ test("without a file and flags there are defaults", async () => {
     stateDirectory: state,
     imageDirectory: `${state}/images`,
     socket: `${state}/daemon.sock`,
-    socketMode: 0o600,
     tokenFile: `${state}/token`,
     allow: [],
+    sourceOptions: {},
     maxStreams: 4,
     keep: { events: 10_000, jobs: 1_000 },
     logLevel: "info",
@@ -42,6 +42,9 @@ test("a flag goes before the file, and the file before the default", async (t) =
     stateDirectory: "/srv/streamdisk",
     socketMode: "0660",
     socketGroup: "kvm",
+    diskSocketMode: "666",
+    diskSocketGroup: "qemu",
+    sourceOptions: { caFile: "/etc/ca.pem", tlsCertificates: "/etc/pki" },
     listen: { port: 8080 },
     allow: ["/srv/images", "https://images.example/"],
     maxStreams: 8,
@@ -49,13 +52,17 @@ test("a flag goes before the file, and the file before the default", async (t) =
     keep: { events: 5, jobs: 6 },
     logLevel: "debug",
   });
-  const flags = { maxStreams: 2, allow: ["bases", "nbd://host/"], keep: { jobs: 7 }, speed: undefined };
+  const more = { diskSocketGroup: "libvirt", sourceOptions: { caFile: "ca.pem", tlsPskFile: undefined } };
+  const flags = { maxStreams: 2, allow: ["bases", "nbd://host/"], keep: { jobs: 7 }, speed: undefined, ...more };
   assert.deepEqual(await readSettings({ ...NOBODY, file, flags }), {
     stateDirectory: "/srv/streamdisk",
     imageDirectory: "/srv/streamdisk/images",
     socket: "/srv/streamdisk/daemon.sock",
     socketMode: 0o660,
     socketGroup: "kvm",
+    diskSocketMode: 0o666,
+    diskSocketGroup: "libvirt",
+    sourceOptions: { caFile: join(process.cwd(), "ca.pem"), tlsCertificates: "/etc/pki" },
     listen: { host: "127.0.0.1", port: 8080 },
     tokenFile: "/srv/streamdisk/token",
     allow: [join(process.cwd(), "bases"), "nbd://host/"],

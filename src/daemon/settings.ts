@@ -9,6 +9,7 @@ import { join, resolve } from "node:path";
 import { type SettingsFile, settingsFile } from "../api/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { isLoopback } from "../host/index.ts";
+import type { SourceOptions } from "../sources/index.ts";
 
 export interface DaemonSettings {
   readonly stateDirectory: string;
@@ -16,9 +17,12 @@ export interface DaemonSettings {
   readonly imageDirectory: string;
   /** @default `daemon.sock` in the state directory */
   readonly socket: string;
-  /** @default 0o600 */
-  readonly socketMode: number;
+  /** Who may use the API there. @default 0o600, with a group 0o660 */
+  readonly socketMode?: number;
   readonly socketGroup?: string;
+  /** The same of the sockets of disks and exports, for a QEMU that runs as another user. */
+  readonly diskSocketMode?: number;
+  readonly diskSocketGroup?: string;
   /** The API over TCP, only when asked for. */
   readonly listen?: { readonly host: string; readonly port: number };
   /** @default `token` in the state directory */
@@ -26,6 +30,8 @@ export interface DaemonSettings {
   readonly tlsCertificates?: string;
   /** Absolute paths and beginnings of URIs. */
   readonly allow: readonly string[];
+  /** Certificates and keys for sources that speak TLS. @default none */
+  readonly sourceOptions: SourceOptions;
   /** @default 4 */
   readonly maxStreams: number;
   /** Bytes a second of each stream that does not say; undefined for no limit. */
@@ -64,18 +70,20 @@ export async function readSettings(from: SettingsSources = {}): Promise<DaemonSe
   const root = from.root ?? process.getuid?.() === 0;
   const path = resolve(from.file ?? join(configDirectory(environment, root), "daemon.json"));
   const file = await readFileSettings(path, from.file === undefined);
-  const said = { ...file, ...absolute(from.flags ?? {}), keep: { ...file.keep, ...defined(from.flags?.keep ?? {}) } };
+  const flags = from.flags ?? {};
+  const said = { ...file, ...absolute(flags), keep: { ...file.keep, ...defined(flags.keep ?? {}) } };
+  const sourceOptions = { ...file.sourceOptions, ...absolutePaths(flags.sourceOptions ?? {}) };
   const stateDirectory = said.stateDirectory ?? defaultStateDirectory(environment, root);
   const settings: DaemonSettings = {
     imageDirectory: join(stateDirectory, "images"),
     socket: join(stateDirectory, "daemon.sock"),
-    socketMode: 0o600,
     tokenFile: join(stateDirectory, "token"),
     allow: [],
     maxStreams: 4,
     logLevel: "info",
     ...said,
     stateDirectory,
+    sourceOptions,
     keep: { ...DEFAULT_KEEP, ...said.keep },
   };
   refuseWhatCannotBe(settings);
@@ -141,11 +149,15 @@ function xdg(path: string | undefined): string | undefined {
 
 const PATHS = ["stateDirectory", "imageDirectory", "socket", "tokenFile", "tlsCertificates"] as const;
 
-function absolute(flags: SettingsFlags): Omit<SettingsFlags, "keep"> {
-  const { keep: _keep, ...said } = defined(flags);
+function absolute(flags: SettingsFlags): Omit<SettingsFlags, "keep" | "sourceOptions"> {
+  const { keep: _keep, sourceOptions: _sourceOptions, ...said } = defined(flags);
   const paths = PATHS.flatMap((key) => (said[key] === undefined ? [] : [[key, resolve(said[key])]]));
   const allow = said.allow?.map((place) => (/^[A-Za-z][A-Za-z0-9+.-]*:/.test(place) ? place : resolve(place)));
   return { ...said, ...Object.fromEntries(paths), ...(allow !== undefined && { allow }) };
+}
+
+function absolutePaths(paths: SourceOptions): SourceOptions {
+  return Object.fromEntries(Object.entries(defined(paths)).map(([key, path]) => [key, resolve(path)]));
 }
 
 function defined<T extends object>(values: T): T {

@@ -16,6 +16,14 @@ test("a directory that is not there is made, for its owner alone", (t) => {
   for (const made of [path, directory.sockets]) assert.equal(statSync(made).mode & 0o777, 0o700, made);
 });
 
+test("others may enter it when they are to get to sockets, and read nothing", (t) => {
+  const path = join(temporaryDirectory(t), "state");
+  openStateDirectory(path)[Symbol.dispose]();
+  using directory = openStateDirectory(path, { enterable: true });
+  for (const made of [path, directory.sockets]) assert.equal(statSync(made).mode & 0o777, 0o711, made);
+  assert.equal(statSync(join(path, "lock")).mode & 0o777, 0o600);
+});
+
 test("a second daemon is told which directory is in use, and changes nothing", async (t) => {
   const path = temporaryDirectory(t);
   using directory = openStateDirectory(path);

@@ -9,13 +9,24 @@
  * The lock is apart from the store so that a damaged store can be moved aside under it. Nobody may open `lock` by other means in this
  * process: closing that would let go of the lock.
  */
-import { accessSync, closeSync, constants, lstatSync, mkdirSync, openSync, type Stats } from "node:fs";
+import {
+  accessSync,
+  chmodSync,
+  closeSync,
+  constants,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  type Stats,
+  statSync,
+} from "node:fs";
 import { join, resolve } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { isLocked, storeError } from "./sqlite-error.ts";
 
 const WRITABLE_BY_OTHERS = 0o022;
+const ENTERED_BY_OTHERS = 0o011;
 
 export interface StateDirectory extends Disposable {
   readonly path: string;
@@ -25,18 +36,24 @@ export interface StateDirectory extends Disposable {
   readonly sockets: string;
 }
 
+export interface StateDirectoryOptions {
+  /** Whether other users shall get to the sockets of disks: they may enter then, and list nothing. @default false */
+  readonly enterable?: boolean;
+}
+
 /**
  * Takes a state directory, which is made when it is not there. It is let go with `[Symbol.dispose]`, or with the process.
  *
  * @throws {StreamdiskError} `in-use` by another daemon; `refused` when others may write to it; `permission`, `no-space`, `io`
  */
-export function openStateDirectory(path: string): StateDirectory {
+export function openStateDirectory(path: string, { enterable = false }: StateDirectoryOptions = {}): StateDirectory {
   const directory = resolve(path);
   const sockets = join(directory, "sockets");
   makeDirectory(directory);
   const lock = takeLock(directory);
   try {
     makeDirectory(sockets);
+    if (enterable) for (const each of [directory, sockets]) letEnter(each);
   } catch (error) {
     lock.close();
     throw error;
@@ -64,6 +81,14 @@ function makeDirectory(path: string): void {
   const why =
     facts.uid === uid ? "others than its owner may write to it" : `it belongs to another user (uid ${facts.uid})`;
   throw new StreamdiskError("refused", `'${path}' cannot be a daemon's directory: ${why}`, { node: path });
+}
+
+function letEnter(path: string): void {
+  try {
+    chmodSync(path, (statSync(path).mode & 0o777) | ENTERED_BY_OTHERS);
+  } catch (error) {
+    throw wrapSystemError(error, path, "let others enter");
+  }
 }
 
 function takeLock(directory: string): DatabaseSync {

@@ -19,9 +19,9 @@ export interface DiskSettings {
   readonly onSourceError: SourcePolicy;
 }
 
-/** Where an export listens. */
+/** Where an export listens. Who may connect to a socket is for the settings of the daemon to say. */
 export type ExportAddress =
-  | { readonly kind: "unix"; readonly path: string; readonly mode: number; readonly group?: string }
+  | { readonly kind: "unix"; readonly path: string }
   | { readonly kind: "tcp"; readonly host: string; readonly port: number };
 
 /**

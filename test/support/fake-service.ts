@@ -23,7 +23,7 @@ export const DISK: Disk = {
   readOnly: false,
   copyOnRead: true,
   onSourceError: { holdMs: null, afterwards: "error" },
-  address: { kind: "unix", path: "/run/vm1.sock", mode: 0o600 },
+  address: { kind: "unix", path: "/run/vm1.sock" },
   length: 1024,
   missingBytes: 1000,
   fetchedBytes: 24,

@@ -193,7 +193,7 @@ export function aDisk(id: string, name: string): DiskRecord {
       copyOnRead: true,
       onSourceError: { holdMs: 30_000, afterwards: "error" },
     },
-    address: { kind: "unix", path: `/run/${name}.sock`, mode: 0o600 },
+    address: { kind: "unix", path: `/run/${name}.sock` },
     ownsFile: true,
     createdAt: 1_790_000_000_000,
   };

@@ -5,17 +5,20 @@ import { StreamdiskError } from "../../errors/index.ts";
 import { helpAfter } from "../help.ts";
 import { Interrupted, interruptible } from "../interrupt.ts";
 import { parseCount, parseMode, parsePort } from "../numbers.ts";
+import { type SourceFlags, sourceOptions, told } from "../options.ts";
 import { printJsonLine, printLines, printWarnings } from "../output.ts";
 import { parseRate } from "../units.ts";
 import { packageVersion } from "../version.ts";
 
-interface Flags {
+interface Flags extends SourceFlags {
   readonly stateDirectory?: string;
   readonly imageDirectory?: string;
   readonly config?: string;
   readonly socket?: string;
   readonly socketMode?: number;
   readonly socketGroup?: string;
+  readonly diskSocketMode?: number;
+  readonly diskSocketGroup?: string;
   readonly port?: number;
   readonly bind?: string;
   readonly tokenFile?: string;
@@ -50,8 +53,14 @@ export function define(command: Command): void {
       more,
     )
     .option("--socket <path>", "Unix socket of the API; without it 'daemon.sock' in the state directory")
-    .option("--socket-mode <mode>", "permissions of that socket, octal; without it, 600", parseMode)
+    .option("--socket-mode <mode>", "permissions of that socket, octal; without it 600, with a group 660", parseMode)
     .option("--socket-group <gid>", "group of that socket, by name or number")
+    .option(
+      "--disk-socket-mode <mode>",
+      "the same of the sockets of disks and exports, for a QEMU of another user",
+      parseMode,
+    )
+    .option("--disk-socket-group <gid>", "group of those sockets, by name or number")
     .option("--port <number>", "the API on TCP too; 0 takes a free port", parsePort)
     .option("--bind <address>", "with --port: the address to listen on; without it, loopback")
     .option(
@@ -64,7 +73,8 @@ export function define(command: Command): void {
     .option("--keep-events <number>", "how many events are remembered; without it, 10000", parseCount)
     .option("--keep-jobs <number>", "how many streams that have ended are remembered; without it, 1000", parseCount)
     .option("--log-level <level>", `${LOG_LEVELS.join(", ")}; without it, info`, parseLevel)
-    .option("--rebuild-store", "when what it remembers is damaged: keep that aside and begin anew")
+    .option("--rebuild-store", "when what it remembers is damaged: keep that aside and begin anew");
+  sourceOptions(command)
     .option("--json", "print where it listens as JSON")
     .addHelpText(
       "after",
@@ -107,7 +117,8 @@ async function run(flags: Flags): Promise<void> {
 }
 
 function settingsFlags(flags: Flags): SettingsFlags {
-  const { stateDirectory, imageDirectory, allow, socket, socketMode, socketGroup } = flags;
+  const { stateDirectory, imageDirectory, allow, socket, socketMode, socketGroup, diskSocketMode, diskSocketGroup } =
+    flags;
   const { port, bind, tokenFile, tlsCertificates, maxStreams, speed, keepEvents, keepJobs, logLevel } = flags;
   if (bind !== undefined && port === undefined) {
     throw new StreamdiskError("invalid-argument", "Option '--bind' needs '--port'");
@@ -117,7 +128,8 @@ function settingsFlags(flags: Flags): SettingsFlags {
   }
   if (maxStreams === 0) throw new StreamdiskError("invalid-argument", "At least one stream must be able to run");
   const said = {
-    ...{ stateDirectory, imageDirectory, allow, socket, socketMode, socketGroup },
+    ...{ stateDirectory, imageDirectory, allow, socket, socketMode, socketGroup, diskSocketMode, diskSocketGroup },
+    sourceOptions: told(flags),
     ...{ tokenFile, tlsCertificates, maxStreams, speed, logLevel },
     listen: port === undefined ? undefined : { host: bind ?? "127.0.0.1", port },
     keep: { events: keepEvents, jobs: keepJobs },

@@ -64,7 +64,7 @@ export function define(command: Command): void {
       "what a read of a lost source gets: hold, hold:30s,error, hold:30s,pause, pause or error; without it, hold:30s,error",
       parseSourcePolicy,
     )
-    .option("--socket-mode <mode>", "permissions of the socket, octal; without it, 600", parseMode)
+    .option("--socket-mode <mode>", "permissions of the socket, octal; without it 600, with a group 660", parseMode)
     .option("--socket-group <gid>", "group of the socket, by name or number")
     .option("--tls-certificates <dir>", "TLS with ca-cert.pem, server-cert.pem and server-key.pem from there")
     .option("--tls-psk-file <file>", "TLS with pre-shared keys from there")
