@@ -5,6 +5,8 @@ import { printable, printJsonLine } from "./output.ts";
 import { formatSize } from "./units.ts";
 
 const LOOK_MS = 1000;
+/** A look walks the tables of the image: of a large one it takes its time, and may take this part of all time. */
+const MOST_OF_TIME = 1 / 20;
 
 export class ServeStatus {
   readonly #disk: ServedDisk;
@@ -13,8 +15,8 @@ export class ServeStatus {
   #early: (() => void)[] | undefined = [];
   #timer: NodeJS.Timeout | undefined;
   #fetchedBefore = 0;
+  #lookedAt = performance.now();
   #shown = false;
-  #looking = false;
 
   constructor(disk: ServedDisk, json: boolean) {
     this.#disk = disk;
@@ -29,7 +31,15 @@ export class ServeStatus {
     const early = this.#early ?? [];
     this.#early = undefined;
     for (const say of early) say();
-    this.#timer = setInterval(() => void this.#look(), LOOK_MS);
+    if (this.#json || process.stderr.isTTY) this.#lookLater(LOOK_MS);
+  }
+
+  #lookLater(wait: number): void {
+    this.#timer = setTimeout(async () => {
+      const began = performance.now();
+      await this.#look(began);
+      if (this.#timer !== undefined) this.#lookLater(Math.max(LOOK_MS, (performance.now() - began) / MOST_OF_TIME));
+    }, wait);
   }
 
   /** Something happened: a line that stays. */
@@ -44,14 +54,14 @@ export class ServeStatus {
     this.#shown = false;
   }
 
-  async #look(): Promise<void> {
-    if (this.#looking || (!this.#json && !process.stderr.isTTY)) return;
-    this.#looking = true;
+  async #look(now: number): Promise<void> {
     try {
       const info = await this.#disk.info();
+      if (this.#timer === undefined) return;
       const done = info.fetchedBytes + (info.stream?.copiedBytes ?? 0);
-      const rate = Math.max(0, done - this.#fetchedBefore) / (LOOK_MS / 1000);
+      const rate = (Math.max(0, done - this.#fetchedBefore) * 1000) / (now - this.#lookedAt);
       this.#fetchedBefore = done;
+      this.#lookedAt = now;
       const local = info.length === 0 ? 1 : 1 - info.missingBytes / info.length;
       if (this.#json) {
         const { localBytes, zeroBytes, missingBytes, clients, source } = info;
@@ -65,13 +75,12 @@ export class ServeStatus {
       this.#shown = true;
     } catch {
       // The disk is being closed.
-    } finally {
-      this.#looking = false;
     }
   }
 
   end(): void {
-    clearInterval(this.#timer);
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     if (this.#shown) process.stderr.write("\n");
     this.#shown = false;
   }

@@ -106,13 +106,13 @@ export class Findings {
   /** @param sentence a function where there may be millions of them: it is made only when it is kept */
   corrupt(sentence: string | (() => string)): void {
     this.corruptions++;
-    if (this.hasRoom) this.#damage.push(typeof sentence === "string" ? sentence : sentence());
+    if (this.#hasRoom) this.#damage.push(typeof sentence === "string" ? sentence : sentence());
   }
 
   /** What cannot be decoded: the error says why, and is made only when its sentence is kept. */
   invalid(decode: () => void): void {
     this.corruptions++;
-    if (!this.hasRoom) return;
+    if (!this.#hasRoom) return;
     try {
       decode();
     } catch (error) {
@@ -122,11 +122,16 @@ export class Findings {
 
   leak(sentence: string): void {
     this.leaks++;
-    if (this.#waste.length < MOST_SENTENCES) this.#waste.push(sentence);
+    if (this.hasRoomForLeaks) this.#waste.push(sentence);
+  }
+
+  /** Whether one more sentence on leaks would be kept. */
+  get hasRoomForLeaks(): boolean {
+    return this.#waste.length < MOST_SENTENCES;
   }
 
   /** Whether one more sentence on damage would be kept. */
-  get hasRoom(): boolean {
+  get #hasRoom(): boolean {
     return this.#damage.length < MOST_SENTENCES;
   }
 }

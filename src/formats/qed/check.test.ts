@@ -62,3 +62,13 @@ for (const lost of [[6], [7], [0], [0, 6], [1, 2, 3], [5, 6, 7], [0, 1, 2, 3, 4,
     assert.equal((await again.check()).leaks, 0);
   });
 }
+
+test("of a sparse file of petabytes a few leaks are named, and all are counted", async () => {
+  const file = await leaky([]);
+  const before = file.length;
+  await file.resize(2 ** 50);
+  await using node = await openQed(file, { readOnly: true, forCheck: true });
+  const { leaks, findings } = await node.check();
+  assert.equal(leaks, (2 ** 50 - before) / CLUSTER);
+  assert.ok(findings.length > 0 && findings.length <= 100);
+});

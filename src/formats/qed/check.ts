@@ -61,7 +61,7 @@ export async function checkQed(image: QedImage, options: CheckOptions): Promise<
   }
   // Not one by one: a sparse file may have more clusters than could ever be looked at.
   const leaks = total - used;
-  for (let cluster = 0; findings.leaks < leaks && findings.hasRoom; cluster++) {
+  for (let cluster = 0; findings.leaks < leaks && findings.hasRoomForLeaks; cluster++) {
     if (references.get(cluster) === 0) findings.leak(`The cluster at ${cluster * clusterSize} is leaked`);
   }
   findings.leaks = leaks;
