@@ -11,8 +11,8 @@ import { makeCertificates } from "../support/tls-files.ts";
 test("a signal is the usual end, and none of what was waited for", async (t) => {
   const { image } = makeOverlay(temporaryDirectory(t));
   const rows = [
-    [["--run", "sleep 60"], "SIGINT", 130],
-    [["--run", "sleep 60"], "SIGTERM", 143],
+    [["--run", "sleep 1000; true"], "SIGINT", 130],
+    [["--run", "sleep 1000; true"], "SIGTERM", 143],
     [["--stream", "--speed", "64K", "--exit-when-hydrated"], "SIGTERM", 143],
     [["--stream", "--speed", "64K"], "SIGTERM", 0],
   ] as const;

@@ -145,13 +145,22 @@ function stopped(signal: AbortSignal): Promise<never> {
   });
 }
 
-/** Runs a command beside the export; its exit code becomes ours. */
+/**
+ * Runs a command beside the export; its exit code becomes ours. All that it has started is ended with it, as a group of processes,
+ * unless its input is a terminal: there it has to stay in the group in front, which Ctrl-C reaches as a whole anyway.
+ */
 function run(command: string, disk: ServedDisk, signal: AbortSignal): Promise<void> {
   const { uri } = disk;
   const env = { ...process.env, uri, socket: disk.socketPath ?? "" };
-  const child = spawn("/bin/sh", ["-c", command], { stdio: "inherit", env, signal });
+  const detached = !process.stdin.isTTY;
+  const child = spawn("/bin/sh", ["-c", command], { stdio: "inherit", env, detached });
+  const end = (): void => {
+    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    process.kill(detached ? -child.pid : child.pid, "SIGTERM");
+  };
+  signal.addEventListener("abort", end, { once: true });
   return new Promise((resolve, reject) => {
-    child.on("error", (error) => (signal.aborted ? resolve() : reject(error)));
+    child.on("error", reject);
     child.on("exit", (code, ended) => {
       if (!signal.aborted) process.exitCode = code ?? 128 + (ended === null ? 0 : constants.signals[ended]);
       resolve();
