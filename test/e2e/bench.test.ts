@@ -6,10 +6,10 @@ import { buildProgram } from "../support/built-program.ts";
 import { peer, temporaryDirectory } from "../support/cli.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
-const GROUPS = ["--group", "offline,stream,server", "--rows", "stream-,convert-raw,compare,raw-,qcow2-4k,qed-4k"];
+const GROUPS = ["--group", "offline,stream,server", "--rows", "stream-qcow2,compare,stream-5ms,raw-4k,qed-4k"];
 
 /** Each row also makes sure that what was measured did what it should. */
-test("the bench measures its rows", (t) => {
+test("the bench measures rows of each group", (t) => {
   const directory = join(temporaryDirectory(t), "program");
   buildProgram(directory);
   cpSync(join(ROOT, "bench"), join(directory, "bench"), { recursive: true });
@@ -20,7 +20,7 @@ test("the bench measures its rows", (t) => {
   };
   assert.equal(sections.length, 3);
   const rows = sections.flatMap((section) => section.rows);
-  assert.ok(rows.length >= 15, `${rows.length} rows`);
+  assert.ok(rows.length >= 5, `${rows.length} rows`);
   for (const row of rows) {
     const ratios = Object.entries(row).filter(([name]) => /^(ratio|against)/.test(name));
     assert.ok(ratios.length > 0 && ratios.every(([, ratio]) => Number.parseFloat(ratio) > 0), JSON.stringify(row));
