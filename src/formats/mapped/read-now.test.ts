@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, statSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -65,3 +65,23 @@ for (const format of ["qcow2", "qed"] as const) {
     assert.equal(node.canZeroFast?.(1, CLUSTER), false);
   });
 }
+
+test("the last cluster of a file may be short: what it lacks reads as zeroes, in whatever pieces", async () => {
+  const path = await overlay("short.qcow2", "qcow2");
+  {
+    await using node = await openFormat("qcow2", await openFile(path, { readOnly: false }), { readOnly: false });
+    await node.write(0, new Uint8Array(CLUSTER).fill(7));
+  }
+  truncateSync(path, statSync(path).size - CLUSTER + 1000);
+  await using node = await openFormat("qcow2", await openFile(path, { readOnly: true }), { readOnly: true });
+  for (const [offset, length] of [
+    [0, CLUSTER],
+    [999, 2],
+    [1000, 1],
+    [CLUSTER - 1, 1],
+  ] as const) {
+    const bytes = new Uint8Array(length).fill(0xee);
+    await node.read(offset, bytes);
+    assert.deepEqual(bytes, new Uint8Array(CLUSTER).fill(7, 0, 1000).subarray(offset, offset + length));
+  }
+});

@@ -5,7 +5,7 @@
 import { type BlockNode, type Extent, letGo } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { MappingCodec } from "./codec.ts";
-import type { Geometry } from "./geometry.ts";
+import { type Geometry, roundDown } from "./geometry.ts";
 import { COMPRESSED, DATA, MISSING, newRun, RunFinder, ZERO } from "./runs.ts";
 import type { L2Slice, MappingTables } from "./tables.ts";
 
@@ -148,11 +148,11 @@ export class MappedReader {
     const inside = file.length - host;
     if (inside >= part.length) return file.read(host, part, signal);
     // The last cluster of a file may be short, not absent.
-    if (inside <= 0 || part.length - inside >= geometry.clusterSize) {
+    if (roundDown(host + part.length - 1, geometry.clusterSize) >= file.length) {
       return Promise.reject(this.#truncated(host, part.length));
     }
-    part.fill(0, inside);
-    return file.read(host, part.subarray(0, inside), signal);
+    part.fill(0, Math.max(0, inside));
+    return inside > 0 ? file.read(host, part.subarray(0, inside), signal) : Promise.resolve();
   }
 
   #truncated(host: number, length: number): StreamdiskError {
