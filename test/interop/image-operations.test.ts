@@ -62,7 +62,7 @@ test("compare finds the first byte that differs, as qemu-img finds that there is
     identical: true,
     lengthA: 8 * 2 ** 20,
     lengthB: 10 * 2 ** 20,
-    warnings: [],
+    warnings: [`'${a}' has ${8 * 2 ** 20} bytes and '${b}' ${10 * 2 ** 20}`],
   });
   const strict = await compareImages(a, b, { formatB: "raw", strict: true });
   assert.deepEqual(strict.difference, { kind: "size", offset: 8 * 2 ** 20 });
