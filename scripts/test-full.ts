@@ -4,6 +4,9 @@
  * What passed is kept in `node_modules/.cache/streamdisk/test-full.json` for as long as the checkout (commit, changes, new
  * files) and the seed stay the same, so that a run which was interrupted goes on where it was: only the files that were
  * under way are run again. The file is replaced by rename after each shard. The end of a run is the table in `test/RESULTS.md`.
+ *
+ * `npm run test:full -- --failed` runs what failed in the last run once more, with its seed, at whatever checkout there is now: for
+ * when a mistake has been mended. The table names both commits.
  */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -51,6 +54,16 @@ function loadState(checkout: string): State {
   return { checkout, seed, files: {} };
 }
 
+/** The last run, whatever its checkout was. */
+function lastState(): State {
+  try {
+    return JSON.parse(readFileSync(STATE_PATH, "utf8")) as State;
+  } catch {
+    console.error("There was no run whose failures could be run again");
+    process.exit(1);
+  }
+}
+
 function saveState(state: State): void {
   mkdirSync(dirname(STATE_PATH), { recursive: true });
   writeFileSync(`${STATE_PATH}.new`, JSON.stringify(state));
@@ -58,15 +71,18 @@ function saveState(state: State): void {
 }
 
 if (!ensurePeers()) process.exit(1);
-process.env.STREAMDISK_SEED = String(seed);
+const onlyFailed = process.argv.includes("--failed");
+const checkout = describeCheckout();
+const state = onlyFailed ? lastState() : loadState(checkout.id);
+process.env.STREAMDISK_SEED = String(state.seed);
 process.env.STREAMDISK_TEST = "full";
 
-const checkout = describeCheckout();
-const state = loadState(checkout.id);
 const files = testFiles();
 const waiting = files.filter((file) => state.files[file]?.passed !== true);
 const failed: string[] = [];
-console.log(`Every cell at ${checkout.commit}${checkout.changed ? " with changes" : ""}, seed ${seed}:`);
+const before = state.checkout.slice(0, checkout.commit.length);
+const commit = onlyFailed ? `${before}, what failed there at ${checkout.commit}` : checkout.commit;
+console.log(`Every cell at ${commit}${checkout.changed ? " with changes" : ""}, seed ${state.seed}:`);
 console.log(`${files.length} files, of which ${files.length - waiting.length} have passed already\n`);
 
 async function runShards(): Promise<void> {
@@ -92,7 +108,13 @@ async function runShards(): Promise<void> {
 await Promise.all(Array.from({ length: CONCURRENT_FILES }, runShards));
 
 const results = files.map((file) => ({ file, ...(state.files[file] as TestRunResult) }));
-const total = writeResults(join(ROOT, RESULTS_PATH), { ...checkout, seed, node: process.versions.node, results });
+const total = writeResults(join(ROOT, RESULTS_PATH), {
+  ...checkout,
+  commit,
+  seed: state.seed,
+  node: process.versions.node,
+  results,
+});
 for (const file of failed) console.log(`failed: ${file}`);
 console.log(`${total.cells - total.failures} passed, ${total.failures} failed`);
 process.exitCode = failed.length === 0 ? 0 : 1;
