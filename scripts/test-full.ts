@@ -1,24 +1,24 @@
 /**
- * `npm run test:full`: every cell of every test, two files at a time, each file a shard of its own.
+ * `npm run test:full`: every cell of every test, two files at a time (`-- --jobs N`: so many), each file a shard of its own.
  *
  * What passed is kept in `node_modules/.cache/streamdisk/test-full.json` for as long as the checkout (commit, changes, new
  * files) and the seed stay the same, so that a run which was interrupted goes on where it was: only the files that were
  * under way are run again. The file is replaced by rename after each shard. The end of a run is the table in `test/RESULTS.md`.
  *
- * `npm run test:full -- --failed` runs what failed in the last run once more, with its seed, at whatever checkout there is now: for
+ * `npm run test:full -- --failed` runs what has not passed in the last run, with its seed, at whatever checkout there is now: for
  * when a mistake has been mended. The table names both commits.
  */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { parseArgs } from "node:util";
 import { seed } from "../test/support/seed.ts";
 import { ensurePeers } from "./peers.ts";
 import { RESULTS_PATH, writeResults } from "./test-results.ts";
 import { CACHE, ROOT, runTestFiles, type TestRunResult, testFiles } from "./test-run.ts";
 
 const STATE_PATH = join(CACHE, "test-full.json");
-const CONCURRENT_FILES = 2;
 
 interface State {
   /** What was tested: a state of another checkout is void. */
@@ -71,7 +71,9 @@ function saveState(state: State): void {
 }
 
 if (!ensurePeers()) process.exit(1);
-const onlyFailed = process.argv.includes("--failed");
+const { failed: onlyFailed, jobs } = parseArgs({
+  options: { failed: { type: "boolean", default: false }, jobs: { type: "string", default: "2" } },
+}).values;
 const checkout = describeCheckout();
 const state = onlyFailed ? lastState() : loadState(checkout.id);
 process.env.STREAMDISK_SEED = String(state.seed);
@@ -81,7 +83,7 @@ const files = testFiles();
 const waiting = files.filter((file) => state.files[file]?.passed !== true);
 const failed: string[] = [];
 const before = state.checkout.slice(0, checkout.commit.length);
-const commit = onlyFailed ? `${before}, what failed there at ${checkout.commit}` : checkout.commit;
+const commit = onlyFailed ? `${before}, what had not passed there at ${checkout.commit}` : checkout.commit;
 console.log(`Every cell at ${commit}${checkout.changed ? " with changes" : ""}, seed ${state.seed}:`);
 console.log(`${files.length} files, of which ${files.length - waiting.length} have passed already\n`);
 
@@ -105,7 +107,7 @@ async function runShards(): Promise<void> {
     }
   }
 }
-await Promise.all(Array.from({ length: CONCURRENT_FILES }, runShards));
+await Promise.all(Array.from({ length: Number(jobs) }, runShards));
 
 const results = files.map((file) => ({ file, ...(state.files[file] as TestRunResult) }));
 const total = writeResults(join(ROOT, RESULTS_PATH), {
