@@ -37,7 +37,7 @@ export function writeResults(path: string, run: FullRun): { cells: number; failu
     `# Results of every cell
 
 Written by \`npm run test:full\`, newest first. A cell is one combination of a test's axes; the duration is that of all files
-together, of which two run at a time. A commit "with changes" was run before they were committed.
+together, of which some run at a time. A commit "with changes" was run before they were committed.
 
 ${RUNS_HEAD}
 ${[newest, ...earlierRuns(path)].join("\n")}
