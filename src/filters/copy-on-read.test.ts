@@ -279,6 +279,26 @@ test("the link is dropped under a fetch: its readers get what was there", async 
   await overlay.close();
 });
 
+test("the link is changed under a fetch: who comes later has nothing to do with it when it fails", async () => {
+  const content = pattern(MIB);
+  const [middle, base] = [faulty(content), faulty(content)];
+  const overlay = new MemoryOverlay({ length: MIB, backing: middle });
+  const disk = new CopyOnRead(overlay);
+  middle.add({ operations: ["read"], does: "freeze" });
+  const early = bytesAt(disk, 0, 512);
+  await quiet();
+  assert.equal(middle.frozen, 1);
+  await overlay.changeBacking({ reference: "base", format: "raw" }, base);
+  const late = [bytesAt(disk, 1024, 512), bytesAt(disk, 512, 2 * K64)];
+  await quiet();
+  await middle.close();
+  middle.thaw();
+  assert.deepEqual(await early, content.subarray(0, 512));
+  assert.deepEqual(await late[0], content.subarray(1024, 1536));
+  assert.deepEqual(await late[1], content.subarray(512, 512 + 2 * K64));
+  await disk.close();
+});
+
 test("the link is dropped under requests that go below without a fetch, and under cache: they are done all the same", async () => {
   const content = pattern(MIB);
   content.fill(0, 8 * K64, 9 * K64);

@@ -19,6 +19,8 @@ const MOST_KEPT = 2 * 1024 * 1024;
 /** Whole units on their way. */
 export interface Fetch {
   readonly offset: number;
+  /** Where it reads. */
+  readonly below: BlockNode;
   readonly bytes: Uint8Array;
   readonly arrived: Promise<void>;
   /** Resolves when the bytes are in the overlay, or will not be. */
@@ -72,8 +74,11 @@ export class FetchTable {
   takeNow(position: number, end: number, below: BlockNode): Fetch | undefined {
     const unit = this.#unitOf(position);
     const there = this.#byUnit.get(unit);
-    // One from before the disk has grown may end too early.
-    if (there !== undefined) return position < there.offset + there.bytes.length ? there : undefined;
+    if (there !== undefined) {
+      // One from before the disk has grown may end too early, and one from before the link was changed may fail.
+      const serves = there.below === below && position < there.offset + there.bytes.length;
+      return serves ? there : undefined;
+    }
     const count = this.#count(unit, end);
     const hasRoom = this.#bytes === 0 || this.#bytes + count * this.#unit <= MOST_BYTES;
     return hasRoom ? this.#begin(position, count, below) : undefined;
@@ -115,7 +120,7 @@ export class FetchTable {
     const inside = Math.max(0, Math.min(length, below.length - offset));
     if (inside < length) bytes.fill(0, inside);
     const arrived = inside > 0 ? below.read(offset, inside < length ? bytes.subarray(0, inside) : bytes) : SETTLED;
-    const fetch = { offset, bytes, arrived, kept: SETTLED, failure: undefined };
+    const fetch = { offset, below, bytes, arrived, kept: SETTLED, failure: undefined };
     this.#bytes += length;
     for (const unit of this.#unitsOf(fetch)) this.#byUnit.set(unit, fetch);
     fetch.kept = this.#keep(fetch, inside, buffer);
