@@ -1,6 +1,7 @@
-/** HTTP over a Unix socket, which `fetch` of Node.js can't do. */
-import { request } from "node:http";
-import { Readable } from "node:stream";
+/**
+ * HTTP over a Unix socket, which `fetch` of Node.js can't do. Node's part of it is loaded with the first request: it would be a fifth of
+ * the start of commands that speak to no daemon.
+ */
 import { StreamdiskError } from "../errors/index.ts";
 
 export interface UnixHttpRequest {
@@ -23,8 +24,9 @@ export interface UnixHttpResponse {
  * @returns a function that makes a request, and throws `source-lost` when nobody answers, `permission`, or the signal's reason
  */
 export function unixTransport(socket: string): (request: UnixHttpRequest) => Promise<UnixHttpResponse> {
-  return ({ method, path, headers, body, signal }) =>
-    new Promise((resolve, reject) => {
+  return async ({ method, path, headers, body, signal }) => {
+    const [{ request }, { Readable }] = await Promise.all([import("node:http"), import("node:stream")]);
+    return new Promise((resolve, reject) => {
       const options = { socketPath: socket, method, path, headers: { Host: "localhost", ...headers } };
       // One connection a request: the next daemon at the socket is found by itself, and a program ends when it has its answer.
       const sent = request({ ...options, agent: false, ...(signal !== undefined && { signal }) }, (response) => {
@@ -35,6 +37,7 @@ export function unixTransport(socket: string): (request: UnixHttpRequest) => Pro
       });
       sent.end(body);
     });
+  };
 }
 
 function unreachable(error: NodeJS.ErrnoException, socket: string): StreamdiskError {
