@@ -9,12 +9,12 @@
  * Acts upon one disk come one at a time. A disk that cannot be opened is tried again now and then, and before each act that needs it.
  */
 import { randomUUID } from "node:crypto";
-import { lstat, open, readdir, rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { lstat, open, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { NewDisk } from "../api/index.ts";
 import type { ServedDisk } from "../engine/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
-import { createImage } from "../image/index.ts";
+import { createImage, removeHalfMade } from "../image/index.ts";
 import type { DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
@@ -318,17 +318,6 @@ async function isThere(path: string): Promise<boolean> {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
     throw wrapSystemError(error, path, "look at");
-  }
-}
-
-/** What is left of an image that was being made: it lies beside its place, under a name of its own (image/new-file.ts). */
-async function removeHalfMade(image: string): Promise<void> {
-  const directory = dirname(image);
-  const names = await readdir(directory).catch(() => []);
-  const prefix = `${basename(image)}.`;
-  for (const name of names) {
-    const isHalfMade = name.startsWith(prefix) && /^[0-9a-z]+\.new$/.test(name.slice(prefix.length));
-    if (isHalfMade) await rm(join(directory, name), { force: true });
   }
 }
 

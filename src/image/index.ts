@@ -4,6 +4,7 @@ export { type ConvertImageOptions, type ConvertProgress, type ConvertResult, con
 export { type CreatedImage, type CreateImageOptions, createImage } from "./create.ts";
 export { type ImageInfo, imageChainInfo, imageInfo } from "./info.ts";
 export { imageMap, type MapEntry, nodeMap } from "./map.ts";
+export { removeHalfMade } from "./new-file.ts";
 export { type Image, type OpenImageOptions, openImage } from "./open.ts";
 export type { ImageOptions } from "./options.ts";
 export { type RebaseImageOptions, type RebaseResult, rebaseImage } from "./rebase.ts";

@@ -5,12 +5,14 @@
  * A place that holds something is refused unless the caller forces it; then whoever uses what is there is respected as
  * everywhere (its lock is taken). A block device has no second name: it is written in place.
  */
-import { chmod, link, open, realpath, rename, stat, truncate, unlink } from "node:fs/promises";
-import { dirname } from "node:path";
+import { chmod, link, open, readdir, realpath, rename, rm, stat, truncate, unlink } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { type FileNode, openFile } from "../sources/index.ts";
 
 const PERMISSIONS = 0o7777;
+/** The end of a temporary name: what it stands beside the place for. */
+const HALF_MADE = /^\.[0-9a-z]+\.new$/;
 
 /**
  * @param fill makes the image in an empty file, durably; it may close the file
@@ -62,6 +64,15 @@ async function fillNew<T>(
     await file?.close().catch(() => {});
     await unlink(path).catch(() => {});
     throw wrapSystemError(inItsName(error, path, place), place, "create");
+  }
+}
+
+/** Takes away what a process that died has left of an image that it was making. Nobody may be making one there. */
+export async function removeHalfMade(place: string): Promise<void> {
+  const [directory, name] = [dirname(place), basename(place)];
+  for (const other of await readdir(directory).catch(() => [])) {
+    const isHalfMade = other.startsWith(name) && HALF_MADE.test(other.slice(name.length));
+    if (isHalfMade) await rm(join(directory, other), { force: true });
   }
 }
 
