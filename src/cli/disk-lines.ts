@@ -1,5 +1,6 @@
 /** Disks, streams and events of the daemon as lines for people. */
 import type { Disk, Event, Job, NbdExportView, Source } from "../api/index.ts";
+import { hasEnded } from "../jobs/index.ts";
 import { columns, sizeWithBytes } from "./output.ts";
 import { formatDuration, formatSize } from "./units.ts";
 
@@ -30,10 +31,6 @@ function diskState({ state, source, stream, hydrated }: Disk): string {
   if (source !== undefined && !WELL.includes(source.state)) return `source ${source.state}`;
   if (stream !== undefined && !hasEnded(stream)) return streamState(stream);
   return hydrated ? "stands alone" : "served";
-}
-
-function hasEnded({ state }: Job): boolean {
-  return state === "completed" || state === "cancelled" || state === "failed";
 }
 
 function streamState({ state, rate, reason }: Job): string {

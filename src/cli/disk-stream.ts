@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Job } from "../api/index.ts";
 import type { DaemonClient } from "../client/index.ts";
 import { ERROR_TABLE, type ErrorCode, StreamdiskError } from "../errors/index.ts";
+import { hasEnded } from "../jobs/index.ts";
 import { isUnreachable, withDaemon } from "./daemon-link.ts";
 import type { DaemonFlags } from "./daemon-options.ts";
 import { Interrupted, interruptible } from "./interrupt.ts";
@@ -105,10 +106,6 @@ async function jobNow(client: DaemonClient, { id, disk }: Job, signal: AbortSign
 
 function mayComeBack(error: unknown): boolean {
   return isUnreachable(error) || (error instanceof StreamdiskError && error.code === "shutdown");
-}
-
-function hasEnded({ state }: Job): boolean {
-  return state === "completed" || state === "cancelled" || state === "failed";
 }
 
 function momentOf({ length, missingBytes, rate, etaSeconds, state, reason }: Job, away: boolean) {
