@@ -51,6 +51,12 @@ export interface BlockNode extends AsyncDisposable {
   close(): Promise<void>;
 }
 
+/** A disk as guests use it: what an export offers. */
+export interface GuestNode extends BlockNode {
+  /** Fetches what of a range is missing, and resolves when it is kept. Absent where nothing can be missing. */
+  cache?(offset: number, length: number, signal?: AbortSignal): Promise<void>;
+}
+
 /** What an image says of the image below it. */
 export interface BackingReference {
   /** As it stands in the image: a path (absolute, or relative to the image's directory) or a URI. */

@@ -17,13 +17,13 @@ import {
   type Clock,
   chainExtents,
   type Extent,
+  type GuestNode,
   type OverlayNode,
   systemClock,
   validateOpen,
   validateRange,
 } from "../block/index.ts";
 import { type Fetch, FetchTable } from "./fetch-table.ts";
-import type { GuestDisk } from "./hold.ts";
 import { together } from "./together.ts";
 import { whileWanted } from "./while-wanted.ts";
 
@@ -42,7 +42,7 @@ export interface CopyOnReadCounts {
 /** How long nothing is kept after a failure to keep. */
 const REST_MS = 10_000;
 
-export class CopyOnRead implements GuestDisk {
+export class CopyOnRead implements GuestNode {
   readonly grows = false;
   readonly #overlay: OverlayNode;
   readonly #keep: boolean;

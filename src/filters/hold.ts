@@ -12,7 +12,7 @@
  *
  * A source that has changed is nobody's to wait for.
  */
-import { type BlockNode, type Clock, type Extent, systemClock } from "../block/index.ts";
+import { type BlockNode, type Clock, type Extent, type GuestNode, systemClock } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { SourceLoss, SourceWatch } from "./source-watch.ts";
 
@@ -35,12 +35,6 @@ export interface HoldOptions {
   readonly onPause?: () => void;
 }
 
-/** What an export needs of a disk. */
-export interface GuestDisk extends BlockNode {
-  /** Fetches what of a range is missing, and resolves when it is kept. Absent where nothing is missing. */
-  cache?(offset: number, length: number, signal?: AbortSignal): Promise<void>;
-}
-
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 5_000;
 
@@ -49,9 +43,9 @@ interface Places {
   taken: number;
 }
 
-export class Hold implements GuestDisk {
+export class Hold implements GuestNode {
   readonly grows = false;
-  readonly #disk: GuestDisk;
+  readonly #disk: GuestNode;
   readonly #options: HoldOptions;
   readonly #clock: Clock;
   readonly #closing = new AbortController();
@@ -60,7 +54,7 @@ export class Hold implements GuestDisk {
   #held = 0;
 
   /** @param disk closed with this */
-  constructor(disk: GuestDisk, options: HoldOptions) {
+  constructor(disk: GuestNode, options: HoldOptions) {
     this.#disk = disk;
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
@@ -227,10 +221,10 @@ type Patience = <T>(request: HeldRequest, act: () => Promise<T>, signal?: AbortS
 export class HeldRequest {
   /** Calls that wait. */
   waiting = 0;
-  readonly #disk: GuestDisk;
+  readonly #disk: GuestNode;
   readonly #patiently: Patience;
 
-  constructor(disk: GuestDisk, patiently: Patience) {
+  constructor(disk: GuestNode, patiently: Patience) {
     this.#disk = disk;
     this.#patiently = patiently;
   }

@@ -5,7 +5,7 @@ export type { NbdExportInfo } from "./client/export-info.ts";
 export type { LinkListener } from "./client/link.ts";
 export type { AllocationRun, NbdNode } from "./client/node.ts";
 export type { NbdListEntry } from "./client/options.ts";
-export type { ExportNode, NbdExport } from "./server/exports.ts";
+export type { NbdExport } from "./server/exports.ts";
 export { type CloseOptions, type NbdServer, type ServeNbdOptions, serveNbd, type TcpListen } from "./server/server.ts";
 export type { NbdServerTls } from "./server/server-tls.ts";
 export { formatNbdUri, isNbdUri, type NbdAddress, type NbdUri, parseNbdUri } from "./uri.ts";

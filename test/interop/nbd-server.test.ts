@@ -4,11 +4,11 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { isOverlay } from "../../src/block/index.ts";
+import { type GuestNode, isOverlay } from "../../src/block/index.ts";
 import { openChain } from "../../src/chain/index.ts";
 import { CopyOnRead } from "../../src/filters/index.ts";
 import type { FormatName } from "../../src/formats/index.ts";
-import { type ExportNode, type NbdExport, type NbdServer, serveNbd } from "../../src/nbd/index.ts";
+import { type NbdExport, type NbdServer, serveNbd } from "../../src/nbd/index.ts";
 import { startQemuNbd } from "../support/nbd-servers.ts";
 import { peer, refusedPeer } from "../support/peer-process.ts";
 import { qemuImg, qemuIo } from "../support/qemu.ts";
@@ -32,7 +32,7 @@ async function serveImage(
   file: string,
   format: FormatName,
   more: Partial<NbdExport> = {},
-  cache?: ExportNode["cache"],
+  cache?: GuestNode["cache"],
 ): Promise<Served> {
   const readOnly = more.readOnly ?? false;
   const chain = await openChain({ file, format, readOnly });

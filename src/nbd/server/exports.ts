@@ -1,16 +1,10 @@
 /** What a server offers, by name. */
-import type { BlockNode } from "../../block/index.ts";
+import type { GuestNode } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { FLAG, MAX_STRING } from "../protocol.ts";
 
-/** What is exported. */
-export interface ExportNode extends BlockNode {
-  /** Brings a range near; what CACHE does. Absent: the command is not offered. */
-  cache?(offset: number, length: number, signal?: AbortSignal): Promise<void>;
-}
-
 /** What one request is carried out on, in as many calls as it takes. */
-export type RequestNode = Pick<ExportNode, "read" | "write" | "writeZeroes" | "discard" | "flush" | "cache">;
+export type RequestNode = Pick<GuestNode, "read" | "write" | "writeZeroes" | "discard" | "flush" | "cache">;
 
 /** A node that clients may open by a name. */
 export interface NbdExport {
@@ -22,7 +16,7 @@ export interface NbdExport {
   /** How many clients' connections it takes at a time. @default no limit of its own */
   readonly maxConnections?: number;
   /** Stays its owner's to close, after the export has been removed. */
-  readonly node: ExportNode;
+  readonly node: GuestNode;
   /**
    * Called for each connection; what it returns is called for each of its requests. For a node that must know which requests are one
    * client's, and which calls one request's. Absent: all is done on `node` itself.
