@@ -44,23 +44,12 @@ function describeCheckout(): { commit: string; changed: boolean; id: string } {
   return { commit, changed, id: `${commit} ${digest.digest("hex")}` };
 }
 
-function loadState(checkout: string): State {
-  try {
-    const state = JSON.parse(readFileSync(STATE_PATH, "utf8")) as State;
-    if (state.checkout === checkout && state.seed === seed) return state;
-  } catch {
-    // No state, or one that was cut short: begin anew.
-  }
-  return { checkout, seed, files: {} };
-}
-
-/** The last run, whatever its checkout was. */
-function lastState(): State {
+/** What the last run has left, whatever its checkout was; undefined when there is nothing, or it was cut short. */
+function lastState(): State | undefined {
   try {
     return JSON.parse(readFileSync(STATE_PATH, "utf8")) as State;
   } catch {
-    console.error("There was no run whose failures could be run again");
-    process.exit(1);
+    return undefined;
   }
 }
 
@@ -75,7 +64,13 @@ const { failed: onlyFailed, jobs } = parseArgs({
   options: { failed: { type: "boolean", default: false }, jobs: { type: "string", default: "2" } },
 }).values;
 const checkout = describeCheckout();
-const state = onlyFailed ? lastState() : loadState(checkout.id);
+const last = lastState();
+if (onlyFailed && last === undefined) {
+  console.error("There was no run whose failures could be run again");
+  process.exit(1);
+}
+const goesOn = last !== undefined && (onlyFailed || (last.checkout === checkout.id && last.seed === seed));
+const state: State = goesOn ? last : { checkout: checkout.id, seed, files: {} };
 process.env.STREAMDISK_SEED = String(state.seed);
 process.env.STREAMDISK_TEST = "full";
 
