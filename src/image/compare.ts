@@ -4,8 +4,7 @@
  */
 import { type BlockNode, chainExtents, isZero } from "../block/index.ts";
 import type { FormatName } from "../formats/index.ts";
-import type { SourceOptions } from "../sources/index.ts";
-import { shownReference } from "../sources/index.ts";
+import { type SourceOptions, shownReference } from "../sources/index.ts";
 import { openImage } from "./open.ts";
 import { inParallel } from "./parallel.ts";
 
