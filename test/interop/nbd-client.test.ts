@@ -373,10 +373,10 @@ test("a server that is stopped is lost, and goes on", async () => {
   await disk.read(0, Buffer.alloc(512));
   const told: (boolean | string)[] = [];
   disk.onLink((up, error) => void told.push(up || String(error?.message)));
-  server.signal("SIGSTOP");
+  await server.freeze();
   await assert.rejects(disk.read(0, Buffer.alloc(512)), { code: "source-lost", message: /does not answer/ });
   await assert.rejects(disk.read(0, Buffer.alloc(512)), { code: "source-lost" });
-  server.signal("SIGCONT");
+  server.thaw();
   while (told.at(-1) !== true) await sleep(5);
   await readsPattern(disk, "after");
 });

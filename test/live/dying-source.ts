@@ -65,8 +65,8 @@ const killed = (server: NbdServerProcess): Fate => ({
 });
 
 const frozen = (server: NbdServerProcess): Fate => ({
-  die: async () => server.signal("SIGSTOP"),
-  revive: async () => server.signal("SIGCONT"),
+  die: () => server.freeze(),
+  revive: async () => server.thaw(),
 });
 
 /** Whoever comes to the server's place is hung up on. */

@@ -47,9 +47,9 @@ async function blink(server: NbdServerProcess, errorFile: string, random: Random
         await server.start();
         break;
       case "frozen":
-        server.signal("SIGSTOP");
+        await server.freeze();
         await sleep(away);
-        server.signal("SIGCONT");
+        server.thaw();
         break;
       default:
         writeFileSync(errorFile, "");

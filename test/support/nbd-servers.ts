@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -68,9 +68,18 @@ export class NbdServerProcess implements AsyncDisposable {
     }
   }
 
-  /** Sends a signal: SIGSTOP freezes it, SIGCONT lets it go on. */
-  signal(signal: NodeJS.Signals): void {
-    this.#child?.kill(signal);
+  /** Resolves when it is frozen with all of its threads: the signal alone leaves them time for some more replies. */
+  async freeze(): Promise<void> {
+    this.#child?.kill("SIGSTOP");
+    const threads = `/proc/${this.pid}/task`;
+    const isStopped = (thread: string): boolean =>
+      /^.*\) T /s.test(readFileSync(join(threads, thread, "stat"), "latin1"));
+    while (!readdirSync(threads).every(isStopped)) await sleep(1);
+  }
+
+  /** Lets it go on. */
+  thaw(): void {
+    this.#child?.kill("SIGCONT");
   }
 
   /** Resolves when it has ended by itself. */
