@@ -12,6 +12,7 @@ import type { NbdNode } from "../nbd/index.ts";
 import { FileNode, type OpenFileOptions, openFile } from "./file.ts";
 import type { HttpNode } from "./http.ts";
 import { shownUrl } from "./http-reply.ts";
+import { openInTime } from "./open-in-time.ts";
 
 /** Where bytes come from. */
 export type SourceNode = FileNode | NbdNode | HttpNode;
@@ -91,7 +92,7 @@ export async function openSource(
   { caFile, tlsCertificates, tlsPskFile }: SourceOptions = {},
 ): Promise<SourceNode> {
   const named = parseReference(reference);
-  if (named.kind === "file") return openFile(named.path, options);
+  if (named.kind === "file") return openInTime(named.path, openFile(named.path, options));
   if (named.kind === "http") {
     const { openHttp } = await import("./http.ts");
     return openHttp(named.uri, { caFile });
