@@ -2,6 +2,7 @@ export { BufferPool } from "./buffer-pool.ts";
 export { type Clock, systemClock } from "./clock.ts";
 export { dataRuns } from "./data-runs.ts";
 export type { Extent, ExtentKind } from "./extent.ts";
+export { LatencyHistogram } from "./latency-histogram.ts";
 export { letGo } from "./let-go.ts";
 export { type BackingReference, type BlockNode, type GuestNode, isOverlay, type OverlayNode } from "./node.ts";
 export { RangeLock, type RangeLockHandle } from "./range-lock.ts";
