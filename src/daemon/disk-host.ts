@@ -1,6 +1,7 @@
 /**
  * An image of the daemon, open or not: it is opened with its socket, and again and again when it cannot be, at growing intervals or
- * when somebody asks for it. A failure is this image's alone.
+ * when somebody asks for it. A failure is this image's alone. One that is lost with its thread is opened again at once; if that
+ * happens to it again and again, at growing intervals too.
  *
  * Whoever has it sees to it that `open`, `close` and `demand` are called one at a time (`turns.ts`).
  */
@@ -16,6 +17,8 @@ export interface HostedImageOptions {
   readonly onOpen: (served: ServedDisk) => void;
   /** Called with each failure that is not the same as the last. */
   readonly onFailure: (error: StreamdiskError) => void;
+  /** Called when its thread has died; it is opened again by itself. */
+  readonly onLost: (error: StreamdiskError) => void;
   /** Called when it is time to try again: whoever has it takes its turn and calls `demand`. */
   readonly onRetry: () => void;
   /** The first pause before another try, in milliseconds. @default 1000 */
@@ -31,6 +34,9 @@ export class HostedImage {
   #error: StreamdiskError | undefined;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = 0;
+  #openedAt = 0;
+  /** How long it waits after the next loss, unless it is a long time until then. */
+  #lossMs = 0;
 
   constructor(options: HostedImageOptions) {
     this.#options = options;
@@ -59,18 +65,39 @@ export class HostedImage {
       this.#served = served;
       this.#error = undefined;
       this.#retryMs = 0;
+      this.#openedAt = performance.now();
+      served.once("lost", (error) => this.#lose(served, error));
       this.#options.onOpen(served);
       return served;
     } catch (error) {
       const failure = asStreamdiskError(error);
       const isNews = failure.message !== this.#error?.message;
       this.#error = failure;
-      const { firstRetryMs = FIRST_RETRY_MS } = this.#options;
-      this.#retryMs = Math.min(Math.max(firstRetryMs, this.#retryMs * 2), LONGEST_RETRY_MS);
-      this.#retry = setTimeout(this.#options.onRetry, this.#retryMs).unref();
+      this.#retryMs = this.#longer(this.#retryMs);
+      this.#tryAgain(this.#retryMs);
       if (isNews) this.#options.onFailure(failure);
       throw failure;
     }
+  }
+
+  #lose(served: ServedDisk, error: StreamdiskError): void {
+    if (this.#served !== served) return;
+    this.#served = undefined;
+    this.#error = error;
+    void served.close();
+    this.#options.onLost(error);
+    const wait = performance.now() - this.#openedAt < LONGEST_RETRY_MS ? this.#lossMs : 0;
+    this.#lossMs = this.#longer(wait);
+    this.#tryAgain(wait);
+  }
+
+  #tryAgain(afterMs: number): void {
+    this.#retry = setTimeout(this.#options.onRetry, afterMs).unref();
+  }
+
+  #longer(ms: number): number {
+    const { firstRetryMs = FIRST_RETRY_MS } = this.#options;
+    return Math.min(Math.max(firstRetryMs, ms * 2), LONGEST_RETRY_MS);
   }
 
   /** Lets clients finish, closes the image clean, and tries no more. */

@@ -70,6 +70,10 @@ export class DiskStories {
     );
   }
 
+  lost({ name }: DiskRecord, { code, message }: StreamdiskError): Promise<void> {
+    return this.#events.tell("disk-lost", `${message}: '${name}' is opened again by itself`, { disk: name, code });
+  }
+
   resized(name: string, length: number): Promise<void> {
     const message = `'${name}' has ${length} bytes now; clients that are connected see that when they connect again`;
     return this.#events.tell("disk-changed", message, { disk: name, length });

@@ -203,6 +203,10 @@ export class Disks {
         // One that is being made is undone, and its maker is told.
         if (!this.#claimed.has(`name ${record.name}`)) void this.stories.failed(held.record, error);
       },
+      onLost: (error) => {
+        void this.stories.lost(held.record, error);
+        void runner.detach(held.record.id, "its thread has died").catch(() => {});
+      },
       onRetry: () => void turns.run(() => this.#demandOpen(held)).catch(() => {}),
       ...(options.firstRetryMs !== undefined && { firstRetryMs: options.firstRetryMs }),
     });

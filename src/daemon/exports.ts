@@ -157,6 +157,9 @@ export class Exports {
         const said = `The export '${record.name}' could not be opened: ${message}. It is tried again now and then`;
         void events.tell("disk-failed", said, { code });
       },
+      onLost: ({ message, code }) => {
+        void events.tell("disk-lost", `${message}: the export '${record.name}' is opened again by itself`, { code });
+      },
       onRetry: () => void this.#open(held).catch(() => {}),
       ...(options.firstRetryMs !== undefined && { firstRetryMs: options.firstRetryMs }),
     });

@@ -239,6 +239,8 @@ export class JobRunner {
       active.streams = true;
       await attached.served.stream(speed === undefined ? {} : { speed });
     } catch (error) {
+      // With its thread: then it is taken away, and opened again.
+      if (attached.served.lost !== undefined) return;
       const failure = error instanceof StreamdiskError ? error : new StreamdiskError("io", String(error), {}, error);
       if (this.#attached.get(id) === attached) this.#failed(id, failure);
     }

@@ -90,4 +90,6 @@ export type DiskEvent =
   | { readonly type: "pause" }
   /** Nothing is missing any more, and the link is broken. */
   | { readonly type: "hydrated" }
-  | { readonly type: "stream-failed"; readonly code: ErrorCode; readonly message: string };
+  | { readonly type: "stream-failed"; readonly code: ErrorCode; readonly message: string }
+  /** Its thread has died, and the disk with it; everything of it is let go of. */
+  | { readonly type: "lost"; readonly message: string };

@@ -22,6 +22,7 @@ interface ServedDiskEvents {
   pause: [];
   hydrated: [];
   "stream-failed": [StreamdiskError];
+  lost: [StreamdiskError];
   closed: [];
 }
 
@@ -32,11 +33,11 @@ const TLS_CREDENTIALS = "tls0";
 const MAP_PAGE = 4096;
 
 /** After these a stream tells nothing more. */
-const ENDS = ["hydrated", "stream-failed", "closed"] as const;
+const ENDS = ["hydrated", "stream-failed", "lost", "closed"] as const;
 
 /**
  * Made by `serveDisk`. Events: `progress`, `source` (lost, back, changed or deleted), `pause` (the policy says so: stop the machine),
- * `hydrated`, `stream-failed`, `closed`.
+ * `hydrated`, `stream-failed`, `lost` (its thread has died: the disk may be served again at once), `closed`.
  */
 export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncDisposable {
   readonly #place: DiskPlace;
@@ -100,6 +101,11 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return `driver=nbd,node-name=${name},${server}${named}${tls},discard=unmap`;
   }
 
+  /** Set when the thread of the disk has died: it is served no more, and every call fails with this. */
+  get lost(): StreamdiskError | undefined {
+    return this.#place.thread.dead;
+  }
+
   /** How the stream is, now and whenever that changes, until it has ended. */
   async *progress(): AsyncGenerator<StreamProgress, void, undefined> {
     if (this.#progress !== undefined) yield this.#progress;
@@ -120,7 +126,7 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
   /**
    * Resolves when nothing is missing any more and the link is broken.
    *
-   * @throws {StreamdiskError} the stream's error; `shutdown` when the disk is closed before
+   * @throws {StreamdiskError} the stream's error; `shutdown` when the disk is closed before, or its thread has died
    */
   async hydrated(): Promise<void> {
     if (this.#end === undefined) {
@@ -155,13 +161,18 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
 
   /** Starts a stream, unless one runs. */
   async stream(options: StreamSpec = {}): Promise<void> {
-    if (this.#end instanceof StreamdiskError) this.#end = undefined;
+    if (this.#end instanceof StreamdiskError && this.lost === undefined) this.#end = undefined;
     await this.#place.thread.call(this.#place.id, "stream", options);
   }
 
   /** Fetches nothing more; what was fetched stays. */
   async cancelStream(): Promise<void> {
-    await this.#place.thread.call(this.#place.id, "cancelStream", undefined);
+    try {
+      await this.#place.thread.call(this.#place.id, "cancelStream", undefined);
+    } catch (error) {
+      // A thread that has died fetches nothing more either.
+      if (this.lost === undefined) throw error;
+    }
   }
 
   /** @param speed bytes a second; undefined for no limit */
@@ -203,6 +214,13 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
       case "stream-failed":
         this.#end = new StreamdiskError(event.code, event.message, { node: this.image });
         this.emit("stream-failed", this.#end);
+        return;
+      case "lost": {
+        const message = `'${this.image}' is not served any more. ${event.message}. What was acknowledged is kept: serve it again`;
+        const error = new StreamdiskError("shutdown", message, { node: this.image });
+        if (this.#end !== "hydrated") this.#end = error;
+        this.emit("lost", error);
+      }
     }
   }
 
@@ -211,7 +229,10 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     this.#cleanUp = act;
   }
 
-  /** Lets guests finish what is under way, makes everything durable, and ends the export. A stream can go on later. */
+  /**
+   * Lets guests finish what is under way, makes everything durable, and ends the export. A stream can go on later. Of a disk that was
+   * lost before there is nothing left to close.
+   */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -220,7 +241,7 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
   async #close(): Promise<void> {
     const { thread, id } = this.#place;
     try {
-      await thread.call(id, "close", undefined);
+      if (this.lost === undefined) await thread.call(id, "close", undefined);
     } finally {
       await thread.leave(id);
       await this.#cleanUp();

@@ -3,9 +3,15 @@
  * and its stream; disks of one source go to one thread, so that they share what is under way.
  *
  * A thread is started when it is first needed and ended with its last disk, so that a program that serves no more can end.
+ *
+ * A thread may die: of an error that nobody expected, or for want of memory. That ends neither the process nor other threads. Calls
+ * under way fail at once; that its disks are lost is told when it has ended, which is after Node.js has waited for its requests to the
+ * file system and closed its sockets and descriptors (`trackUnmanagedFds`), so that the locks on its images have fallen and
+ * nothing of it writes any more: they can be opened again, as after kill -9, and have what was acknowledged (ADR 1).
  */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
+import { StreamdiskError } from "../errors/index.ts";
 import type { DiskEvent } from "./disk-spec.ts";
 import {
   type CallMessage,
@@ -36,7 +42,7 @@ class DiskThread {
   readonly #waiting = new Map<number, Waiting>();
   readonly #listeners = new Map<number, (event: DiskEvent) => void>();
   readonly #onEnd: () => void;
-  #dead: Error | undefined;
+  #dead: StreamdiskError | undefined;
 
   /** @param onEnd no other disk may come here */
   constructor(onEnd: () => void) {
@@ -47,15 +53,17 @@ class DiskThread {
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB },
     });
     this.#worker.on("message", (message: ThreadMessage) => this.#hear(message));
-    this.#worker.on("error", (error) => this.#die(error instanceof Error ? error : new Error(String(error))));
-    this.#worker.on("exit", () => {
-      this.#die(new Error("the thread of the disk has ended"));
-      onEnd();
-    });
+    this.#worker.on("error", (error) => this.#die(error instanceof Error ? error.message : String(error)));
+    this.#worker.on("exit", () => this.#tellLost(this.#die("it was ended")));
   }
 
   get disks(): number {
     return this.#listeners.size;
+  }
+
+  /** Why it serves nothing any more. */
+  get dead(): StreamdiskError | undefined {
+    return this.#dead;
   }
 
   #hear(message: ThreadMessage): void {
@@ -69,14 +77,18 @@ class DiskThread {
     else waiting?.resolve(message.result);
   }
 
-  #die(error: Error): void {
-    this.#dead ??= error;
-    for (const { reject } of this.#waiting.values()) reject(error);
+  #die(why: string): StreamdiskError {
+    this.#dead ??= new StreamdiskError("shutdown", `The thread of the disk has died: ${why}`);
+    this.#onEnd();
+    for (const { reject } of this.#waiting.values()) reject(this.#dead);
     this.#waiting.clear();
-    for (const listener of this.#listeners.values()) {
-      listener({ type: "stream-failed", code: "shutdown", message: error.message });
-    }
+    return this.#dead;
+  }
+
+  #tellLost({ message }: StreamdiskError): void {
+    const listeners = [...this.#listeners.values()];
     this.#listeners.clear();
+    for (const listener of listeners) listener({ type: "lost", message });
   }
 
   call<N extends CallName>(disk: number, name: N, args: DiskCalls[N]["args"]): Promise<DiskCalls[N]["result"]> {

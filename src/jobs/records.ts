@@ -111,6 +111,7 @@ export const EVENT_TYPES = [
   "disk-created",
   "disk-opened",
   "disk-failed",
+  "disk-lost",
   "disk-changed",
   "disk-deleted",
   "export-added",

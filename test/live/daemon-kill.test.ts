@@ -9,145 +9,23 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Disk, Event } from "../../src/client/index.ts";
-import { StreamdiskError } from "../../src/errors/index.ts";
-import { connectNbd, type NbdNode } from "../../src/nbd/index.ts";
+import { connectNbd } from "../../src/nbd/index.ts";
 import { cliOk, noise, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
-import { below, between, chance, oneOf, type Random } from "../support/draw.ts";
+import { below, between, type Random } from "../support/draw.ts";
 import { qemuCheckStatus } from "../support/peer-images.ts";
 import { qemuImg } from "../support/qemu.ts";
 import { pick, rng } from "../support/seed.ts";
+import { WriteModel, WritingGuest } from "../support/writing-guest.ts";
 
 const MIB = 2 ** 20;
 const SECTOR = 512;
 const DISKS = pick(3, 8);
 const KILLS = pick(4, 50);
 const SIZE = pick(16, 256) * MIB;
-const WRITERS = 2;
 /** The MiB that clients write to; the others are left to the streams. */
 const WRITTEN = [1, 2, 6, 11, 15];
 const SPEED = pick(1, 2) * MIB;
-
-/** A write, under way or acknowledged. */
-interface Write {
-  readonly offset: number;
-  readonly data: Buffer;
-}
-
-/** What a disk must read as where clients write. */
-class Model {
-  readonly areas: ReadonlyMap<number, Buffer>;
-  readonly underWay = new Set<Write>();
-  acknowledged = 0;
-
-  constructor(base: Buffer) {
-    this.areas = new Map(WRITTEN.map((mib) => [mib, Buffer.from(base.subarray(mib * MIB, (mib + 1) * MIB))]));
-  }
-
-  begin(random: Random): Write {
-    for (;;) {
-      const length = chance(random, 0.5) ? SECTOR * between(random, 1, 8) : between(random, 1, 100 * 1024);
-      const offset = oneOf(random, WRITTEN) * MIB + below(random, MIB - length);
-      if ([...this.underWay].some((other) => touches(other, offset, length))) continue;
-      const write = { offset, data: noise(length, below(random, 2 ** 31)) };
-      this.underWay.add(write);
-      return write;
-    }
-  }
-
-  acknowledge(write: Write): void {
-    put(write, this.areas);
-    this.underWay.delete(write);
-    this.acknowledged++;
-  }
-
-  /** Compares what is read after a death, and takes over what has become of the writes under way. */
-  async verify(node: NbdNode, when: string): Promise<void> {
-    const possible = new Map([...this.areas].map(([mib, bytes]) => [mib, Buffer.from(bytes)]));
-    for (const write of this.underWay) put(write, possible);
-    for (const [mib, known] of this.areas) {
-      const read = Buffer.alloc(MIB);
-      await node.read(mib * MIB, read);
-      for (let at = 0; at < MIB; at += SECTOR) {
-        const sector = read.subarray(at, at + SECTOR);
-        if (sector.equals(known.subarray(at, at + SECTOR))) continue;
-        if (sector.equals(possible.get(mib)!.subarray(at, at + SECTOR))) continue;
-        throw new Error(`${when}, after ${this.acknowledged} writes: the sector at ${mib * MIB + at} is wrong`);
-      }
-      read.copy(known);
-    }
-    this.underWay.clear();
-  }
-}
-
-function put({ offset, data }: Write, areas: ReadonlyMap<number, Buffer>): void {
-  const mib = Math.floor(offset / MIB);
-  data.copy(areas.get(mib)!, offset - mib * MIB);
-}
-
-function touches({ offset, data }: Write, from: number, length: number): boolean {
-  const first = (at: number): number => Math.floor(at / SECTOR);
-  return first(from) <= first(offset + data.length - 1) && first(offset) <= first(from + length - 1);
-}
-
-function isLoss(error: unknown): boolean {
-  return error instanceof StreamdiskError && ["source-lost", "changed", "shutdown"].includes(error.code);
-}
-
-/** A guest: writes, and comes back when the daemon was killed. */
-class Guest {
-  readonly name: string;
-  readonly model: Model;
-  readonly running: Promise<void>;
-  returns = 0;
-  #over = false;
-
-  constructor(name: string, uri: string, model: Model, random: Random) {
-    this.name = name;
-    this.model = model;
-    this.running = this.#run(uri, random);
-    this.running.catch(() => {});
-  }
-
-  async #run(uri: string, random: Random): Promise<void> {
-    while (!this.#over) {
-      try {
-        const node = await connectNbd(uri);
-        try {
-          await this.model.verify(node, `${this.name}, return ${this.returns}`);
-          this.returns++;
-          await Promise.all(Array.from({ length: WRITERS }, () => this.#write(node, random)));
-        } finally {
-          await node.close().catch(() => {});
-        }
-      } catch (error) {
-        // Nobody listens for a moment: that is how it is while it is started again.
-        if (!isLoss(error)) throw error;
-        await sleep(20);
-      }
-    }
-  }
-
-  async #write(node: NbdNode, random: Random): Promise<void> {
-    while (!this.#over) {
-      const write = this.model.begin(random);
-      await node.write(write.offset, write.data);
-      this.model.acknowledge(write);
-      if (chance(random, 0.05)) await node.flush();
-      await sleep(2);
-    }
-  }
-
-  /** Comes back no more. */
-  leave(): void {
-    this.#over = true;
-  }
-
-  async stop(): Promise<void> {
-    this.leave();
-    await this.running;
-  }
-}
 
 interface Setting {
   readonly daemon: DaemonProcess;
@@ -231,7 +109,7 @@ async function killOnce(setting: Setting, uris: ReadonlyMap<string, string>, rou
   return outage;
 }
 
-async function finish(setting: Setting, guests: readonly Guest[]): Promise<void> {
+async function finish(setting: Setting, guests: readonly WritingGuest[]): Promise<void> {
   const { daemon } = setting;
   for (const { name } of guests) await daemon.client.disk(name).setSpeed(null);
   for (const { name } of guests) {
@@ -267,7 +145,11 @@ async function checkEvents({ daemon }: Setting): Promise<void> {
   }
 }
 
-async function checkImages({ daemon, content }: Setting, guests: readonly Guest[], directory: string): Promise<void> {
+async function checkImages(
+  { daemon, content }: Setting,
+  guests: readonly WritingGuest[],
+  directory: string,
+): Promise<void> {
   for (const [index, { name, model }] of guests.entries()) {
     const format = index % 2 === 0 ? "qcow2" : "qed";
     const image = join(daemon.state, "images", `${name}.${format}`);
@@ -302,7 +184,7 @@ test(`${KILLS} times kill -9 of the daemon under ${DISKS} disks: nothing is lost
   const uris = await makeDisks(setting);
   const guests = Array.from({ length: DISKS }, (_, index) => {
     const name = nameOf(index);
-    return new Guest(name, uris.get(name) ?? "", new Model(content), rng(`daemon-kill ${name}`));
+    return new WritingGuest(name, uris.get(name) ?? "", new WriteModel(content, WRITTEN), rng(`daemon-kill ${name}`));
   });
   // A failure must not leave them knocking.
   t.after(() => {

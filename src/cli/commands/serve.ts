@@ -126,7 +126,7 @@ function serveOptions(image: string, flags: Flags): ServeDiskOptions {
 
 /** Serves until there is a reason to end. */
 async function untilTheEnd(disk: ServedDisk, info: DiskInfo, flags: Flags, signal: AbortSignal): Promise<void> {
-  const ends: Promise<unknown>[] = [stopped(signal)];
+  const ends: Promise<unknown>[] = [stopped(signal), lost(disk)];
   const over = new AbortController();
   if (flags.run !== undefined) ends.push(run(flags.run, disk, over.signal));
   if (flags.exitWhenHydrated) ends.push(info.hydrated ? Promise.resolve() : disk.hydrated());
@@ -143,6 +143,10 @@ function stopped(signal: AbortSignal): Promise<never> {
     if (signal.aborted) reject(signal.reason);
     signal.addEventListener("abort", () => reject(signal.reason), { once: true });
   });
+}
+
+function lost(disk: ServedDisk): Promise<never> {
+  return new Promise((_, reject) => disk.once("lost", reject));
 }
 
 /**
