@@ -7,6 +7,7 @@ export type { BackingReference, BlockNode, Extent, ExtentKind, OverlayNode } fro
 export type { ChainLayer } from "./chain/index.ts";
 export {
   type DiskInfo,
+  type LoadSample,
   type MapPage,
   type MapPart,
   type ServeDiskOptions,
@@ -57,11 +58,14 @@ export {
   type AllocationRun,
   type ConnectNbdOptions,
   connectNbd,
+  type LatencySummary,
   listNbdExports,
+  type NbdClient,
   type NbdExportInfo,
   type NbdListEntry,
   type NbdNode,
   nbdExportInfo,
+  type TrafficFigures,
 } from "./nbd/index.ts";
 export type { SourceOptions } from "./sources/index.ts";
 export type { StepResult, StreamProgress, StreamReason, StreamState } from "./stream/index.ts";

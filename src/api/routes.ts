@@ -12,7 +12,9 @@ import {
   formatName,
   job,
   jobState,
+  loadSample,
   mapRun,
+  nbdClient,
   nbdExport,
   newDisk,
   newExport,
@@ -57,6 +59,8 @@ function route<const R extends RouteParts>(parts: R): R {
 
 const ofDisk = z.object({ disk: diskName }).strict();
 const ofExport = z.object({ export: diskName }).strict();
+
+const clients = z.object({ clients: z.array(nbdClient) });
 
 export const ROUTES = {
   daemon: route({
@@ -115,6 +119,26 @@ export const ROUTES = {
       .object({ offset: inQuery(bytes).default(0), limit: inQuery(z.number().int().min(1).max(10_000)).default(1000) })
       .strict(),
     result: z.object({ runs: z.array(mapRun), next: bytes.optional() }),
+    status: 200,
+    errors: ["not-found"],
+  }),
+  diskClients: route({
+    method: "GET",
+    path: "/v1/disks/{disk}/clients",
+    summary: "Who is connected to a disk, what each has asked for, and how long it waited",
+    params: ofDisk,
+    result: clients,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  diskLoad: route({
+    method: "GET",
+    path: "/v1/disks/{disk}/load",
+    summary:
+      "What a disk had to do, second by second: the last quarter of an hour of work, or what came later than `since`",
+    params: ofDisk,
+    query: z.object({ since: inQuery(bytes).default(0) }).strict(),
+    result: z.object({ samples: z.array(loadSample) }),
     status: 200,
     errors: ["not-found"],
   }),
@@ -250,6 +274,15 @@ export const ROUTES = {
     result: nbdExport,
     status: 201,
     errors: ["exists", "not-found", "refused", "in-use", "invalid-image"],
+  }),
+  exportClients: route({
+    method: "GET",
+    path: "/v1/exports/{export}/clients",
+    summary: "Who is connected to an export, what each has asked for, and how long it waited",
+    params: ofExport,
+    result: clients,
+    status: 200,
+    errors: ["not-found"],
   }),
   removeExport: route({
     method: "DELETE",

@@ -61,6 +61,56 @@ export const job = z
   })
   .describe("A stream, from its order to its end");
 
+const count = z.number().int().min(0);
+const microseconds = z.number().min(0);
+
+const latency = z
+  .object({
+    meanUs: microseconds,
+    p50Us: microseconds,
+    p90Us: microseconds,
+    p99Us: microseconds,
+  })
+  .describe("Microseconds from when a request was there until its reply was sent, at most a sixteenth too many");
+
+const traffic = z
+  .object({
+    reads: count,
+    writes: count,
+    flushes: count,
+    other: count,
+    errors: count.describe("What was answered with an error counts here, and nowhere else"),
+    readBytes: bytes,
+    writtenBytes: bytes,
+    readLatency: latency,
+    writeLatency: latency,
+  })
+  .describe("What was asked for so far, and how long it took");
+
+export const nbdClient = traffic
+  .extend({
+    peer: z.string().describe('Address and port; "unix" over a Unix socket'),
+    tls: z.boolean(),
+    since: z.number().describe("When it connected"),
+    inFlight: count.describe("Requests under way"),
+  })
+  .describe("A connection of a client, and what it has had");
+
+export const loadSample = z
+  .object({
+    at: z.number(),
+    reads: count.describe("Requests a second, as all that follows is a second"),
+    writes: count,
+    readBytes: bytes,
+    writtenBytes: bytes,
+    fetchedBytes: bytes.describe("What came from below for reads of guests"),
+    streamedBytes: bytes.describe("What came from below for a stream"),
+    readP50Us: microseconds.describe("Microseconds that half of the reads took at most; 0 when there were none"),
+    readP99Us: microseconds,
+    writeP99Us: microseconds,
+  })
+  .describe("What a disk had to do in the second before `at`; a second without anything has no sample");
+
 export const disk = z
   .object({
     id: z.string(),
@@ -89,6 +139,8 @@ export const disk = z
       })
       .optional(),
     fetchedBytes: bytes.optional(),
+    traffic: traffic.optional().describe("Since it was opened, also of clients that have gone"),
+    load: loadSample.optional().describe("Of the last second; absent when nothing happened"),
     stream: job.optional().describe("The one that has not ended, or the last"),
     warnings: z.array(z.string()),
     createdAt: z.number(),
@@ -213,6 +265,8 @@ export type NewExport = z.infer<typeof newExport>;
 export type Job = z.infer<typeof job>;
 export type Source = z.infer<typeof source>;
 export type Event = z.infer<typeof event>;
+export type NbdClient = z.infer<typeof nbdClient>;
+export type LoadSample = z.infer<typeof loadSample>;
 export type MapRun = z.infer<typeof mapRun>;
 export type DaemonInfo = z.infer<typeof daemonInfo>;
 export type Problem = z.infer<typeof problem>;
@@ -224,7 +278,9 @@ export const NAMED_SCHEMAS: Readonly<Record<string, z.ZodType>> = {
   Event: event,
   Export: nbdExport,
   Job: job,
+  LoadSample: loadSample,
   MapRun: mapRun,
+  NbdClient: nbdClient,
   NewDisk: newDisk,
   NewExport: newExport,
   Problem: problem,

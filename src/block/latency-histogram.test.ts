@@ -44,3 +44,14 @@ test("what was counted in several places is added up", () => {
   assert.ok((both.percentile(0.99) ?? 0) < 2);
   assert.ok((both.percentile(1) ?? 0) >= 100);
 });
+
+test("several at once are several, and what was counted earlier can be taken away", () => {
+  const times = new LatencyHistogram();
+  times.record(100, 3);
+  const { counts: earlier } = times;
+  times.record(1, 97);
+  assert.deepEqual([times.count, times.percentile(0.97)], [100, times.percentile(0.01)]);
+  times.subtract(earlier);
+  assert.equal(times.count, 97);
+  assert.ok((times.percentile(1) ?? 0) < 2);
+});

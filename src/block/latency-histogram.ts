@@ -33,17 +33,29 @@ export class LatencyHistogram {
     return this.#counts.slice();
   }
 
-  /** @param ms how long it took, in milliseconds */
-  record(ms: number): void {
+  /**
+   * @param ms how long it took, in milliseconds
+   * @param times how many took just that long
+   */
+  record(ms: number, times = 1): void {
     const bucket = bucketOf(Math.min(LONGEST_US, Math.max(0, Math.ceil(ms * 1000))));
-    this.#counts[bucket] = (this.#counts[bucket] ?? 0) + 1;
-    this.#count++;
+    this.#counts[bucket] = (this.#counts[bucket] ?? 0) + times;
+    this.#count += times;
   }
 
   /** Adds what was counted elsewhere. */
   add(counts: Float64Array): void {
+    this.#combine(counts, 1);
+  }
+
+  /** Takes away what had been counted earlier. */
+  subtract(counts: Float64Array): void {
+    this.#combine(counts, -1);
+  }
+
+  #combine(counts: Float64Array, sign: 1 | -1): void {
     for (let bucket = 0; bucket < BUCKETS; bucket++) {
-      const more = counts[bucket] ?? 0;
+      const more = sign * (counts[bucket] ?? 0);
       this.#counts[bucket] = (this.#counts[bucket] ?? 0) + more;
       this.#count += more;
     }

@@ -1,4 +1,4 @@
-import type { Disk, Event, Job, MapRun, RouteInput, RouteResult } from "../api/index.ts";
+import type { Disk, Event, Job, LoadSample, MapRun, NbdClient, RouteInput, RouteResult } from "../api/index.ts";
 import type { DaemonClient } from "./daemon-client.ts";
 import type { FollowOptions } from "./event-follower.ts";
 
@@ -64,6 +64,21 @@ export class DiskHandle {
       yield* page.runs;
       offset = page.next;
     }
+  }
+
+  /** Who is connected, what each has asked for, and how long it waited. */
+  async clients(): Promise<NbdClient[]> {
+    return (await this.#client.call("diskClients", { params: this.#params })).clients;
+  }
+
+  /**
+   * What it had to do, second by second.
+   *
+   * @param since only what came later than that, in milliseconds since 1970. @default the last quarter of an hour of work
+   */
+  async load({ since }: { readonly since?: number } = {}): Promise<LoadSample[]> {
+    const query = since === undefined ? {} : { since };
+    return (await this.#client.call("diskLoad", { params: this.#params, query })).samples;
   }
 
   resize(options: ResizeOptions): Promise<Disk> {

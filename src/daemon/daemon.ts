@@ -15,6 +15,7 @@ import { rebaseImage } from "../image/index.ts";
 import type { EventFeed, JobRecord, Store } from "../jobs/index.ts";
 import { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
+import type { HostedImage } from "./disk-host.ts";
 import { Disks, type HeldDisk } from "./disks.ts";
 import { EventHub } from "./event-hub.ts";
 import { Exports, type HeldExport } from "./exports.ts";
@@ -156,6 +157,15 @@ export class Daemon implements Service, AsyncDisposable {
     return { runs: [...entries], ...(next !== undefined && { next }) };
   }
 
+  async diskClients({ params }: Input<"diskClients">): Result<"diskClients"> {
+    return clientsOf(this.#disks.demand(params.disk).host);
+  }
+
+  async diskLoad({ params, query }: Input<"diskLoad">): Result<"diskLoad"> {
+    const samples = await this.#disks.demand(params.disk).host.served?.load(query);
+    return { samples: [...(samples ?? [])] };
+  }
+
   async resizeDisk({ params, body }: Input<"resizeDisk">): Result<"resizeDisk"> {
     await this.#disks.resize(params.disk, body.length, body.shrink);
     return this.getDisk({ params, query: {}, body: {} });
@@ -252,6 +262,10 @@ export class Daemon implements Service, AsyncDisposable {
     return exportNow(await this.#exports.add(body));
   }
 
+  async exportClients({ params }: Input<"exportClients">): Result<"exportClients"> {
+    return clientsOf(this.#exports.demand(params.export).host);
+  }
+
   async removeExport({ params }: Input<"removeExport">): Result<"removeExport"> {
     await this.#exports.remove(params.export);
   }
@@ -293,6 +307,11 @@ export class Daemon implements Service, AsyncDisposable {
       ...(stream !== undefined && { stream }),
     });
   }
+}
+
+/** One that is not open has none. */
+async function clientsOf({ served }: HostedImage): Result<"diskClients"> {
+  return { clients: [...((await served?.clients()) ?? [])] };
 }
 
 async function exportNow({ record, host }: HeldExport): Promise<RouteResult<"addExport">> {

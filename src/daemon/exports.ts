@@ -119,13 +119,16 @@ export class Exports {
   }
 
   /** @throws {StreamdiskError} `not-found` */
-  async remove(name: string): Promise<void> {
+  demand(name: string): HeldExport {
     const held = this.#byName.get(name);
-    if (held === undefined) {
-      throw new StreamdiskError("not-found", `There is no export '${name}': 'streamdisk export ls' lists them`, {
-        node: name,
-      });
-    }
+    if (held !== undefined) return held;
+    const message = `There is no export '${name}': 'streamdisk export ls' lists them`;
+    throw new StreamdiskError("not-found", message, { node: name });
+  }
+
+  /** @throws {StreamdiskError} `not-found` */
+  async remove(name: string): Promise<void> {
+    const held = this.demand(name);
     await held.turns.run(async () => {
       if (this.#byName.get(name) !== held) return;
       await this.#parts.store.deleteExport(name);

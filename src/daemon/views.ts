@@ -67,8 +67,22 @@ function figures({
   clients,
   source,
   fetchedBytes,
+  traffic,
+  load,
 }: DiskInfo) {
-  return { uri, length, localBytes, zeroBytes, missingBytes, hydrated, clients, source: { ...source }, fetchedBytes };
+  return {
+    uri,
+    length,
+    localBytes,
+    zeroBytes,
+    missingBytes,
+    hydrated,
+    clients,
+    source: { ...source },
+    fetchedBytes,
+    traffic,
+    ...(load !== undefined && { load }),
+  };
 }
 
 export function exportView(

@@ -2,7 +2,7 @@ import type { ErrorCode } from "../errors/index.ts";
 import type { SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
 import type { MapEntry } from "../image/index.ts";
-import type { ServeNbdOptions } from "../nbd/index.ts";
+import type { ServeNbdOptions, TrafficFigures } from "../nbd/index.ts";
 import type { SourceOptions } from "../sources/index.ts";
 import type { StreamProgress } from "../stream/index.ts";
 
@@ -65,8 +65,32 @@ export interface DiskInfo {
   readonly source: SourceState;
   /** Bytes that guest reads have fetched since the start. */
   readonly fetchedBytes: number;
+  /** What guests have asked for since the start, also those that have gone. */
+  readonly traffic: TrafficFigures;
+  /** Of the last second; absent when nothing happened. */
+  readonly load?: LoadSample;
   readonly stream?: StreamProgress;
   readonly warnings: readonly string[];
+}
+
+/** What a disk had to do in the second before `at`: how much of it a second, and what guests waited for it; 0 where there was none. */
+export interface LoadSample {
+  /** Milliseconds since 1970. */
+  readonly at: number;
+  /** Requests of guests. */
+  readonly reads: number;
+  readonly writes: number;
+  /** Bytes of those. */
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+  /** Bytes that came from below for guest reads. */
+  readonly fetchedBytes: number;
+  /** Bytes that came from below for a stream. */
+  readonly streamedBytes: number;
+  /** Microseconds that half of the reads, and 99 of a hundred, took at most. */
+  readonly readP50Us: number;
+  readonly readP99Us: number;
+  readonly writeP99Us: number;
 }
 
 /** Which part of a disk's map is asked for: from `offset` on, at most so many entries. */

@@ -13,10 +13,11 @@ import { type Chain, openChain } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { CopyOnRead, Hold, type SourceWatch } from "../filters/index.ts";
 import { type MapEntry, nodeMap, resizeNode } from "../image/index.ts";
-import { type NbdExport, type NbdServer, serveNbd } from "../nbd/index.ts";
+import { type NbdClient, type NbdExport, type NbdServer, serveNbd, type Traffic } from "../nbd/index.ts";
 import { shownReference } from "../sources/index.ts";
 import { overlayTarget, type StepResult, StreamJob, stepStream } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskSpec, MapPage, MapPart, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskSpec, LoadSample, MapPage, MapPart, StreamSpec } from "./disk-spec.ts";
+import { LoadLog, type LoadSource } from "./load-log.ts";
 import { SourcesBelow } from "./sources-below.ts";
 
 /** How long a close waits for replies under way. */
@@ -36,14 +37,17 @@ interface DiskParts {
   readonly sources: SourcesBelow;
 }
 
-export class Disk {
+export class Disk implements LoadSource {
   readonly #spec: DiskSpec;
   readonly #emit: (event: DiskEvent) => void;
   readonly #chain: Chain;
   readonly #guest: GuestSide | undefined;
   readonly #server: NbdServer;
   readonly #sources: SourcesBelow;
+  readonly #load: LoadLog;
   #job: StreamJob | undefined;
+  /** Bytes that streams before this one, and steps, have fetched. */
+  #streamedBefore = 0;
   #streaming: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
@@ -54,6 +58,7 @@ export class Disk {
     this.#guest = parts.guest;
     this.#server = parts.server;
     this.#sources = parts.sources;
+    this.#load = new LoadLog(this);
   }
 
   /** Opens and exports a disk; it answers from then on. */
@@ -92,6 +97,7 @@ export class Disk {
     const bytes = { data: 0, zero: 0, missing: 0 };
     for await (const { kind, length } of layerExtents(node)) bytes[kind] += length;
     const hydrated = !isOverlay(node) || node.backingReference === undefined;
+    const load = this.#load.last;
     return {
       image: this.#name,
       uri: this.uri,
@@ -105,10 +111,38 @@ export class Disk {
       hydrated,
       clients: this.#server.connections,
       source: hydrated ? { state: "none", held: 0 } : this.#sources.state(this.#guest?.hold.held ?? 0),
-      fetchedBytes: this.#guest?.copyOnRead?.counts.fetched ?? 0,
+      fetchedBytes: this.fetchedBytes,
+      traffic: this.traffic().figures(),
+      ...(load !== undefined && { load }),
       ...(this.#job !== undefined && { stream: this.#job.progress }),
       warnings: this.#chain.warnings,
     };
+  }
+
+  get requests(): number {
+    return this.#server.requests;
+  }
+
+  traffic(): Traffic {
+    return this.#server.traffic();
+  }
+
+  get fetchedBytes(): number {
+    return this.#guest?.copyOnRead?.counts.fetched ?? 0;
+  }
+
+  get streamedBytes(): number {
+    return this.#streamedBefore + (this.#job?.progress.copiedBytes ?? 0);
+  }
+
+  /** Who is connected, and what each has had. */
+  clients(): NbdClient[] {
+    return this.#server.clients();
+  }
+
+  /** What it had to do, second by second, since a moment in milliseconds since 1970. */
+  load(since: number): LoadSample[] {
+    return this.#load.since(since);
   }
 
   /** What a reader sees from `offset` on, in at most `limit` entries. */
@@ -135,6 +169,7 @@ export class Disk {
   stream(options: StreamSpec): void {
     if (this.#streaming !== undefined) return;
     const overlay = this.#overlay();
+    this.#streamedBefore = this.streamedBytes;
     const freeSpace = async () => this.#chain.layers[0]?.file?.freeSpace();
     this.#job = new StreamJob(overlayTarget(overlay), { ...options, retryFor: Number.POSITIVE_INFINITY, freeSpace });
     this.#streaming = this.#run(this.#job).finally(() => {
@@ -174,6 +209,7 @@ export class Disk {
   async step(options: { readonly offset?: number; readonly length: number }): Promise<StepResult> {
     this.#refuseWhileStreaming();
     const result = await stepStream(overlayTarget(this.#overlay()), options);
+    this.#streamedBefore += result.copied;
     if (result.done) await this.#hydrated();
     return result;
   }
@@ -205,6 +241,7 @@ export class Disk {
   async #close(): Promise<void> {
     try {
       await this.#server.close({ drainMs: DRAIN_MS });
+      this.#load.stop();
       await this.cancelStream();
       await this.#guest?.hold.close();
     } finally {

@@ -2,9 +2,9 @@
 import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
 import type { MapEntry } from "../image/index.ts";
-import { parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
+import { type NbdClient, parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, MapPage, MapPart, SourceState, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, LoadSample, MapPage, MapPart, SourceState, StreamSpec } from "./disk-spec.ts";
 import type { DiskPlace } from "./threads.ts";
 
 export interface ServedDiskFacts {
@@ -139,6 +139,21 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
 
   info(): Promise<DiskInfo> {
     return this.#place.thread.call(this.#place.id, "info", undefined);
+  }
+
+  /** Who is connected, and what each has asked for and waited. */
+  clients(): Promise<readonly NbdClient[]> {
+    return this.#place.thread.call(this.#place.id, "clients", undefined);
+  }
+
+  /**
+   * What the disk had to do, second by second, in order: of the last quarter of an hour of work. Seconds in which nothing happened are
+   * left out.
+   *
+   * @param since only what came later, in milliseconds since 1970. @default all
+   */
+  load({ since = 0 }: { readonly since?: number } = {}): Promise<readonly LoadSample[]> {
+    return this.#place.thread.call(this.#place.id, "load", { since });
   }
 
   /** What a reader of the disk sees, as `imageMap` has it. What changes meanwhile may be told as it was or as it is. */

@@ -23,6 +23,10 @@ async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
       return disk.info();
     case "mapPage":
       return disk.mapPage(args as DiskCalls["mapPage"]["args"]);
+    case "clients":
+      return disk.clients();
+    case "load":
+      return disk.load((args as DiskCalls["load"]["args"]).since);
     case "stream":
       return disk.stream(args as StreamSpec);
     case "cancelStream":

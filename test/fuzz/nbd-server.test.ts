@@ -10,6 +10,7 @@ import { ExportTable } from "../../src/nbd/server/exports.ts";
 import { Negotiation } from "../../src/nbd/server/negotiation.ts";
 import { SlabPool } from "../../src/nbd/server/outbox.ts";
 import { SharedRoom } from "../../src/nbd/server/room.ts";
+import { Traffic } from "../../src/nbd/server/traffic.ts";
 import { Transmission } from "../../src/nbd/server/transmission.ts";
 import { below, between, chance, oneOf, type Random } from "../support/draw.ts";
 import { ManualClock } from "../support/manual-clock.ts";
@@ -92,6 +93,7 @@ function begin(node: MemoryNode): Ground {
     memory: { slabs: new SlabPool(), buffers: new BufferPool() },
     shared,
     clock: new ManualClock(),
+    traffic: new Traffic(),
     onError: (error) => assert.ok(error instanceof StreamdiskError, String(error)),
   });
   return { link, shared, transmission };

@@ -64,6 +64,8 @@ export function fakeService(): FakeService {
     answer("listDisks", { disks: [DISK] }),
     ...(["createDisk", "getDisk", "resizeDisk", "replaceSource"] as const).map((name) => answer(name, DISK)),
     ...(["deleteDisk", "removeExport"] as const).map((name) => answer(name, undefined)),
+    ...(["diskClients", "exportClients"] as const).map((name) => answer(name, { clients: [] })),
+    answer("diskLoad", { samples: [] }),
     answer("diskMap", { runs: [], next: 512 }),
     ...(["startStream", "streamInfo", "pauseStream", "resumeStream", "cancelStream", "setSpeed"] as const).map((name) =>
       answer(name, JOB),

@@ -22,12 +22,24 @@ import type { OutboxMemory } from "./outbox.ts";
 import { type Receiver, receiveFrom } from "./receiver.ts";
 import type { SharedRoom } from "./room.ts";
 import { startServerTls } from "./server-tls.ts";
+import { Traffic, type TrafficFigures } from "./traffic.ts";
 import { type Negotiated, Transmission } from "./transmission.ts";
 
 /** How long a client may take until it has an export. */
 const NEGOTIATING_MS = 30_000;
 /** How long it may take to close its side. */
 const LEAVING_MS = 5000;
+
+/** A client that has an export, and what it has had. Plain data. */
+export interface NbdClient extends TrafficFigures {
+  /** Address and port; "unix" for a Unix socket, of which no more is known. */
+  readonly peer: string;
+  readonly tls: boolean;
+  /** Since when it has the export, in milliseconds since 1970. */
+  readonly since: number;
+  /** Requests under way. */
+  readonly inFlight: number;
+}
 
 /** What the connections of a server have in common. */
 export interface ConnectionContext {
@@ -44,16 +56,20 @@ export interface ConnectionContext {
 export class Connection implements NegotiationHost, Receiver {
   /** Resolves when the socket is closed. */
   readonly closed: Promise<void>;
+  readonly traffic = new Traffic();
+  readonly #peer: string;
   readonly #context: ConnectionContext;
   readonly #ended = new AbortController();
   readonly #negotiated = new AbortController();
   #socket: Socket;
   #phase: Negotiation | Transmission;
   #served: NbdExport | undefined;
+  #since = 0;
 
   /** @param accepted paused */
   constructor(accepted: Socket, context: ConnectionContext) {
     this.#context = context;
+    this.#peer = peerOf(accepted);
     this.#phase = new Negotiation(this, false);
     this.closed = new Promise((resolve) => this.#ended.signal.addEventListener("abort", () => resolve()));
     // What TLS is to be put upon must be a socket like any other.
@@ -68,6 +84,17 @@ export class Connection implements NegotiationHost, Receiver {
   /** The export that the client uses; undefined while it negotiates. */
   get served(): NbdExport | undefined {
     return this.#served;
+  }
+
+  /** For who looks on. */
+  client(): NbdClient {
+    return {
+      peer: this.#peer,
+      tls: this.tls,
+      since: this.#since,
+      inFlight: this.#phase instanceof Transmission ? this.#phase.inFlight : 0,
+      ...this.traffic.figures(),
+    };
   }
 
   place(): Buffer | undefined {
@@ -138,10 +165,12 @@ export class Connection implements NegotiationHost, Receiver {
 
   transmit(negotiated: Negotiated, rest: Buffer): void {
     const { memory, shared, clock, onError } = this.#context;
+    const { traffic } = this;
     this.#negotiated.abort();
     this.#served = negotiated.served;
+    this.#since = Date.now();
     const link = new SocketLink(this.#socket, () => this.end());
-    const transmission = new Transmission({ ...negotiated, link, memory, shared, clock, onError });
+    const transmission = new Transmission({ ...negotiated, link, memory, shared, clock, traffic, onError });
     this.#phase = transmission;
     if (rest.length > 0) transmission.receive(rest);
   }
@@ -170,6 +199,11 @@ export class Connection implements NegotiationHost, Receiver {
     this.#context.onError(why);
     this.destroy();
   }
+}
+
+function peerOf({ remoteAddress, remotePort, remoteFamily }: Socket): string {
+  if (remoteAddress === undefined) return "unix";
+  return remoteFamily === "IPv6" ? `[${remoteAddress}]:${remotePort}` : `${remoteAddress}:${remotePort}`;
 }
 
 function greeting(): Buffer {

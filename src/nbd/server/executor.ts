@@ -30,6 +30,7 @@ import {
 } from "./reply-codec.ts";
 import { nameOf, PIECE, type Refusal, type RequestHeader } from "./request.ts";
 import type { Room } from "./room.ts";
+import type { Traffic } from "./traffic.ts";
 
 /** A longer read asks first what of it is zero. */
 const MOST_WITHOUT_HOLES = 64 * 1024;
@@ -45,6 +46,8 @@ export interface ExecutorOptions {
   readonly clock: Clock;
   /** Aborted when the client is gone. */
   readonly signal: AbortSignal;
+  /** Where what is answered is counted. */
+  readonly traffic: Traffic;
   /** An operation has been answered, or given up. */
   readonly onDone: (operation: Operation) => void;
   readonly onError: (error: unknown) => void;
@@ -70,7 +73,7 @@ export class Executor {
 
   /** Answers a read on the spot. @returns false when the node would have to wait; nothing has been sent then */
   readNow(request: RequestHeader): boolean {
-    const { outbox, served, structured } = this.#options;
+    const { outbox, served, structured, traffic } = this.#options;
     const { offset, length } = request;
     const header = this.#headerBytes;
     const { bytes, view } = outbox.reserve(header + length);
@@ -80,13 +83,18 @@ export class Executor {
     if (structured) putDataHeader(view, at, request, true, offset, length);
     else putSimple(view, at, request, 0);
     outbox.commit(header + length);
+    traffic.readNow(length);
     return true;
   }
 
   /** Answers with an error, or, for a reply without content, with success. */
   answer(cookie: Cookie, refusal?: Refusal): void {
-    const { outbox, structured, onError } = this.#options;
-    if (refusal !== undefined) onError(errorOf(refusal));
+    const { outbox, structured, traffic, onError } = this.#options;
+    if (refusal === undefined) traffic.other++;
+    else {
+      traffic.errors++;
+      onError(errorOf(refusal));
+    }
     if (refusal !== undefined && structured) outbox.append(encodeError(cookie, refusal.value, refusal.message));
     else this.#putSimple(cookie, refusal?.value ?? 0);
     outbox.flushSoon();
@@ -225,7 +233,9 @@ export class Executor {
     }
     operation.answered = true;
     if (!operation.closed) this.#close(operation);
-    this.#options.onDone(operation);
+    const { traffic, clock, onDone } = this.#options;
+    traffic.answered(operation, clock.now());
+    onDone(operation);
   }
 
   /** Gives an operation up: what is under way goes on, and answers to nobody. */

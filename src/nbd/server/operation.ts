@@ -15,6 +15,8 @@ export class Operation {
   readonly cookieLow: number;
   readonly offset: number;
   readonly length: number;
+  /** When it was there, of a write with all of its data: milliseconds of the clock. */
+  since = 0;
   /** What it is carried out on. */
   readonly node: RequestNode;
   /** Where the next piece begins. */

@@ -197,3 +197,28 @@ test("200 idle clients, and as many that hang up with replies pending, harm nobo
   for (const one of idle) one.destroy();
   await Promise.all(idle.map(({ closed }) => closed));
 });
+
+test("each client has its figures, and the server those of all, also of the ones that have gone", async () => {
+  const errors: StreamdiskError[] = [];
+  await using unix = (await served()).server;
+  await using tcp = (await served({ listen: { host: "127.0.0.1", port: 0 }, onError: (error) => errors.push(error) }))
+    .server;
+  const began = Date.now();
+  await using a = await client(unix);
+  const b = await client(unix);
+  await using c = await client(tcp);
+  await a.ask({ command: READ, offset: 0, length: 4096 });
+  await b.errorOf({ command: WRITE, offset: 0, data: Buffer.alloc(512) });
+  await c.errorOf({ command: READ, offset: LENGTH, length: 1 });
+  const [first, second, ...more] = unix.clients();
+  assert.deepEqual([first?.peer, first?.tls, first?.inFlight, more], ["unix", false, 0, []]);
+  assert.ok((first?.since ?? 0) >= began);
+  assert.deepEqual([first?.reads, first?.readBytes, first?.writes], [1, 4096, 0]);
+  assert.deepEqual([second?.reads, second?.writes, second?.writtenBytes], [0, 1, 512]);
+  assert.match(tcp.clients()[0]?.peer ?? "", /^127\.0\.0\.1:\d+$/);
+  assert.deepEqual([tcp.clients()[0]?.errors, tcp.requests, errors.length], [1, 1, 1]);
+  await b[Symbol.asyncDispose]();
+  while (unix.connections > 1) await new Promise((resolve) => setImmediate(resolve));
+  const { reads, writes, writtenBytes } = unix.traffic().figures();
+  assert.deepEqual([reads, writes, writtenBytes, unix.requests], [1, 1, 512, 2]);
+});

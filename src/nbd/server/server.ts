@@ -9,11 +9,12 @@ import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
 import { listenUnix, type UnixListen } from "../../host/index.ts";
 import { formatNbdUri, type NbdAddress } from "../uri.ts";
 import { BufferPool } from "./buffer-pool.ts";
-import { Connection, type ConnectionContext } from "./connection.ts";
+import { Connection, type ConnectionContext, type NbdClient } from "./connection.ts";
 import { ExportTable, type NbdExport } from "./exports.ts";
 import { SlabPool } from "./outbox.ts";
 import { SharedRoom } from "./room.ts";
 import { type NbdServerTls, serverTlsOptions } from "./server-tls.ts";
+import { Traffic } from "./traffic.ts";
 
 export interface TcpListen {
   readonly host: string;
@@ -60,6 +61,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
   const { clock = systemClock, onError } = options;
   const exports = new ExportTable(options.exports ?? []);
   const connections = new Set<Connection>();
+  const departed = new Traffic();
   const context: ConnectionContext = {
     exports,
     tls: options.tls && (await serverTlsOptions(options.tls)),
@@ -76,14 +78,17 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
   const listener = createServer(LISTENING, (socket) => {
     const connection = new Connection(socket, context);
     connections.add(connection);
-    void connection.closed.then(() => connections.delete(connection));
+    void connection.closed.then(() => {
+      connections.delete(connection);
+      departed.add(connection.traffic);
+    });
   });
   listener.maxConnections = MOST_CONNECTIONS;
   const { listen } = options;
   const unlisten = "path" in listen ? await listenUnix(listener, listen) : await listenTcp(listener, listen);
   // A connection that could not be accepted (no descriptors left) is its client's trouble.
   listener.on("error", context.onError);
-  return new NbdServer({ listener, unlisten, context, connections, address: addressOf(listener, listen) });
+  return new NbdServer({ listener, unlisten, context, connections, departed, address: addressOf(listener, listen) });
 }
 
 interface ServerParts {
@@ -92,6 +97,8 @@ interface ServerParts {
   readonly unlisten: () => Promise<void>;
   readonly context: ConnectionContext;
   readonly connections: ReadonlySet<Connection>;
+  /** Of the clients that have gone. */
+  readonly departed: Traffic;
   readonly address: NbdAddress;
 }
 
@@ -122,6 +129,26 @@ export class NbdServer implements AsyncDisposable {
   /** How many clients' connections have an export. */
   get connections(): number {
     return this.#clients().length;
+  }
+
+  /** Those clients, in the order in which they came, and what each has had. */
+  clients(): NbdClient[] {
+    return this.#clients().map((connection) => connection.client());
+  }
+
+  /** Requests that have been answered so far, also of clients that have gone. */
+  get requests(): number {
+    let requests = this.#parts.departed.requests;
+    for (const { traffic } of this.#parts.connections) requests += traffic.requests;
+    return requests;
+  }
+
+  /** What all clients have had so far, also those that have gone. */
+  traffic(): Traffic {
+    const all = new Traffic();
+    all.add(this.#parts.departed);
+    for (const { traffic } of this.#parts.connections) all.add(traffic);
+    return all;
   }
 
   #clients(exportName?: string): Connection[] {

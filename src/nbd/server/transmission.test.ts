@@ -14,6 +14,7 @@ import type { Link } from "./link.ts";
 import { SlabPool } from "./outbox.ts";
 import { PIECE } from "./request.ts";
 import { SharedRoom } from "./room.ts";
+import { Traffic } from "./traffic.ts";
 import { Transmission } from "./transmission.ts";
 
 const MIB = 1024 * 1024;
@@ -114,6 +115,8 @@ interface Setup {
 function begin(node: MemoryNode, { structured = true, contexts = [], served = {}, shared }: Setup = {}) {
   const link = new FakeLink();
   const errors: unknown[] = [];
+  const clock = new ManualClock();
+  const traffic = new Traffic();
   const transmission = new Transmission({
     served: { name: "vm", readOnly: false, node, ...served },
     length: node.length,
@@ -122,11 +125,12 @@ function begin(node: MemoryNode, { structured = true, contexts = [], served = {}
     link,
     memory: { slabs: new SlabPool(), buffers: new BufferPool() },
     shared: shared ?? new SharedRoom(),
-    clock: new ManualClock(),
+    clock,
+    traffic,
     onError: (error) => errors.push(error),
   });
   const send = (...requests: readonly RawRequest[]) => transmission.receive(Buffer.concat(requests.map(encodeRequest)));
-  return { link, transmission, errors, send };
+  return { link, transmission, errors, send, clock, traffic };
 }
 
 async function settle(): Promise<void> {
@@ -678,4 +682,43 @@ test("what is no request ends the connection", () => {
   send({ command: READ, offset: 0, length: 512, magic: 1 });
   assert.ok(link.destroyed);
   assert.equal((errors[0] as StreamdiskError).code, "protocol");
+});
+
+test("what is answered is counted, with how long it took; errors are errors only", async () => {
+  const node = new GatedNode(LENGTH);
+  const { send, clock, traffic, transmission } = begin(node);
+  send({ command: READ, offset: 0, length: 4096 }, { command: READ, offset: 8192, length: 512 });
+  assert.deepEqual([traffic.readLatency.count, traffic.readBytes], [2, 4608]);
+
+  const open = Promise.withResolvers<void>();
+  node.gate = open.promise;
+  node.now = false;
+  const write = encodeRequest({ command: WRITE, offset: 0, data: Buffer.alloc(MIB, 1) });
+  transmission.receive(write.subarray(0, 1000));
+  await clock.advance(50);
+  transmission.receive(write.subarray(1000));
+  send({ command: READ, offset: 0, length: 4096 });
+  assert.equal(transmission.inFlight, 2);
+  await clock.advance(3);
+  open.resolve();
+  await settle();
+  node.failing = (call) => (call.startsWith("read") ? new StreamdiskError("io", "no") : undefined);
+  send({ command: READ, offset: 0, length: 4096 }, { command: READ, offset: LENGTH, length: 1 });
+  send({ command: FLUSH, offset: 0, length: 0 }, { command: TRIM, offset: 0, length: 4096 });
+  await settle();
+  const { readLatency, writeLatency, ...counts } = traffic.figures();
+  assert.deepEqual(counts, {
+    reads: 3,
+    writes: 1,
+    flushes: 1,
+    other: 1,
+    errors: 2,
+    readBytes: 8704,
+    writtenBytes: MIB,
+  });
+  assert.equal(traffic.requests, 8);
+  // A write takes from when all of it is there.
+  for (const most of [readLatency.p99Us, writeLatency.p50Us]) assert.ok(Math.abs(most - 3000) < 200, String(most));
+  assert.equal(readLatency.p50Us, 0);
+  assert.equal(transmission.inFlight, 0);
 });

@@ -22,6 +22,7 @@ import { Outbox, type OutboxMemory } from "./outbox.ts";
 import { viewOf } from "./reply-codec.ts";
 import { decodeRequest, newRequestHeader, PIECE, type Refusal, refusalOf, type Terms } from "./request.ts";
 import { Room, type SharedRoom } from "./room.ts";
+import type { Traffic } from "./traffic.ts";
 
 const MOST_REQUESTS = 64;
 /** Bytes that the client has not taken before no more are made. */
@@ -45,6 +46,8 @@ export interface TransmissionOptions extends Negotiated {
   readonly memory: OutboxMemory;
   readonly shared: SharedRoom;
   readonly clock: Clock;
+  /** Where what is answered is counted. */
+  readonly traffic: Traffic;
   readonly onError: (error: unknown) => void;
 }
 
@@ -81,6 +84,8 @@ export class Transmission {
   #chunk: Buffer = Buffer.alloc(0);
   #view: DataView = this.#splitView;
   #at = 0;
+  /** When this turn began. */
+  #now = 0;
   #paused = false;
   #retrying: NodeJS.Immediate | undefined;
   /** The client has said that nothing more comes. */
@@ -90,7 +95,7 @@ export class Transmission {
   #over = false;
 
   constructor(options: TransmissionOptions) {
-    const { link, served, length, structured, contexts, memory, shared, clock, onError } = options;
+    const { link, served, length, structured, contexts, memory, shared, clock, traffic, onError } = options;
     this.#options = options;
     this.#terms = {
       exportName: served.name,
@@ -112,6 +117,7 @@ export class Transmission {
       room: this.#room,
       clock,
       signal: this.#gone.signal,
+      traffic,
       onDone: (operation) => this.#done(operation),
       onError,
     });
@@ -120,6 +126,11 @@ export class Transmission {
   /** Whether the client has said that it leaves. */
   get leaving(): boolean {
     return this.#leaving;
+  }
+
+  /** Requests that have not been answered yet. */
+  get inFlight(): number {
+    return this.#pending.size;
   }
 
   /** Where the next bytes go when they are known to be the payload of a large write. */
@@ -148,11 +159,14 @@ export class Transmission {
   }
 
   #run(): void {
+    const { clock, link, traffic } = this.#options;
+    this.#now = clock.now();
     const waits = !this.#goOn();
     this.#outbox.flush();
+    traffic.sentReads(clock, this.#now);
     if (this.#over) return;
-    if (waits && !this.#paused) this.#options.link.pause();
-    else if (!waits && this.#paused) this.#options.link.resume();
+    if (waits && !this.#paused) link.pause();
+    else if (!waits && this.#paused) link.resume();
     this.#paused = waits;
     this.#endIfDone();
   }
@@ -227,6 +241,7 @@ export class Transmission {
 
   /** Takes an operation up when there may be one more. @param begin says whether it has begun all of it */
   #take(operation: Operation, begin: () => boolean): void {
+    operation.since = this.#now;
     this.#waiting = () => {
       if (!this.#pending.has(operation)) {
         if (this.#pending.size >= MOST_REQUESTS) return false;
@@ -278,7 +293,10 @@ export class Transmission {
     if (payload.left > 0) return;
     this.#payload = undefined;
     if (refusal !== undefined) this.#executor.answer(operation, refusal);
-    else this.#executor.release(operation);
+    else {
+      operation.since = this.#now;
+      this.#executor.release(operation);
+    }
   }
 
   #takeRoom(payload: Payload): boolean {

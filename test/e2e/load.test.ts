@@ -1,0 +1,58 @@
+/** What a daemon says of its guests: who they are, what they do, how long they wait. Real processes, real images. */
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { connectNbd } from "../../src/nbd/index.ts";
+import { noise, temporaryDirectory } from "../support/cli.ts";
+import { DaemonProcess } from "../support/daemon.ts";
+
+const KIB = 2 ** 10;
+const SIZE = 8 * 2 ** 20;
+
+test("a disk and an export tell of their clients, and a disk of its load", async (t) => {
+  await using daemon = new DaemonProcess(temporaryDirectory(t));
+  await daemon.start();
+  const { client } = daemon;
+  const base = join(daemon.images, "base.raw");
+  writeFileSync(base, noise(SIZE, 5));
+  const { uri: exported = "" } = await client.call("addExport", {
+    body: { name: "base", image: base, format: "raw", listen: { port: 0 } },
+  });
+  const { uri = "" } = await client.call("createDisk", { body: { name: "vm1", backing: base, backingFormat: "raw" } });
+  const disk = client.disk("vm1");
+  assert.deepEqual([await disk.clients(), await disk.load()], [[], []]);
+
+  await using reader = await connectNbd(exported);
+  await reader.read(0, Buffer.alloc(16 * KIB));
+  const { clients } = await client.call("exportClients", { params: { export: "base" } });
+  assert.deepEqual(
+    clients.map(({ reads, readBytes, writes, errors, tls }) => ({ reads, readBytes, writes, errors, tls })),
+    [{ reads: 1, readBytes: 16 * KIB, writes: 0, errors: 0, tls: false }],
+  );
+  assert.match(clients[0]?.peer ?? "", /^127\.0\.0\.1:\d+$/);
+  await assert.rejects(client.call("exportClients", { params: { export: "none" } }), { code: "not-found" });
+
+  {
+    await using guest = await connectNbd(uri);
+    await guest.read(0, Buffer.alloc(64 * KIB));
+    await guest.write(SIZE - 512, Buffer.alloc(512));
+    await guest.flush();
+    const [one, ...more] = await disk.clients();
+    assert.deepEqual(
+      [one?.peer, one?.reads, one?.writes, one?.flushes, one?.writtenBytes, more],
+      ["unix", 1, 1, 1, 512, []],
+    );
+    assert.ok((one?.readLatency.p99Us ?? 0) > 0);
+  }
+  for (let samples = await disk.load(); samples.length === 0; samples = await disk.load()) await sleep(50);
+  const samples = await disk.load();
+  const sum = (field: "readBytes" | "fetchedBytes" | "writtenBytes") =>
+    samples.reduce((all, sample) => all + sample[field], 0);
+  assert.ok(sum("readBytes") > 0 || sum("writtenBytes") > 0);
+  assert.deepEqual(await disk.load({ since: samples.at(-1)?.at ?? 0 }), []);
+  // Those that have gone count on.
+  const { traffic } = await disk.info();
+  assert.deepEqual([traffic?.reads, traffic?.writes, traffic?.readBytes], [1, 1, 64 * KIB]);
+});
