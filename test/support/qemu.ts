@@ -111,14 +111,22 @@ export class LiveQemu implements AsyncDisposable {
   }
 }
 
+const QUIET = ["-nodefaults", "-display", "none", "-S", "-qmp", "stdio"];
+
 /**
  * A QEMU without a machine to speak of, stopped, that has block nodes open.
  *
  * @param nodes as for `blockdev-add`
  */
 export function startGuest(...nodes: readonly Arguments[]): Promise<LiveQemu> {
-  const quiet = ["-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"];
-  return start("qemu-system-x86_64", [...quiet, ...nodes.flatMap((node) => ["-blockdev", JSON.stringify(node)])]);
+  const blockdevs = nodes.flatMap((node) => ["-blockdev", JSON.stringify(node)]);
+  return start("qemu-system-x86_64", ["-machine", "none", ...QUIET, ...blockdevs]);
+}
+
+/** The same, with a second monitor for the program under test, and a machine that has devices. */
+export function startMonitored(monitor: string, ...args: readonly string[]): Promise<LiveQemu> {
+  const socket = ["-qmp", `unix:${monitor},server=on,wait=off`];
+  return start("qemu-system-x86_64", ["-machine", "pc", "-accel", "tcg", "-m", "32", ...QUIET, ...socket, ...args]);
 }
 
 /** The same without a guest. */

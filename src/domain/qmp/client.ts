@@ -1,0 +1,109 @@
+/**
+ * A monitor for as long as it is wanted: connects when there is a command to run, and again after the connection has ended.
+ *
+ * A command that was under way when a connection ended fails and is not run again: QEMU may have done it. Who waits
+ * for something to happen asks for the state and takes an event, or the end of a connection, for a reason to ask again (`change`):
+ * so what happens while nobody is connected is not missed.
+ */
+import { type Clock, systemClock } from "../../block/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
+import { QMP_COMMANDS, type QmpArguments, type QmpCommand, type QmpResult } from "./commands.ts";
+import { QmpConnection, type QmpConnectOptions, type QmpEvent } from "./connection.ts";
+
+export type QmpClientOptions = Omit<QmpConnectOptions, "signal">;
+
+export class QmpClient implements Disposable {
+  /** Path of the monitor's socket: what it is called in messages. */
+  readonly socket: string;
+  readonly #options: QmpClientOptions;
+  readonly #clock: Clock;
+  readonly #listeners = new Set<(event: QmpEvent) => void>();
+  readonly #watchers = new Set<() => void>();
+  readonly #closed = new AbortController();
+  #connection: Promise<QmpConnection> | undefined;
+  #shutdown: string | undefined;
+
+  constructor(socket: string, options: QmpClientOptions = {}) {
+    this.socket = socket;
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+  }
+
+  /** Why QEMU said that it would end ("guest-shutdown", "host-qmp-quit", "host-signal"), if it did. */
+  get shutdownReason(): string | undefined {
+    return this.#shutdown;
+  }
+
+  /**
+   * Runs a command, over a new connection if there is none.
+   *
+   * @throws {StreamdiskError} what `QmpConnection` throws: `refused` and the like for what QEMU refuses, `io` when it does not
+   *   answer, `shutdown` when it has ended; `protocol` for an answer that is none
+   */
+  async execute<C extends QmpCommand>(
+    command: C,
+    args: QmpArguments<C>,
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<QmpResult<C>> {
+    const connection = await this.#connect(options.signal);
+    const answer = await connection.execute(command, args, options.signal);
+    return QMP_COMMANDS[command].read(answer) as QmpResult<C>;
+  }
+
+  /** @returns how to stop it */
+  onEvent(listener: (event: QmpEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  /** Resolves with the next event, the end of the connection, or `ms` milliseconds, whichever comes first. */
+  async change(ms: number): Promise<void> {
+    const over = new AbortController();
+    const wake = (): void => over.abort();
+    this.#watchers.add(wake);
+    await this.#clock.sleep(ms, over.signal);
+    this.#watchers.delete(wake);
+  }
+
+  /** Ends the connection; commands under way fail. */
+  [Symbol.dispose](): void {
+    this.#closed.abort();
+    this.#connection?.then((connection) => connection.close()).catch(() => {});
+  }
+
+  async #connect(signal: AbortSignal | undefined): Promise<QmpConnection> {
+    const current = this.#connection;
+    const existing = await current?.catch(() => undefined);
+    if (existing !== undefined && !existing.isOver) return existing;
+    if (this.#closed.signal.aborted) {
+      throw new StreamdiskError("shutdown", `The monitor at '${this.socket}' is not used any more`, {
+        node: this.socket,
+      });
+    }
+    // Whoever comes while one is being made takes that one.
+    if (this.#connection === current) this.#connection = this.#open(signal);
+    return this.#connection!;
+  }
+
+  async #open(signal: AbortSignal | undefined): Promise<QmpConnection> {
+    const options = { ...this.#options, ...(signal && { signal }) };
+    const connection = await QmpConnection.open(this.socket, options, {
+      event: (event) => this.#heard(event),
+      ended: () => this.#wake(),
+    });
+    this.#shutdown = undefined;
+    if (this.#closed.signal.aborted) connection.close();
+    return connection;
+  }
+
+  #heard(event: QmpEvent): void {
+    if (event.name === "SHUTDOWN")
+      this.#shutdown = event.data.get("reason").optional((reason) => reason.string()) ?? "";
+    for (const listener of this.#listeners) listener(event);
+    this.#wake();
+  }
+
+  #wake(): void {
+    for (const wake of this.#watchers) wake();
+  }
+}

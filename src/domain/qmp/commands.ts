@@ -1,0 +1,163 @@
+/**
+ * The QMP commands that are used here, with what they take and what is read of their answers; QEMU's reference has the words. What
+ * is not in this table can't be sent.
+ */
+import type { JsonObject, JsonValue } from "./json-value.ts";
+
+/** A guest device with a drive (`query-block`). */
+export interface QmpBlockDevice {
+  /** Name of the BlockBackend, as in `-drive id=`; "" for devices whose drive is a node (`-blockdev`). */
+  readonly device: string;
+  /** Id or QOM path of the guest device; undefined for a drive without one. */
+  readonly qdev: string | undefined;
+  /** The node at the top, and undefined for a drive without medium. */
+  readonly inserted: QmpNode | undefined;
+}
+
+/** A block node (`query-named-block-nodes`). */
+export interface QmpNode {
+  readonly nodeName: string;
+  /** Its driver: "qcow2", "file", "nbd", "copy-on-read"... */
+  readonly driver: string;
+  readonly readOnly: boolean;
+  /** The file of the image, or a description of it: `json:{...}`. */
+  readonly file: string;
+  /** What the image itself names as its backing file, if it has one. */
+  readonly backingFile: string | undefined;
+  /** Virtual size in bytes. */
+  readonly length: number;
+  /** Of a format that has clusters. */
+  readonly clusterSize: number | undefined;
+}
+
+/** The graph of the block layer (`x-debug-query-block-graph`). */
+export interface QmpGraph {
+  readonly nodes: readonly { readonly id: number; readonly type: string; readonly name: string }[];
+  readonly edges: readonly { readonly parent: number; readonly child: number; readonly name: string }[];
+}
+
+export interface QmpExport {
+  readonly id: string;
+  readonly nodeName: string;
+}
+
+/** A job (`query-jobs`). */
+export interface QmpJob {
+  readonly id: string;
+  readonly type: string;
+  readonly status: string;
+  readonly current: number;
+  readonly total: number;
+  /** Why it is not going to do what it was to do. */
+  readonly error: string | undefined;
+}
+
+interface Spec<A extends JsonObject, R> {
+  /** Absent: only says of which type the arguments are. */
+  readonly takes?: A;
+  read(answer: JsonValue): R;
+}
+
+type None = Readonly<Record<string, never>>;
+
+const nothing = (): void => {};
+
+export const QMP_COMMANDS = {
+  "query-status": { read: (answer) => answer.get("status").string() } as Spec<None, string>,
+  "query-name": { read: (answer) => answer.get("name").optional((name) => name.string()) } as Spec<
+    None,
+    string | undefined
+  >,
+  "query-block": { read: (answer) => answer.items().map(readDevice) } as Spec<None, QmpBlockDevice[]>,
+  "query-named-block-nodes": { read: (answer) => answer.items().map(readNode) } as Spec<{ flat: true }, QmpNode[]>,
+  "x-debug-query-block-graph": { read: readGraph } as Spec<None, QmpGraph>,
+  "query-block-exports": { read: (answer) => answer.items().map(readExport) } as Spec<None, QmpExport[]>,
+  "query-jobs": { read: (answer) => answer.items().map(readJob) } as Spec<None, QmpJob[]>,
+  "nbd-server-start": { read: nothing } as Spec<
+    { addr: { type: "unix"; data: { path: string } }; "max-connections"?: number },
+    void
+  >,
+  "nbd-server-stop": { read: nothing } as Spec<None, void>,
+  "block-export-add": { read: nothing } as Spec<
+    { type: "nbd"; id: string; "node-name": string; name: string; writable: false; "allocation-depth": true },
+    void
+  >,
+  "block-export-del": { read: nothing } as Spec<{ id: string; mode: "hard" }, void>,
+  "block-stream": { read: nothing } as Spec<
+    { "job-id": string; device: string; speed?: number; "auto-finalize": false; "auto-dismiss": false },
+    void
+  >,
+  "block-job-set-speed": { read: nothing } as Spec<{ device: string; speed: number }, void>,
+  "job-pause": { read: nothing } as Spec<{ id: string }, void>,
+  "job-resume": { read: nothing } as Spec<{ id: string }, void>,
+  "job-cancel": { read: nothing } as Spec<{ id: string }, void>,
+  "job-finalize": { read: nothing } as Spec<{ id: string }, void>,
+  "job-dismiss": { read: nothing } as Spec<{ id: string }, void>,
+  "human-monitor-command": { read: (answer) => answer.string() } as Spec<{ "command-line": string }, string>,
+} as const satisfies Record<string, Spec<JsonObject, unknown>>;
+
+export type QmpCommand = keyof typeof QMP_COMMANDS;
+export type QmpArguments<C extends QmpCommand> = (typeof QMP_COMMANDS)[C] extends Spec<infer A, unknown> ? A : never;
+export type QmpResult<C extends QmpCommand> = ReturnType<(typeof QMP_COMMANDS)[C]["read"]>;
+
+function readDevice(device: JsonValue): QmpBlockDevice {
+  return {
+    device: device.get("device").string(),
+    qdev: device.get("qdev").optional((qdev) => qdev.string()),
+    inserted: device.get("inserted").optional(readNode),
+  };
+}
+
+function readNode(node: JsonValue): QmpNode {
+  return {
+    nodeName: node.get("node-name").string(),
+    driver: node.get("drv").string(),
+    readOnly: node.get("ro").boolean(),
+    file: node.get("file").string(),
+    backingFile: node
+      .get("image")
+      .get("backing-filename")
+      .optional((file) => file.string()),
+    length: node.get("image").get("virtual-size").count(),
+    clusterSize: node
+      .get("image")
+      .get("cluster-size")
+      .optional((size) => size.count()),
+  };
+}
+
+function readGraph(graph: JsonValue): QmpGraph {
+  return {
+    nodes: graph
+      .get("nodes")
+      .items()
+      .map((node) => ({
+        id: node.get("id").count(),
+        type: node.get("type").string(),
+        name: node.get("name").string(),
+      })),
+    edges: graph
+      .get("edges")
+      .items()
+      .map((edge) => ({
+        parent: edge.get("parent").count(),
+        child: edge.get("child").count(),
+        name: edge.get("name").string(),
+      })),
+  };
+}
+
+function readExport(exported: JsonValue): QmpExport {
+  return { id: exported.get("id").string(), nodeName: exported.get("node-name").string() };
+}
+
+function readJob(job: JsonValue): QmpJob {
+  return {
+    id: job.get("id").string(),
+    type: job.get("type").string(),
+    status: job.get("status").string(),
+    current: job.get("current-progress").count(),
+    total: job.get("total-progress").count(),
+    error: job.get("error").optional((error) => error.string()),
+  };
+}

@@ -1,0 +1,28 @@
+import { type ErrorCode, StreamdiskError } from "../../errors/index.ts";
+
+/** What a QMP error says: docs/interop/qmp-spec.txt of QEMU, "Error". */
+export interface QmpFailure {
+  readonly class: string;
+  readonly desc: string;
+}
+
+/** The classes that mean something of their own; all else is `GenericError`. */
+const CODES: Readonly<Record<string, ErrorCode>> = {
+  CommandNotFound: "unsupported",
+  DeviceNotFound: "not-found",
+  DeviceNotActive: "not-found",
+};
+
+/** The error for a command that QEMU refused; its cause is the {@link QmpFailure}. */
+export function refusedCommand(node: string, operation: string, failure: QmpFailure): StreamdiskError {
+  const code = CODES[failure.class] ?? "refused";
+  const message = `QEMU at '${node}' refuses ${operation}: ${failure.desc} (${failure.class})`;
+  return new StreamdiskError(code, message, { node, operation }, failure);
+}
+
+/** What QEMU said, of an error that is a refusal of QEMU's. */
+export function qmpFailure(error: unknown): QmpFailure | undefined {
+  if (!(error instanceof StreamdiskError)) return undefined;
+  const cause = error.cause as Partial<QmpFailure> | undefined;
+  return typeof cause?.class === "string" && typeof cause.desc === "string" ? (cause as QmpFailure) : undefined;
+}
