@@ -43,7 +43,7 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
   nbd: { summary: "show what an NBD server offers", load: () => import("./commands/nbd.ts") },
   doctor: { summary: "show what works on this machine and what does not", load: () => import("./commands/doctor.ts") },
   demo: {
-    summary: "stream, kill -9, resume and verify, on images of its own",
+    summary: "show it all on a disk of its own: arrive, kill -9, go on, verify",
     load: () => import("./commands/demo.ts"),
   },
 };
@@ -57,10 +57,13 @@ export async function buildProgram(argv: readonly string[], all = false): Promis
     .helpCommand("help [command]", "show the help of a command")
     .addHelpText("after", `\nStart with:\n  streamdisk demo\n  streamdisk help stream`);
   forbidExit(program);
+  program.enablePositionalOptions();
   const called = argv.slice(0, 2);
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
     const command = program.command(name).summary(summary).description(sentence(summary));
     command.helpOption("-h, --help", "show this help");
+    // An option after the name of a subcommand is the subcommand's, also when both have one of that name.
+    command.enablePositionalOptions();
     forbidExit(command);
     if (all || called.includes(name)) (await load()).define(command);
   }

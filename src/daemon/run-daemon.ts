@@ -4,11 +4,12 @@
  */
 import { mkdir } from "node:fs/promises";
 import { wrapSystemError } from "../errors/index.ts";
-import { groupId } from "../host/index.ts";
+import { groupId, serviceManager } from "../host/index.ts";
 import { Daemon } from "./daemon.ts";
 import { httpApp } from "./http-app.ts";
 import { type HttpServer, serveTcp, serveUnix } from "./http-server.ts";
 import { openLog } from "./log.ts";
+import { ServiceReports } from "./service-reports.ts";
 import type { DaemonSettings } from "./settings.ts";
 import { SqliteStore } from "./sqlite-store.ts";
 import { openStateDirectory } from "./state-directory.ts";
@@ -69,6 +70,8 @@ async function start(
   ends.push(() => directory[Symbol.dispose]());
   await makeDirectory(settings.imageDirectory);
   const log = openLog({ level: settings.logLevel });
+  const reports = new ServiceReports(serviceManager(), log);
+  reports.status("Disks and exports are served again");
   const store = new SqliteStore(directory, { rebuild: rebuildStore });
   ends.push(() => store.close());
   for (const note of store.notes) log.warn({}, note);
@@ -93,6 +96,8 @@ async function start(
     const tls = tlsCertificates === undefined ? {} : { tlsCertificates };
     servers.push(await serveTcp(app, { ...listen, ...tls }, access));
   }
+  reports.ready(daemon);
+  ends.push(() => reports.stopping());
   return {
     addresses: servers.map(({ address }) => address),
     disks: disks.length,

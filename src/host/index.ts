@@ -11,5 +11,6 @@ export { nativeCalls, nativeProblem } from "./native.ts";
 export { isByteLocked, lockByte, unlockBytes } from "./ofd-locks.ts";
 export { punchHole, zeroRange } from "./punch.ts";
 export { canReadNow, readNow } from "./read-now.ts";
+export { type ServiceManager, serviceManager } from "./service-manager.ts";
 export { type UnixHttpRequest, type UnixHttpResponse, unixTransport } from "./unix-http.ts";
 export { listenUnix, type UnixListen } from "./unix-socket.ts";

@@ -21,6 +21,10 @@ export interface NativeCalls {
   fallocateAsync(fd: number, mode: number, offset: number, length: number): Promise<number>;
   /** fcntl(2) with a `struct flock`, which the kernel may fill in. */
   fcntl(fd: number, command: number, flock: Uint8Array): number;
+  /** socket(2). */
+  socket(domain: number, type: number, protocol: number): number;
+  /** sendto(2) with a `struct sockaddr`. */
+  sendto(fd: number, bytes: Uint8Array, flags: number, address: Uint8Array): number;
   /** preadv2(2) into one `struct iovec`; undefined where the C library is older than the call. */
   readonly preadv2: ((fd: number, iovec: Uint8Array, offset: number, flags: number) => number) | undefined;
   /** Where in memory a buffer lies, which it does for as long as it lives. */
@@ -83,7 +87,10 @@ function bind(): NativeCalls {
   const lseek = program.func("int64_t lseek(int fd, int64_t offset, int whence)");
   const fallocate = program.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)");
   const fcntl = program.func("int fcntl(int fd, int command, void *flock)");
-
+  const socket = program.func("int socket(int domain, int type, int protocol)");
+  const sendto = program.func(
+    "int64_t sendto(int fd, void *bytes, size_t length, int flags, void *address, uint32_t addressLength)",
+  );
   const preadv2 = optional(() =>
     program.func("int64_t preadv2(int fd, void *iovec, int count, int64_t offset, int flags)"),
   );
@@ -103,6 +110,8 @@ function bind(): NativeCalls {
     fallocateAsync: (fd, mode, offset, length) =>
       later((callback) => fallocate.async(fd, mode, offset, length, callback)),
     fcntl: (fd, command, flock) => outcome(fcntl(fd, command, flock)),
+    socket: (domain, type, protocol) => outcome(socket(domain, type, protocol)),
+    sendto: (fd, bytes, flags, address) => outcome(sendto(fd, bytes, bytes.length, flags, address, address.length)),
     preadv2: preadv2 && ((fd, iovec, offset, flags) => outcome(preadv2(fd, iovec, 1, offset, flags))),
     addressOf: (buffer) => Number(koffi.address(buffer)),
   };

@@ -16,10 +16,12 @@ export class DaemonProcess implements AsyncDisposable {
   readonly socket: string;
   readonly client: DaemonClient;
   readonly #args: readonly string[];
+  readonly #environment: Readonly<Record<string, string>>;
   #running: RunningCli | undefined;
 
   /** @param directory everything of it lies below: `state`, and `images`, which may be used by disks */
-  constructor(directory: string, args: readonly string[] = []) {
+  constructor(directory: string, args: readonly string[] = [], environment: Readonly<Record<string, string>> = {}) {
+    this.#environment = environment;
     this.state = join(directory, "state");
     this.images = join(directory, "images");
     this.socket = join(this.state, "daemon.sock");
@@ -37,7 +39,7 @@ export class DaemonProcess implements AsyncDisposable {
   /** Resolves when its API answers. @returns where it listens */
   async start(): Promise<readonly string[]> {
     const { promise: line, resolve: heard } = Promise.withResolvers<string>();
-    const running = startCli(this.#args, { onLine: heard });
+    const running = startCli(this.#args, { onLine: heard, env: this.#environment });
     this.#running = running;
     living.add(running);
     const ended = running.ended.then(({ exit, stderr }): never => {

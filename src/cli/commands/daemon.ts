@@ -2,10 +2,13 @@ import { isIP } from "node:net";
 import type { Command } from "commander";
 import { readSettings, type SettingsFlags, startDaemon } from "../../daemon/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
+import { type InstallFlags, installDaemon } from "../daemon-install.ts";
+import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
+import { daemonStatus, EXIT_NONE } from "../daemon-status.ts";
 import { helpAfter } from "../help.ts";
 import { Interrupted, interruptible } from "../interrupt.ts";
 import { parseCount, parseMode, parsePort } from "../numbers.ts";
-import { type SourceFlags, sourceOptions, told } from "../options.ts";
+import { jsonOption, type SourceFlags, sourceOptions, told } from "../options.ts";
 import { printJsonLine, printLines, printWarnings } from "../output.ts";
 import { parseRate } from "../units.ts";
 import { packageVersion } from "../version.ts";
@@ -82,9 +85,49 @@ export function define(command: Command): void {
         "streamdisk daemon",
         "streamdisk daemon --state-directory ./state --allow ./images --allow https://images.example/",
         "streamdisk daemon --port 8080 --max-streams 8 --json",
+        "streamdisk daemon install",
+        "streamdisk daemon status",
       ]),
     )
     .action(run);
+  defineInstall(command);
+  defineStatus(command);
+}
+
+function defineInstall(parent: Command): void {
+  const install = parent
+    .command("install")
+    .summary("have systemd run it")
+    .description("Write a systemd unit that runs the daemon with the settings of its file, and start nothing.")
+    .option("--config <file>", "settings (JSON); without it those that a daemon of this user would have")
+    .option("--user", "for root: a unit of root's own systemd instead of the machine's")
+    .option("--print", "print the unit and write nothing")
+    .option("--force", "replace a unit that is there and differs");
+  jsonOption(install)
+    .addHelpText(
+      "after",
+      helpAfter([
+        "streamdisk daemon install",
+        "streamdisk daemon install --config /etc/streamdisk/images.json --print",
+      ]),
+    )
+    .action((flags: InstallFlags) => installDaemon(flags));
+}
+
+function defineStatus(parent: Command): void {
+  const status = parent
+    .command("status")
+    .summary("show whether one runs")
+    .description("Show whether a daemon runs, where, since when, and what it has to do.");
+  jsonOption(daemonOptions(status))
+    .addHelpText(
+      "after",
+      helpAfter(["streamdisk daemon status", "streamdisk daemon status --json | jq .streams"], {
+        0: "it runs",
+        [EXIT_NONE]: "none runs there",
+      }),
+    )
+    .action((flags: DaemonFlags) => daemonStatus(flags));
 }
 
 async function run(flags: Flags): Promise<void> {
