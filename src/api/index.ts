@@ -2,6 +2,7 @@ export { failedFields } from "./failed-fields.ts";
 export { type Json, openApiDocument } from "./openapi.ts";
 export {
   type CheckedInput,
+  GOES_ON,
   ROUTES,
   type RouteInput,
   type RouteName,
@@ -10,10 +11,12 @@ export {
   type Service,
 } from "./routes.ts";
 export {
+  type Cells,
   type DaemonInfo,
   type Disk,
   type Event,
   type Job,
+  type Live,
   type LoadSample,
   type MapRun,
   type NbdClient,

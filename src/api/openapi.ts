@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 import { ERROR_TABLE, type ErrorCode } from "../errors/index.ts";
-import { ROUTES, type RouteParts } from "./routes.ts";
+import { GOES_ON, ROUTES, type RouteName, type RouteParts } from "./routes.ts";
 import { NAMED_SCHEMAS } from "./schemas.ts";
 
 /** Any part of the document. */
@@ -103,7 +103,7 @@ function success(name: string, route: RouteParts): Json {
     description: route.status === 201 ? "Made" : "The answer",
     content: {
       "application/json": { schema: schemaOf(route.result, "output") },
-      ...(name === "listEvents" && { "text/event-stream": { schema: { type: "string" } } }),
+      ...(GOES_ON.includes(name as RouteName) && { "text/event-stream": { schema: { type: "string" } } }),
     },
   };
 }

@@ -5,6 +5,7 @@
 import { z } from "zod";
 import type { ErrorCode } from "../errors/index.ts";
 import {
+  cells,
   daemonInfo,
   disk,
   diskName,
@@ -12,6 +13,7 @@ import {
   formatName,
   job,
   jobState,
+  live,
   loadSample,
   mapRun,
   nbdClient,
@@ -139,6 +141,31 @@ export const ROUTES = {
     params: ofDisk,
     query: z.object({ since: inQuery(bytes).default(0) }).strict(),
     result: z.object({ samples: z.array(loadSample) }),
+    status: 200,
+    errors: ["not-found"],
+  }),
+  diskCells: route({
+    method: "GET",
+    path: "/v1/disks/{disk}/cells",
+    summary: "The map of a disk, or of a part of it, in equal cells, for drawing",
+    params: ofDisk,
+    query: z
+      .object({
+        offset: inQuery(bytes).default(0),
+        length: inQuery(bytes.min(1)).optional(),
+        count: inQuery(z.number().int().min(1).max(4096)).default(1024).describe("How many cells there may be"),
+      })
+      .strict(),
+    result: cells,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  diskLive: route({
+    method: "GET",
+    path: "/v1/disks/{disk}/live",
+    summary: "What goes on in a disk; with `Accept: text/event-stream` it goes on, with what changes",
+    params: ofDisk,
+    result: live,
     status: 200,
     errors: ["not-found"],
   }),
@@ -313,6 +340,8 @@ export const ROUTES = {
 } as const;
 
 export type RouteName = keyof typeof ROUTES;
+/** Calls that go on, for whoever accepts server-sent events. */
+export const GOES_ON: readonly RouteName[] = ["diskLive", "listEvents"];
 type Part<R, K extends string> = R extends { readonly [P in K]: infer T extends z.ZodType }
   ? T
   : z.ZodObject<Record<never, z.ZodType>>;

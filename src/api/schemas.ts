@@ -110,6 +110,11 @@ export const loadSample = z
     writeP99Us: microseconds,
   })
   .describe("What a disk had to do in the second before `at`; a second without anything has no sample");
+const sourceState = z.object({
+  state: z.enum(["ok", "lost", "changed", "deleted", "none"]),
+  message: z.string().optional(),
+  held: z.number().int().describe("Guest requests that wait for it"),
+});
 
 export const disk = z
   .object({
@@ -131,13 +136,7 @@ export const disk = z
     missingBytes: bytes.optional().describe("What is gone if the source dies now"),
     hydrated: z.boolean().optional(),
     clients: z.number().int().optional(),
-    source: z
-      .object({
-        state: z.enum(["ok", "lost", "changed", "deleted", "none"]),
-        message: z.string().optional(),
-        held: z.number().int().describe("Guest requests that wait for it"),
-      })
-      .optional(),
+    source: sourceState.optional(),
     fetchedBytes: bytes.optional(),
     traffic: traffic.optional().describe("Since it was opened, also of clients that have gone"),
     load: loadSample.optional().describe("Of the last second; absent when nothing happened"),
@@ -236,6 +235,37 @@ export const mapRun = z.object({
   offset: bytes.optional(),
 });
 
+export const cells = z
+  .object({
+    offset: bytes,
+    cellLength: bytes.describe("Of each cell; the last may be shorter"),
+    local: z
+      .base64()
+      .describe("How much of each cell is data in the image itself. Base64: one byte a cell, from 0 to 255 (all)"),
+    missing: z.base64().describe("The same of what is missing; what is neither is known to be zero"),
+    complete: z
+      .boolean()
+      .describe("false: not all that is missing could be asked about in time; what is zero counts as missing"),
+  })
+  .describe("A part of a disk's map in equal cells, for drawing");
+
+const ranges = z.array(bytes).readonly();
+
+export const live = z
+  .object({
+    fetched: ranges.describe("Became local by the stream: offset and length of each range, one after the other"),
+    read: ranges.describe("The same: became local because a guest has read it"),
+    written: ranges.describe("The same: written by a guest"),
+    zeroed: ranges.describe("The same: zeroed or discarded by a guest"),
+    inFlight: ranges.describe("The same: on its way from the source, now"),
+    waiting: ranges.describe("The same: what requests of guests wait for, now"),
+    inexact: z.boolean().describe("Ranges were widened or left out: ask for the cells again"),
+    source: sourceState,
+    clients: z.number().int(),
+    stream: job.optional().describe("The one that has not ended"),
+  })
+  .describe("What goes on in a disk: what has changed since the last message, and how it is now");
+
 export const daemonInfo = z.object({
   version: z.string(),
   node: z.string(),
@@ -268,17 +298,21 @@ export type Event = z.infer<typeof event>;
 export type NbdClient = z.infer<typeof nbdClient>;
 export type LoadSample = z.infer<typeof loadSample>;
 export type MapRun = z.infer<typeof mapRun>;
+export type Cells = z.infer<typeof cells>;
+export type Live = z.infer<typeof live>;
 export type DaemonInfo = z.infer<typeof daemonInfo>;
 export type Problem = z.infer<typeof problem>;
 
 /** Schemas that have a name of their own in the OpenAPI document. */
 export const NAMED_SCHEMAS: Readonly<Record<string, z.ZodType>> = {
+  Cells: cells,
   DaemonInfo: daemonInfo,
   Disk: disk,
   Event: event,
   Export: nbdExport,
   Job: job,
   LoadSample: loadSample,
+  Live: live,
   MapRun: mapRun,
   NbdClient: nbdClient,
   NewDisk: newDisk,

@@ -4,6 +4,7 @@
  */
 import {
   type Event,
+  type Live,
   ROUTES,
   type RouteInput,
   type RouteName,
@@ -12,7 +13,7 @@ import {
 } from "../api/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { DiskHandle } from "./disk-handle.ts";
-import { type FollowOptions, followEvents } from "./event-follower.ts";
+import { type FollowOptions, followEvents, followLive, type LineOptions } from "./event-follower.ts";
 import { problemError } from "./problem-error.ts";
 import type { Transport } from "./transport.ts";
 
@@ -95,6 +96,11 @@ export class DaemonClient {
    */
   watch(options: FollowOptions = {}, disk?: string): AsyncGenerator<Event, void, undefined> {
     return followEvents(this.#transport, disk, options);
+  }
+
+  /** What goes on in a disk, for whoever draws it: as `watch`, and each line begins with how it is then. */
+  live(disk: string, options: LineOptions = {}): AsyncGenerator<Live, void, undefined> {
+    return followLive(this.#transport, disk, options);
   }
 }
 

@@ -1,11 +1,29 @@
-import type { Disk, Event, Job, LoadSample, MapRun, NbdClient, RouteInput, RouteResult } from "../api/index.ts";
+import type {
+  Cells,
+  Disk,
+  Event,
+  Job,
+  Live,
+  LoadSample,
+  MapRun,
+  NbdClient,
+  RouteInput,
+  RouteResult,
+} from "../api/index.ts";
 import type { DaemonClient } from "./daemon-client.ts";
-import type { FollowOptions } from "./event-follower.ts";
+import type { FollowOptions, LineOptions } from "./event-follower.ts";
 
 type StreamOptions = NonNullable<RouteInput<"startStream">["body"]>;
 type StepOptions = NonNullable<RouteInput<"stepStream">["body"]>;
 type ResizeOptions = RouteInput<"resizeDisk">["body"];
+type CellsOptions = NonNullable<RouteInput<"diskCells">["query"]>;
 type ReplaceOptions = RouteInput<"replaceSource">["body"];
+
+/** A part of a map in cells: what there is of each, from 0 to 255 (all of it). */
+export interface DiskCells extends Omit<Cells, "local" | "missing"> {
+  readonly local: Uint8Array;
+  readonly missing: Uint8Array;
+}
 
 /** A disk of a daemon, by its name. All amounts are bytes. All throw as `DaemonClient.call` does; `not-found` for one that is not there. */
 export class DiskHandle {
@@ -81,6 +99,12 @@ export class DiskHandle {
     return (await this.#client.call("diskLoad", { params: this.#params, query })).samples;
   }
 
+  /** The same in equal cells, for drawing. */
+  async cells(options: CellsOptions = {}): Promise<DiskCells> {
+    const cells: Cells = await this.#client.call("diskCells", { params: this.#params, query: options });
+    return { ...cells, local: bytesOf(cells.local), missing: bytesOf(cells.missing) };
+  }
+
   resize(options: ResizeOptions): Promise<Disk> {
     return this.#client.call("resizeDisk", { params: this.#params, body: options });
   }
@@ -99,7 +123,16 @@ export class DiskHandle {
     return this.#client.watch(options, this.name);
   }
 
+  /** What goes on in it, as `DaemonClient.live`. */
+  live(options: LineOptions = {}): AsyncGenerator<Live, void, undefined> {
+    return this.#client.live(this.name, options);
+  }
+
   get #params(): { readonly disk: string } {
     return { disk: this.name };
   }
+}
+
+function bytesOf(base64: string): Uint8Array {
+  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 }

@@ -1,21 +1,27 @@
 /**
- * Follows a daemon's events over losses of the line. The id of the last message is kept, and the next line begins after it: a daemon that
- * is restarted, or a follower that was cut off for being slow, costs time and no event.
+ * Follows what a daemon tells, over losses of the line. The id of the last message is kept, and the next line begins after it: a daemon
+ * that is restarted, or a follower that was cut off for being slow, costs time and no event. What goes on in a disk has no ids: its next
+ * line begins with how it is then.
  */
-import type { Event } from "../api/index.ts";
+import type { Event, Live } from "../api/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { problemError } from "./problem-error.ts";
 import { MessageParser } from "./server-sent-events.ts";
 import type { Transport, TransportResponse } from "./transport.ts";
 
-export interface FollowOptions {
-  /** Only events with a greater id. @default what happens from now */
-  readonly after?: number;
+export interface LineOptions {
   readonly signal?: AbortSignal;
+  /** Told whenever the daemon answers: at first, and when the line is back. */
+  readonly onOpen?: () => void;
   /** Told when the line is lost, and why; it is tried again by itself. */
   readonly onLost?: (why: unknown) => void;
   /** Milliseconds before the first new try; each next one waits twice as long, up to ten seconds. @default 500 */
   readonly retryMs?: number;
+}
+
+export interface FollowOptions extends LineOptions {
+  /** Only events with a greater id. @default what happens from now */
+  readonly after?: number;
 }
 
 /** A daemon says something every 15 seconds. */
@@ -29,22 +35,43 @@ const LONGEST_RETRY_MS = 10_000;
  * @param disk only those of one disk
  * @throws {StreamdiskError} when the daemon refuses; one that is not there is waited for
  */
-export async function* followEvents(
+export function followEvents(
   transport: Transport,
   disk: string | undefined,
-  options: FollowOptions,
+  { after, ...options }: FollowOptions,
 ): AsyncGenerator<Event, void, undefined> {
-  const { signal, onLost, retryMs = RETRY_MS } = options;
-  let last = options.after === undefined ? undefined : String(options.after);
+  const path = disk === undefined ? "/v1/events" : `/v1/events?disk=${encodeURIComponent(disk)}`;
+  return follow<Event>(transport, path, after === undefined ? undefined : String(after), options);
+}
+
+/** What goes on in a disk; each line begins with how it is. Ends and throws as `followEvents`. */
+export function followLive(
+  transport: Transport,
+  disk: string,
+  options: LineOptions,
+): AsyncGenerator<Live, void, undefined> {
+  return follow<Live>(transport, `/v1/disks/${encodeURIComponent(disk)}/live`, undefined, options);
+}
+
+async function* follow<T>(
+  transport: Transport,
+  path: string,
+  after: string | undefined,
+  options: LineOptions,
+): AsyncGenerator<T, void, undefined> {
+  const { signal, onOpen, onLost, retryMs = RETRY_MS } = options;
+  let last = after;
   for (let wait = retryMs; !signal?.aborted; wait = Math.min(wait * 2, LONGEST_RETRY_MS)) {
     const line = new AbortController();
     const hangUp = (): void => line.abort();
     signal?.addEventListener("abort", hangUp);
     try {
-      for await (const { id, data } of messagesOf(await opened(transport, disk, last, line.signal), hangUp)) {
+      const response = await opened(transport, path, last, line.signal);
+      onOpen?.();
+      for await (const { id, data } of messagesOf(response, hangUp)) {
         wait = retryMs;
         last = id ?? last;
-        if (data !== undefined) yield JSON.parse(data) as Event;
+        if (data !== undefined) yield JSON.parse(data) as T;
       }
       onLost?.(new StreamdiskError("source-lost", "The daemon ended the line"));
     } catch (error) {
@@ -61,11 +88,10 @@ export async function* followEvents(
 
 async function opened(
   transport: Transport,
-  disk: string | undefined,
+  path: string,
   last: string | undefined,
   signal: AbortSignal,
 ): Promise<TransportResponse> {
-  const path = disk === undefined ? "/v1/events" : `/v1/events?disk=${encodeURIComponent(disk)}`;
   const headers = { Accept: "text/event-stream", ...(last !== undefined && { "Last-Event-ID": last }) };
   const response = await transport({ method: "GET", path, headers, signal });
   if (response.status === 200) return response;

@@ -3,6 +3,7 @@ export type {
   Disk,
   Event,
   Job,
+  Live,
   LoadSample,
   MapRun,
   NbdClient,
@@ -11,8 +12,8 @@ export type {
   RouteResult,
 } from "../api/index.ts";
 export { type CallOptions, DaemonClient } from "./daemon-client.ts";
-export type { DiskHandle } from "./disk-handle.ts";
-export type { FollowOptions } from "./event-follower.ts";
+export type { DiskCells, DiskHandle } from "./disk-handle.ts";
+export type { FollowOptions, LineOptions } from "./event-follower.ts";
 export {
   type FetchTransportOptions,
   fetchTransport,

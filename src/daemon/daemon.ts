@@ -9,7 +9,8 @@
  * After kill -9 nothing is lost that was acknowledged: the images keep what guests wrote (see docs/durability.md), and every act that
  * has more than one step is written down before the first (see disks.ts).
  */
-import type { CheckedInput, RouteResult, Service } from "../api/index.ts";
+import type { CheckedInput, Live, RouteResult, Service } from "../api/index.ts";
+import type { DiskLive } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { rebaseImage } from "../image/index.ts";
 import type { EventFeed, JobRecord, Store } from "../jobs/index.ts";
@@ -22,7 +23,7 @@ import { Exports, type HeldExport } from "./exports.ts";
 import { JobRunner } from "./job-runner.ts";
 import { type Log, noLog } from "./log.ts";
 import { sourcesOf } from "./source-list.ts";
-import { diskView, exportView, jobView } from "./views.ts";
+import { cellsView, diskView, exportView, jobView, liveView } from "./views.ts";
 
 type Input<N extends keyof Service> = CheckedInput<N>;
 type Result<N extends keyof Service> = Promise<RouteResult<N>>;
@@ -164,6 +165,27 @@ export class Daemon implements Service, AsyncDisposable {
   async diskLoad({ params, query }: Input<"diskLoad">): Result<"diskLoad"> {
     const samples = await this.#disks.demand(params.disk).host.served?.load(query);
     return { samples: [...(samples ?? [])] };
+  }
+
+  async diskCells({ params, query: { length, ...query } }: Input<"diskCells">): Result<"diskCells"> {
+    const part = { ...query, ...(length !== undefined && { length }) };
+    const { served } = this.#disks.demand(params.disk).host;
+    return cellsView(await (served?.cells(part) ?? this.#disks.act(params.disk, (opened) => opened.cells(part))));
+  }
+
+  diskLive({ params }: Input<"diskLive">): Result<"diskLive"> {
+    return this.#disks.act(params.disk, async (served, held) => this.#liveNow(held, await served.live()));
+  }
+
+  /** What goes on in a disk, until the signal aborts or the disk is closed. */
+  async *watch(name: string, signal: AbortSignal): AsyncGenerator<Live, void, undefined> {
+    const held = this.#disks.demand(name);
+    for await (const live of held.host.served?.watch(signal) ?? []) yield this.#liveNow(held, live);
+  }
+
+  #liveNow({ record: { id } }: HeldDisk, live: DiskLive): Live {
+    const active = this.#runner.active(id);
+    return liveView(live, active && jobView(active.record, active.pulse));
   }
 
   async resizeDisk({ params, body }: Input<"resizeDisk">): Result<"resizeDisk"> {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { FakeFeed, fakeService } from "../../test/support/fake-service.ts";
+import { FakeFeed, fakeService, fakeWatch } from "../../test/support/fake-service.ts";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { type HttpBindings, httpApp } from "./http-app.ts";
 import { noLog } from "./log.ts";
@@ -10,7 +10,15 @@ function made() {
   const clock = new ManualClock();
   const closing = new AbortController();
   const limits = { followers: 2, heartbeatMs: 15_000 };
-  const app = httpApp(fakeService(), { events, access: {}, log: noLog, clock, closing: closing.signal, limits });
+  const app = httpApp(fakeService(), {
+    events,
+    watch: fakeWatch,
+    access: {},
+    log: noLog,
+    clock,
+    closing: closing.signal,
+    limits,
+  });
   let cut = 0;
   const cutOff = (): void => {
     cut += 1;

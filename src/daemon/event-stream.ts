@@ -1,23 +1,29 @@
 /**
- * Events as they happen, for whoever stays on the line (server-sent events: HTML Standard, "Server-sent events").
+ * What happens, as it happens, for whoever stays on the line (server-sent events: HTML Standard, "Server-sent events").
  *
- * The first thing that a follower gets is an id without an event, so that it knows where to resume from before anything has happened. Then
- * come the events, each with its id, and a comment now and then, by which it knows that the line lives. Nothing is buffered here beyond
- * 64 KiB: the next event is asked for when the last one has gone out. A follower that takes nothing for a minute while there is
- * something for it is cut off; it resumes with `Last-Event-ID` and has missed nothing that is still remembered.
+ * The first thing that a follower of the events gets is an id without an event, so that it knows where to resume from before anything has
+ * happened. Then come the messages, events each with its id, and a comment now and then, by which it knows that the line lives. Nothing is
+ * buffered here beyond 64 KiB: the next message is asked for when the last one has gone out. A follower that takes nothing for a minute
+ * while there is something for it is cut off; one of the events resumes with `Last-Event-ID` and has missed nothing that is still remembered.
  */
 import type { Clock } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { EventFeed, EventRecord } from "../jobs/index.ts";
 import { HttpRefusal } from "./http-problem.ts";
 
+/** What a follower is to get. */
+export interface Line {
+  /** The first of it. */
+  readonly head: string;
+  /** Message by message, until the signal aborts. */
+  readonly messages: (signal: AbortSignal) => AsyncIterable<string>;
+}
+
 export interface FollowOptions {
   /** @default from now */
   readonly after?: number;
   /** Only those of one disk. */
   readonly disk?: string;
-  /** Ends the line from this side, whatever is still on it. */
-  readonly cutOff: () => void;
 }
 
 export interface EventStreamLimits {
@@ -32,15 +38,13 @@ const PATIENCE = 4;
 const RETRY_MS = 1000;
 
 export class EventStreams {
-  readonly #feed: EventFeed;
   readonly #clock: Clock;
   readonly #limits: EventStreamLimits;
   readonly #closing: AbortSignal | undefined;
   #followers = 0;
 
   /** @param closing ends all of them */
-  constructor(feed: EventFeed, clock: Clock, limits: EventStreamLimits, closing?: AbortSignal) {
-    this.#feed = feed;
+  constructor(clock: Clock, limits: EventStreamLimits, closing?: AbortSignal) {
     this.#clock = clock;
     this.#limits = limits;
     this.#closing = closing;
@@ -50,31 +54,33 @@ export class EventStreams {
     return this.#followers;
   }
 
-  /** @throws {StreamdiskError} `in-use` (503) when there are too many, `shutdown` */
-  async open({ after, disk, cutOff }: FollowOptions): Promise<ReadableStream<Uint8Array>> {
+  /**
+   * @param cutOff ends the line from this side, whatever is still on it
+   * @throws {StreamdiskError} `in-use` (503) when there are too many, `shutdown`
+   */
+  async open(begin: () => Promise<Line>, cutOff: () => void): Promise<ReadableStream<Uint8Array>> {
     if (this.#closing?.aborted) throw new StreamdiskError("shutdown", "The daemon is stopping");
     if (this.#followers >= this.#limits.followers) {
       throw new HttpRefusal(503, "in-use", `${this.#followers} clients follow the events already, which is the limit`);
     }
     this.#followers += 1;
     try {
-      const from = after ?? (await this.#feed.newest());
-      return this.#streamFrom(from, disk, cutOff);
+      return this.#streamOf(await begin(), cutOff);
     } catch (error) {
       this.#followers -= 1;
       throw error;
     }
   }
 
-  #streamFrom(from: number, disk: string | undefined, cutOff: () => void): ReadableStream<Uint8Array> {
+  #streamOf({ head, messages: from }: Line, cutOff: () => void): ReadableStream<Uint8Array> {
     const over = new AbortController();
-    const events = this.#feed.follow(from, over.signal)[Symbol.asyncIterator]();
+    const messages = from(over.signal)[Symbol.asyncIterator]();
     const end = (): void => {
       if (over.signal.aborted) return;
       over.abort();
       this.#closing?.removeEventListener("abort", end);
       this.#followers -= 1;
-      events.return?.().catch(() => {});
+      messages.return?.().catch(() => {});
     };
     this.#closing?.addEventListener("abort", end);
     let takes = 0;
@@ -82,7 +88,7 @@ export class EventStreams {
     return new ReadableStream<Uint8Array>(
       {
         start: (controller) => {
-          controller.enqueue(encoder.encode(`retry: ${RETRY_MS}\nid: ${from}\n\n`));
+          controller.enqueue(encoder.encode(`retry: ${RETRY_MS}\n${head}\n`));
           void this.#heartbeats(controller, over.signal, () => takes).then((stalled) => {
             if (!stalled) return;
             end();
@@ -92,8 +98,8 @@ export class EventStreams {
         pull: async (controller) => {
           takes += 1;
           try {
-            const event = await nextOf(events, disk);
-            if (event !== undefined && !over.signal.aborted) return controller.enqueue(encoder.encode(frame(event)));
+            const { done, value } = await messages.next();
+            if (!done && !over.signal.aborted) return controller.enqueue(encoder.encode(value));
           } catch {
             // The feed failed, which its owner logs; the follower comes back and resumes.
           }
@@ -131,14 +137,24 @@ export class EventStreams {
 
 const encoder = new TextEncoder();
 
-async function nextOf(events: AsyncIterator<EventRecord>, disk: string | undefined): Promise<EventRecord | undefined> {
-  for (;;) {
-    const { done, value } = await events.next();
-    if (done) return undefined;
-    if (disk === undefined || value.disk === disk) return value;
+/** The events of a feed. */
+export async function eventLine(feed: EventFeed, { after, disk }: FollowOptions): Promise<Line> {
+  const from = after ?? (await feed.newest());
+  return { head: `id: ${from}\n`, messages: (signal) => eventFrames(feed.follow(from, signal), disk) };
+}
+
+async function* eventFrames(events: AsyncIterable<EventRecord>, disk: string | undefined) {
+  for await (const event of events) {
+    if (disk === undefined || event.disk === disk) yield `id: ${event.id}\ndata: ${JSON.stringify(event)}\n\n`;
   }
 }
 
-function frame(event: EventRecord): string {
-  return `id: ${event.id}\ndata: ${JSON.stringify(event)}\n\n`;
+/** Messages that nobody resumes from. */
+export function plainLine(messages: (signal: AbortSignal) => AsyncIterable<object>): Line {
+  return {
+    head: "",
+    async *messages(signal) {
+      for await (const message of messages(signal)) yield `data: ${JSON.stringify(message)}\n\n`;
+    },
+  };
 }

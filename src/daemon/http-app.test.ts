@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DISK, FakeFeed, fakeService } from "../../test/support/fake-service.ts";
+import { DISK, FakeFeed, fakeService, fakeWatch } from "../../test/support/fake-service.ts";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { type Problem, ROUTES, type RouteName, type RouteParts } from "../api/index.ts";
 import { ERROR_TABLE, type ErrorCode, StreamdiskError } from "../errors/index.ts";
@@ -15,7 +15,7 @@ const TCP: HttpBindings = {
 function made(options: Partial<HttpAppOptions> = {}) {
   const service = fakeService();
   const events = new FakeFeed();
-  const app = httpApp(service, { events, access: { token: "right" }, log: noLog, ...options });
+  const app = httpApp(service, { events, watch: fakeWatch, access: { token: "right" }, log: noLog, ...options });
   const call = async (method: string, path: string, body?: unknown, headers: Record<string, string> = {}) => {
     const text = body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body);
     const type: Record<string, string> = text === undefined ? {} : { "Content-Type": "application/json" };

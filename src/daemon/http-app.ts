@@ -8,12 +8,21 @@
  */
 import { randomUUID } from "node:crypto";
 import { type Context, Hono } from "hono";
-import { openApiDocument, ROUTES, type RouteName, type RouteParts, type Service } from "../api/index.ts";
+import {
+  type CheckedInput,
+  GOES_ON,
+  type Live,
+  openApiDocument,
+  ROUTES,
+  type RouteName,
+  type RouteParts,
+  type Service,
+} from "../api/index.ts";
 import { type Clock, systemClock } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { EventFeed } from "../jobs/index.ts";
 import { type AccessRules, accessCheck, type Caller, callerKey } from "./access.ts";
-import { EventStreams } from "./event-stream.ts";
+import { EventStreams, eventLine, type Line, plainLine } from "./event-stream.ts";
 import { checkInput, checkQuery, readBody } from "./http-input.ts";
 import { type Answer, answerOf, failureAnswer, HttpRefusal, responseOf } from "./http-problem.ts";
 import { IdempotentAnswers } from "./idempotency.ts";
@@ -23,6 +32,8 @@ import { type Rate, RateLimit } from "./rate-limit.ts";
 
 export interface HttpAppOptions {
   readonly events: EventFeed;
+  /** What goes on in a disk that is open. */
+  readonly watch: (disk: string, signal: AbortSignal) => AsyncIterable<Live>;
   readonly access: AccessRules;
   readonly log: Log;
   /** Ends those who follow the events, so that the server can close. */
@@ -69,12 +80,12 @@ const ALWAYS_SENT = { "Cache-Control": "no-store", "X-Content-Type-Options": "no
 
 /** Makes the application. */
 export function httpApp(service: Service, options: HttpAppOptions): HttpApp {
-  const { events, access, log, closing, clock = systemClock } = options;
+  const { events, watch, access, log, closing, clock = systemClock } = options;
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const metrics = new Metrics(service);
   const rate = new RateLimit(limits.rate, clock);
   const mayCall = accessCheck(access);
-  const streams = new EventStreams(events, clock, limits, closing);
+  const streams = new EventStreams(clock, limits, closing);
   const answers = new IdempotentAnswers(clock);
   const app: HttpApp = new Hono<AppEnv>();
 
@@ -118,7 +129,7 @@ export function httpApp(service: Service, options: HttpAppOptions): HttpApp {
 
   for (const [name, route] of Object.entries<RouteParts>(ROUTES)) {
     serve(route.method, route.path, async (c) => {
-      if (name === "listEvents" && wantsEventStream(c.req.raw)) return follow(c, route);
+      if (GOES_ON.includes(name as RouteName) && wantsEventStream(c.req.raw)) return follow(c, name as RouteName);
       const text = await readBody(c.req.raw, clock, limits.bodyMs);
       const { pathname, search, searchParams } = new URL(c.req.url);
       const input = checkInput(route, c.req.param(), searchParams, text);
@@ -133,15 +144,28 @@ export function httpApp(service: Service, options: HttpAppOptions): HttpApp {
     });
   }
 
-  async function follow(c: Context<AppEnv>, route: RouteParts): Promise<Response> {
-    const { after, disk } = checkQuery(route, new URL(c.req.url).searchParams) as { after?: number; disk?: string };
+  async function follow(c: Context<AppEnv>, name: RouteName): Promise<Response> {
+    const cutOff = (): void => c.env?.cutOff?.();
+    const body = await streams.open(() => (name === "diskLive" ? liveOf(c) : eventsOf(c)), cutOff);
+    return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+  }
+
+  function eventsOf(c: Context<AppEnv>): Promise<Line> {
+    const query = new URL(c.req.url).searchParams;
+    const { after, disk } = checkQuery(ROUTES.listEvents, query) as CheckedInput<"listEvents">["query"];
     const resumeAfter = lastEventId(c.req.header("Last-Event-ID")) ?? after;
-    const body = await streams.open({
+    return eventLine(events, {
       ...(resumeAfter !== undefined && { after: resumeAfter }),
       ...(disk !== undefined && { disk }),
-      cutOff: () => c.env?.cutOff?.(),
     });
-    return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+  }
+
+  async function liveOf(c: Context<AppEnv>): Promise<Line> {
+    const query = new URL(c.req.url).searchParams;
+    const input = checkInput(ROUTES.diskLive, c.req.param(), query, "") as CheckedInput<"diskLive">;
+    // Whatever is wrong with the disk is said before the line begins.
+    await service.diskLive(input);
+    return plainLine((signal) => watch(input.params.disk, signal));
   }
 
   let document: string | undefined;

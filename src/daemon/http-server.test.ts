@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { after, test } from "node:test";
-import { FakeFeed, fakeService } from "../../test/support/fake-service.ts";
+import { FakeFeed, fakeService, fakeWatch } from "../../test/support/fake-service.ts";
 import { makeCertificates } from "../../test/support/tls-files.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { type HttpAppOptions, httpApp } from "./http-app.ts";
@@ -23,7 +23,7 @@ let count = 0;
 function made(options: Partial<HttpAppOptions> = {}) {
   const service = fakeService();
   const events = new FakeFeed();
-  const app = httpApp(service, { events, access: ACCESS, log: noLog, ...options });
+  const app = httpApp(service, { events, watch: fakeWatch, access: ACCESS, log: noLog, ...options });
   return { service, events, app, path: join(directory, `${count++}.sock`) };
 }
 

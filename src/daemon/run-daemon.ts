@@ -82,7 +82,8 @@ async function start(
   const token = settings.listen && (await tokenIn(settings.tokenFile));
   const access = token === undefined ? {} : { token };
   const closing = new AbortController();
-  const app = httpApp(daemon, { events: daemon.feed, access, log, closing: closing.signal });
+  const watch = daemon.watch.bind(daemon);
+  const app = httpApp(daemon, { events: daemon.feed, watch, access, log, closing: closing.signal });
   const servers: HttpServer[] = [];
   ends.push(async () => {
     closing.abort();

@@ -1,7 +1,8 @@
 /** What is remembered and how it is now, as the API shows it. */
-import type { Disk, Job, NbdExportView } from "../api/index.ts";
-import type { DiskInfo } from "../engine/index.ts";
+import type { Cells as CellsView, Disk, Job, Live, NbdExportView } from "../api/index.ts";
+import type { DiskInfo, DiskLive } from "../engine/index.ts";
 import type { StreamdiskError } from "../errors/index.ts";
+import type { Cells } from "../image/index.ts";
 import type { DiskRecord, DiskSettings, ExportRecord, JobRecord } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import { type JobPulse, nameOf } from "./job-runner.ts";
@@ -83,6 +84,18 @@ function figures({
     traffic,
     ...(load !== undefined && { load }),
   };
+}
+
+export function cellsView({ local, missing, ...rest }: Cells): CellsView {
+  return { ...rest, local: inBase64(local), missing: inBase64(missing) };
+}
+
+function inBase64(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("base64");
+}
+
+export function liveView(live: DiskLive, stream: Job | undefined): Live {
+  return { ...live, source: { ...live.source }, ...(stream !== undefined && { stream }) };
 }
 
 export function exportView(

@@ -5,6 +5,7 @@ import type { MapEntry } from "../image/index.ts";
 import type { ServeNbdOptions, TrafficFigures } from "../nbd/index.ts";
 import type { SourceOptions } from "../sources/index.ts";
 import type { StreamProgress } from "../stream/index.ts";
+import type { DiskChanges } from "./activity.ts";
 
 /** A disk as a whole, as plain data: it can be sent to the thread that shall have it. */
 export interface DiskSpec {
@@ -106,8 +107,16 @@ export interface MapPage {
   readonly next?: number;
 }
 
+/** What goes on in a disk, and how it is meanwhile. */
+export interface DiskLive extends DiskChanges {
+  readonly source: SourceState;
+  readonly clients: number;
+}
+
 /** What a disk tells without being asked. */
 export type DiskEvent =
+  /** Only while it is watched. */
+  | { readonly type: "live"; readonly live: DiskLive }
   | { readonly type: "progress"; readonly progress: StreamProgress }
   | { readonly type: "source"; readonly source: SourceState }
   /** The policy says "pause": whoever owns the machine is to stop it. */

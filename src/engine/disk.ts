@@ -12,13 +12,26 @@ import { isOverlay, layerExtents, type OverlayNode } from "../block/index.ts";
 import { type Chain, openChain } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { CopyOnRead, Hold, type SourceWatch } from "../filters/index.ts";
-import { type MapEntry, nodeMap, resizeNode } from "../image/index.ts";
+import { type Cells, type CellsPart, type MapEntry, nodeCells, nodeMap, resizeNode } from "../image/index.ts";
 import { type NbdClient, type NbdExport, type NbdServer, serveNbd, type Traffic } from "../nbd/index.ts";
 import { shownReference } from "../sources/index.ts";
-import { overlayTarget, type StepResult, StreamJob, stepStream } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskSpec, LoadSample, MapPage, MapPart, StreamSpec } from "./disk-spec.ts";
+import { overlayTarget, type StepResult, StreamJob, type StreamTarget, stepStream } from "../stream/index.ts";
+import { Activity, type Range } from "./activity.ts";
+import type {
+  DiskEvent,
+  DiskInfo,
+  DiskLive,
+  DiskSpec,
+  LoadSample,
+  MapPage,
+  MapPart,
+  SourceState,
+  StreamSpec,
+} from "./disk-spec.ts";
 import { LoadLog, type LoadSource } from "./load-log.ts";
 import { SourcesBelow } from "./sources-below.ts";
+import { watchedRequests } from "./watched-requests.ts";
+import { WatchedTarget } from "./watched-target.ts";
 
 /** How long a close waits for replies under way. */
 const DRAIN_MS = 5_000;
@@ -35,6 +48,7 @@ interface DiskParts {
   readonly guest: GuestSide | undefined;
   readonly server: NbdServer;
   readonly sources: SourcesBelow;
+  readonly activity: Activity;
 }
 
 export class Disk implements LoadSource {
@@ -45,6 +59,7 @@ export class Disk implements LoadSource {
   readonly #server: NbdServer;
   readonly #sources: SourcesBelow;
   readonly #load: LoadLog;
+  readonly #activity: Activity;
   #job: StreamJob | undefined;
   /** Bytes that streams before this one, and steps, have fetched. */
   #streamedBefore = 0;
@@ -59,21 +74,30 @@ export class Disk implements LoadSource {
     this.#server = parts.server;
     this.#sources = parts.sources;
     this.#load = new LoadLog(this);
+    this.#activity = parts.activity;
   }
 
   /** Opens and exports a disk; it answers from then on. */
   static async open(spec: DiskSpec, emit: (event: DiskEvent) => void): Promise<Disk> {
     const { image: file, format, readOnly, backing, backingFormat, allowBacking, sourceOptions } = spec;
     const below = backing === undefined ? {} : { backing: { file: backing, format: backingFormat } };
-    const sources = new SourcesBelow(() => emit({ type: "source", source: sources.state(0) }));
+    const activity = new Activity();
+    const sources = new SourcesBelow(() => {
+      emit({ type: "source", source: sources.state(0) });
+      activity.touch();
+    });
     const wrapSource = sources.wrap.bind(sources);
     const chain = await openChain({ file, format, readOnly, ...below }, { allowBacking, sourceOptions, wrapSource });
     let server: NbdServer | undefined;
     try {
       refuseReadOnly(chain, spec);
-      const guest = guestSide(chain, spec, sources.watches, () => emit({ type: "pause" }));
-      server = await serveNbd({ listen: spec.listen, tls: spec.tls, exports: [exportOf(spec, chain, guest)] });
-      const disk = new Disk(spec, emit, { chain, guest, server, sources });
+      const guest = guestSide(chain, spec, sources.watches, activity, () => emit({ type: "pause" }));
+      server = await serveNbd({
+        listen: spec.listen,
+        tls: spec.tls,
+        exports: [exportOf(spec, chain, activity, guest)],
+      });
+      const disk = new Disk(spec, emit, { chain, guest, server, sources, activity });
       if (spec.stream !== undefined) disk.stream(spec.stream);
       return disk;
     } catch (error) {
@@ -92,11 +116,20 @@ export class Disk implements LoadSource {
     return this.#server.uri;
   }
 
+  get #isHydrated(): boolean {
+    const { node } = this.#chain;
+    return !isOverlay(node) || node.backingReference === undefined;
+  }
+
+  get #source(): SourceState {
+    return this.#isHydrated ? { state: "none", held: 0 } : this.#sources.state(this.#guest?.hold.held ?? 0);
+  }
+
   async info(): Promise<DiskInfo> {
     const { node } = this.#chain;
     const bytes = { data: 0, zero: 0, missing: 0 };
     for await (const { kind, length } of layerExtents(node)) bytes[kind] += length;
-    const hydrated = !isOverlay(node) || node.backingReference === undefined;
+    const hydrated = this.#isHydrated;
     const load = this.#load.last;
     return {
       image: this.#name,
@@ -110,7 +143,7 @@ export class Disk implements LoadSource {
       missingBytes: hydrated ? 0 : bytes.missing,
       hydrated,
       clients: this.#server.connections,
-      source: hydrated ? { state: "none", held: 0 } : this.#sources.state(this.#guest?.hold.held ?? 0),
+      source: this.#source,
       fetchedBytes: this.fetchedBytes,
       traffic: this.traffic().figures(),
       ...(load !== undefined && { load }),
@@ -165,13 +198,29 @@ export class Disk implements LoadSource {
     }
   }
 
+  /** The map for drawing. */
+  cells(part: CellsPart): Promise<Cells> {
+    return nodeCells(this.#chain.node, part);
+  }
+
+  /** What goes on, now. */
+  live(changes = this.#activity.now()): DiskLive {
+    return { ...changes, source: this.#source, clients: this.#server.connections };
+  }
+
+  /** Tells what happens, from now on or no more. */
+  watch(on: boolean): void {
+    const tell = (): void => this.#emit({ type: "live", live: this.live(this.#activity.take()) });
+    this.#activity.watch(on ? tell : undefined);
+  }
+
   /** Starts a stream, unless one runs. */
   stream(options: StreamSpec): void {
     if (this.#streaming !== undefined) return;
     const overlay = this.#overlay();
     this.#streamedBefore = this.streamedBytes;
     const freeSpace = async () => this.#chain.layers[0]?.file?.freeSpace();
-    this.#job = new StreamJob(overlayTarget(overlay), { ...options, retryFor: Number.POSITIVE_INFINITY, freeSpace });
+    this.#job = new StreamJob(this.#target(overlay), { ...options, retryFor: Number.POSITIVE_INFINITY, freeSpace });
     this.#streaming = this.#run(this.#job).finally(() => {
       this.#streaming = undefined;
     });
@@ -179,7 +228,10 @@ export class Disk implements LoadSource {
 
   async #run(job: StreamJob): Promise<void> {
     try {
-      for await (const progress of job) this.#emit({ type: "progress", progress });
+      for await (const progress of job) {
+        this.#activity.touch();
+        this.#emit({ type: "progress", progress });
+      }
       await this.#hydrated();
     } catch (error) {
       if (error instanceof StreamdiskError) {
@@ -191,6 +243,7 @@ export class Disk implements LoadSource {
   /** The link is broken: what was below is let go of. */
   async #hydrated(): Promise<void> {
     await this.#chain.closeUnlinked();
+    this.#activity.touch();
     this.#emit({ type: "hydrated" });
   }
 
@@ -208,7 +261,7 @@ export class Disk implements LoadSource {
   /** One increment of a stream, while none runs. */
   async step(options: { readonly offset?: number; readonly length: number }): Promise<StepResult> {
     this.#refuseWhileStreaming();
-    const result = await stepStream(overlayTarget(this.#overlay()), options);
+    const result = await stepStream(this.#target(this.#overlay()), options);
     this.#streamedBefore += result.copied;
     if (result.done) await this.#hydrated();
     return result;
@@ -223,6 +276,10 @@ export class Disk implements LoadSource {
   #refuseWhileStreaming(): void {
     if (this.#streaming === undefined) return;
     throw new StreamdiskError("in-use", `'${this.#name}' is being streamed: cancel that first, or let it run`);
+  }
+
+  #target(overlay: OverlayNode): StreamTarget {
+    return new WatchedTarget(overlayTarget(overlay), this.#activity);
   }
 
   #overlay(): OverlayNode {
@@ -264,22 +321,29 @@ function guestSide(
   { node, layers }: Chain,
   { copyOnRead: keeps, onSourceError: policy }: DiskSpec,
   watches: readonly SourceWatch[],
+  activity: Activity,
   onPause: () => void,
 ): GuestSide | undefined {
   const isLocal = layers[0]?.file !== undefined;
   const needsBelow = isOverlay(node) && node.backing !== undefined;
   if (isLocal && !needsBelow) return undefined;
-  const copyOnRead = needsBelow ? new CopyOnRead(node, { keep: keeps && !node.readOnly }) : undefined;
-  return { copyOnRead, hold: new Hold(copyOnRead ?? node, { policy, watches, onPause }) };
+  const onFetch = (range: Range) => {
+    const ended = activity.begin(range);
+    return (kept: boolean): void => ended(kept ? "read" : undefined);
+  };
+  const copyOnRead = needsBelow ? new CopyOnRead(node, { keep: keeps && !node.readOnly, onFetch }) : undefined;
+  const onHeld = (range: Range) => activity.wait(range);
+  return { copyOnRead, hold: new Hold(copyOnRead ?? node, { policy, watches, onPause, onHeld }) };
 }
 
 function exportOf(
   { exportName: name, readOnly, maxConnections }: DiskSpec,
   { node }: Chain,
+  activity: Activity,
   guest?: GuestSide,
 ): NbdExport {
   const limit = maxConnections === undefined ? {} : { maxConnections };
-  if (guest === undefined) return { name, node, readOnly, ...limit };
-  const { hold } = guest;
-  return { name, node: hold, connect: () => hold.connect(), readOnly, ...limit };
+  const hold = guest?.hold;
+  const connect = watchedRequests(() => hold?.connect() ?? (() => node), activity);
+  return { name, node: hold ?? node, connect, readOnly, ...limit };
 }

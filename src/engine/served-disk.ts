@@ -1,10 +1,20 @@
 /** A served disk, seen from the control plane: a handle to the disk in its thread. */
 import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
-import type { MapEntry } from "../image/index.ts";
+import type { Cells, CellsPart, MapEntry } from "../image/index.ts";
 import { type NbdClient, parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, LoadSample, MapPage, MapPart, SourceState, StreamSpec } from "./disk-spec.ts";
+import type {
+  DiskEvent,
+  DiskInfo,
+  DiskLive,
+  LoadSample,
+  MapPage,
+  MapPart,
+  SourceState,
+  StreamSpec,
+} from "./disk-spec.ts";
+import { LiveQueue } from "./live-queue.ts";
 import type { DiskPlace } from "./threads.ts";
 
 export interface ServedDiskFacts {
@@ -42,6 +52,7 @@ const ENDS = ["hydrated", "stream-failed", "lost", "closed"] as const;
 export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncDisposable {
   readonly #place: DiskPlace;
   readonly #facts: ServedDiskFacts;
+  readonly #watchers = new Set<LiveQueue>();
   #progress: StreamProgress | undefined;
   #end: "hydrated" | StreamdiskError | undefined;
   #cleanUp: () => Promise<void> | undefined = () => undefined;
@@ -174,6 +185,39 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return this.#place.thread.call(this.#place.id, "mapPage", { offset, limit });
   }
 
+  /** The map in equal cells, for drawing. */
+  cells(part: CellsPart): Promise<Cells> {
+    return this.#place.thread.call(this.#place.id, "cells", part);
+  }
+
+  /** What goes on in it, now: nothing of what changes, which is for those who watch. */
+  live(): Promise<DiskLive> {
+    return this.#place.thread.call(this.#place.id, "live", undefined);
+  }
+
+  /**
+   * What goes on in it, now and whenever something changes, at most four times a second; until the signal aborts or the disk is closed. A
+   * reader that is slow is told less often, and that it was. It costs the disk something only while somebody watches.
+   */
+  async *watch(signal: AbortSignal): AsyncGenerator<DiskLive, void, undefined> {
+    const { thread, id } = this.#place;
+    const queue = new LiveQueue();
+    const end = (): void => queue.end();
+    if (signal.aborted) return;
+    signal.addEventListener("abort", end);
+    this.#watchers.add(queue);
+    try {
+      if (this.#watchers.size === 1) await thread.call(id, "watch", { on: true });
+      yield await this.live();
+      yield* queue.read();
+    } finally {
+      signal.removeEventListener("abort", end);
+      this.#watchers.delete(queue);
+      // There is nothing to say to one that is closed.
+      if (this.#watchers.size === 0) await thread.call(id, "watch", { on: false }).catch(() => {});
+    }
+  }
+
   /** Starts a stream, unless one runs. */
   async stream(options: StreamSpec = {}): Promise<void> {
     if (this.#end instanceof StreamdiskError && this.lost === undefined) this.#end = undefined;
@@ -212,6 +256,9 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
   /** What the disk tells. For `serveDisk` alone. */
   hear(event: DiskEvent): void {
     switch (event.type) {
+      case "live":
+        for (const queue of this.#watchers) queue.push(event.live);
+        return;
       case "progress":
         this.#progress = event.progress;
         this.emit("progress", event.progress);
@@ -261,6 +308,7 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
       await thread.leave(id);
       await this.#cleanUp();
       this.#end ??= new StreamdiskError("shutdown", `'${this.image}' is served no more`, { node: this.image });
+      for (const queue of this.#watchers) queue.end();
       this.emit("closed");
     }
   }

@@ -1,8 +1,9 @@
 /** What the control plane and a disk's thread say to each other. All of it is plain data. */
 import { type ErrorCode, type ErrorContext, StreamdiskError } from "../errors/index.ts";
+import type { Cells, CellsPart } from "../image/index.ts";
 import type { NbdClient } from "../nbd/index.ts";
 import type { StepResult } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskSpec, LoadSample, MapPage, MapPart, StreamSpec } from "./disk-spec.ts";
+import type { DiskEvent, DiskInfo, DiskLive, DiskSpec, LoadSample, MapPage, MapPart, StreamSpec } from "./disk-spec.ts";
 
 /** Calls by name: what goes, what comes back. */
 export interface DiskCalls {
@@ -11,6 +12,9 @@ export interface DiskCalls {
   mapPage: { args: MapPart; result: MapPage };
   clients: { args: undefined; result: readonly NbdClient[] };
   load: { args: { readonly since: number }; result: readonly LoadSample[] };
+  cells: { args: CellsPart; result: Cells };
+  live: { args: undefined; result: DiskLive };
+  watch: { args: { readonly on: boolean }; result: undefined };
   stream: { args: StreamSpec; result: undefined };
   cancelStream: { args: undefined; result: undefined };
   setSpeed: { args: { readonly speed: number | undefined }; result: undefined };

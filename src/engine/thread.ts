@@ -27,6 +27,12 @@ async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
       return disk.clients();
     case "load":
       return disk.load((args as DiskCalls["load"]["args"]).since);
+    case "cells":
+      return disk.cells(args as DiskCalls["cells"]["args"]);
+    case "live":
+      return disk.live();
+    case "watch":
+      return disk.watch((args as DiskCalls["watch"]["args"]).on);
     case "stream":
       return disk.stream(args as StreamSpec);
     case "cancelStream":

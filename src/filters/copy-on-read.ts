@@ -23,13 +23,14 @@ import {
   validateOpen,
   validateRange,
 } from "../block/index.ts";
-import { type Fetch, FetchTable } from "./fetch-table.ts";
+import { type Fetch, FetchTable, type FetchTableOptions } from "./fetch-table.ts";
 import { together } from "./together.ts";
 import { whileWanted } from "./while-wanted.ts";
 
 export interface CopyOnReadOptions {
   /** Whether what is read is kept. @default true */
   readonly keep?: boolean;
+  readonly onFetch?: FetchTableOptions["onFetch"];
   readonly clock?: Clock;
 }
 
@@ -52,13 +53,14 @@ export class CopyOnRead implements GuestNode {
   #closed = false;
 
   /** @param overlay stays its owner's to close */
-  constructor(overlay: OverlayNode, { keep = true, clock = systemClock }: CopyOnReadOptions = {}) {
+  constructor(overlay: OverlayNode, { keep = true, onFetch, clock = systemClock }: CopyOnReadOptions = {}) {
     this.#overlay = overlay;
     this.#keep = keep;
     this.#clock = clock;
-    this.#fetches = new FetchTable(overlay, () => {
+    const onNotKept = (): void => {
       this.#restUntil = clock.now() + REST_MS;
-    });
+    };
+    this.#fetches = new FetchTable(overlay, { onNotKept, onFetch });
   }
 
   get name(): string {

@@ -29,21 +29,29 @@ export interface Fetch {
   failure: { readonly error: unknown } | undefined;
 }
 
+export interface FetchTableOptions {
+  /** Called when the image could not take what was fetched. */
+  readonly onNotKept: () => void;
+  /** Called when a fetch begins. What it returns is called when that has ended, with whether its bytes are in the overlay. */
+  readonly onFetch?:
+    | ((range: { readonly offset: number; readonly length: number }) => (kept: boolean) => void)
+    | undefined;
+}
+
 export class FetchTable {
   readonly #overlay: OverlayNode;
   readonly #unit: number;
-  readonly #onNotKept: () => void;
+  readonly #options: FetchTableOptions;
   readonly #pool = new BufferPool(MOST_KEPT);
   readonly #byUnit = new Map<number, Fetch>();
   #bytes = 0;
   #fetched = 0;
   #kept = 0;
 
-  /** @param onNotKept called when the image could not take what was fetched */
-  constructor(overlay: OverlayNode, onNotKept: () => void) {
+  constructor(overlay: OverlayNode, options: FetchTableOptions) {
     this.#overlay = overlay;
     this.#unit = Math.max(LEAST_UNIT, overlay.grain);
-    this.#onNotKept = onNotKept;
+    this.#options = options;
   }
 
   /** Bytes that have arrived from below. */
@@ -123,17 +131,19 @@ export class FetchTable {
     const fetch = { offset, below, bytes, arrived, kept: SETTLED, failure: undefined };
     this.#bytes += length;
     for (const unit of this.#unitsOf(fetch)) this.#byUnit.set(unit, fetch);
-    fetch.kept = this.#keep(fetch, inside, buffer);
+    const ended = this.#options.onFetch?.({ offset, length });
+    fetch.kept = this.#keep(fetch, inside, buffer).then((kept) => ended?.(kept));
     return fetch;
   }
 
-  async #keep(fetch: Fetch, inside: number, buffer: Uint8Array): Promise<void> {
+  /** @returns whether its bytes are in the overlay */
+  async #keep(fetch: Fetch, inside: number, buffer: Uint8Array): Promise<boolean> {
     try {
       await fetch.arrived;
     } catch {
       // Its readers are told.
       this.#remove(fetch);
-      return;
+      return false;
     }
     this.#fetched += inside;
     await nextTurn();
@@ -141,13 +151,14 @@ export class FetchTable {
       await this.#populate(fetch);
     } catch (error) {
       fetch.failure = { error };
-      this.#onNotKept();
-      return;
+      this.#options.onNotKept();
+      return false;
     } finally {
       this.#remove(fetch);
     }
     // Whoever took it from the table while it was there has had its bytes by then.
     setImmediate(() => this.#pool.give(buffer));
+    return true;
   }
 
   #remove(fetch: Fetch): void {

@@ -33,6 +33,8 @@ export interface HoldOptions {
   readonly clock?: Clock;
   /** The second policy is "pause", and a request is about to meet it. */
   readonly onPause?: () => void;
+  /** Called when a call begins to wait. What it returns is called when it waits no more. */
+  readonly onHeld?: (range: { readonly offset: number; readonly length: number }) => () => void;
 }
 
 const FIRST_RETRY_MS = 100;
@@ -84,7 +86,10 @@ export class Hold implements GuestNode {
   /** @returns a maker of what one request of a client is done on, in any number of calls */
   connect(): () => HeldRequest {
     const places: Places = { taken: 0 };
-    return () => new HeldRequest(this.#disk, (request, act, signal) => this.#patiently(places, request, act, signal));
+    return () =>
+      new HeldRequest(this.#disk, (request, offset, length, act, signal) =>
+        this.#patiently(places, request, offset, length, act, signal),
+      );
   }
 
   read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
@@ -131,6 +136,8 @@ export class Hold implements GuestNode {
   async #patiently<T>(
     places: Places,
     request: HeldRequest,
+    offset: number,
+    length: number,
     act: () => Promise<T>,
     signal: AbortSignal | undefined,
   ): Promise<T> {
@@ -143,11 +150,12 @@ export class Hold implements GuestNode {
           if (!(error instanceof StreamdiskError)) throw error;
           if (error.code === "changed") throw this.#giveUp(error);
           if (error.code !== "source-lost") throw error;
-          holding ??= this.#hold(places, request, error);
+          holding ??= this.#hold(places, request, offset, length, error);
           await this.#wait(holding, error, signal);
         }
       }
     } finally {
+      holding?.ended?.();
       if (holding !== undefined && --request.waiting === 0) {
         places.taken--;
         this.#held--;
@@ -155,7 +163,7 @@ export class Hold implements GuestNode {
     }
   }
 
-  #hold(places: Places, request: HeldRequest, error: StreamdiskError): Holding {
+  #hold(places: Places, request: HeldRequest, offset: number, length: number, error: StreamdiskError): Holding {
     const { mostHeld = 8 } = this.#options;
     if (request.waiting === 0) {
       if (places.taken >= mostHeld) throw this.#giveUp(error);
@@ -163,7 +171,8 @@ export class Hold implements GuestNode {
       this.#held++;
     }
     request.waiting++;
-    return { since: this.#clock.now(), retryIn: FIRST_RETRY_MS };
+    const ended = this.#options.onHeld?.({ offset, length });
+    return { since: this.#clock.now(), retryIn: FIRST_RETRY_MS, ended };
   }
 
   /** Waits until it is worth asking again; throws when there is no more patience. */
@@ -215,7 +224,13 @@ export class Hold implements GuestNode {
   }
 }
 
-type Patience = <T>(request: HeldRequest, act: () => Promise<T>, signal?: AbortSignal) => Promise<T>;
+type Patience = <T>(
+  request: HeldRequest,
+  offset: number,
+  length: number,
+  act: () => Promise<T>,
+  signal?: AbortSignal,
+) => Promise<T>;
 
 /** A client's request: its calls take one place together, however many of them wait. */
 export class HeldRequest {
@@ -230,33 +245,33 @@ export class HeldRequest {
   }
 
   read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    return this.#patiently(this, () => this.#disk.read(offset, target, signal), signal);
+    return this.#patiently(this, offset, target.length, () => this.#disk.read(offset, target, signal), signal);
   }
 
   /** A write of part of what is missing needs the rest from below. */
   write(offset: number, data: Uint8Array): Promise<void> {
-    return this.#patiently(this, () => this.#disk.write(offset, data));
+    return this.#patiently(this, offset, data.length, () => this.#disk.write(offset, data));
   }
 
   writeZeroes(offset: number, length: number): Promise<void> {
-    return this.#patiently(this, () => this.#disk.writeZeroes(offset, length));
+    return this.#patiently(this, offset, length, () => this.#disk.writeZeroes(offset, length));
   }
 
   discard(offset: number, length: number): Promise<void> {
-    return this.#patiently(this, () => this.#disk.discard(offset, length));
+    return this.#patiently(this, offset, length, () => this.#disk.discard(offset, length));
   }
 
   /** An overlay needs nothing from below for this; an image that is itself on a server needs that. */
   flush(): Promise<void> {
-    return this.#patiently(this, () => this.#disk.flush());
+    return this.#patiently(this, 0, 0, () => this.#disk.flush());
   }
 
   cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
-    return this.#patiently(this, async () => this.#disk.cache?.(offset, length, signal), signal);
+    return this.#patiently(this, offset, length, async () => this.#disk.cache?.(offset, length, signal), signal);
   }
 
   extents(offset: number, length: number): Promise<Extent[]> {
-    return this.#patiently(this, () => this.#disk.extents(offset, length));
+    return this.#patiently(this, offset, length, () => this.#disk.extents(offset, length));
   }
 }
 
@@ -266,4 +281,5 @@ interface Holding {
   readonly since: number;
   /** Where no loss is known whose end could be waited for. */
   retryIn: number;
+  readonly ended: (() => void) | undefined;
 }

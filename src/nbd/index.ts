@@ -6,7 +6,7 @@ export type { LinkListener } from "./client/link.ts";
 export type { AllocationRun, NbdNode } from "./client/node.ts";
 export type { NbdListEntry } from "./client/options.ts";
 export type { NbdClient } from "./server/connection.ts";
-export type { NbdExport } from "./server/exports.ts";
+export type { NbdExport, RequestNode } from "./server/exports.ts";
 export { type CloseOptions, type NbdServer, type ServeNbdOptions, serveNbd, type TcpListen } from "./server/server.ts";
 export type { NbdServerTls } from "./server/server-tls.ts";
 export { type LatencySummary, percentileUs, type Traffic, type TrafficFigures } from "./server/traffic.ts";

@@ -11,7 +11,7 @@ import { serveTcp, serveUnix } from "../../src/daemon/http-server.ts";
 import { noLog } from "../../src/daemon/log.ts";
 import { StreamdiskError } from "../../src/errors/index.ts";
 import { unixTransport } from "../../src/host/index.ts";
-import { DISK, FakeFeed, fakeService, JOB } from "../support/fake-service.ts";
+import { DISK, FakeFeed, fakeService, fakeWatch, JOB, LIVE } from "../support/fake-service.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "streamdisk-client-"));
 after(() => rmSync(directory, { recursive: true }));
@@ -21,7 +21,7 @@ let count = 0;
 async function started(events = new FakeFeed(), path = join(directory, `${count++}.sock`)) {
   const closing = new AbortController();
   const service = fakeService();
-  const app = httpApp(service, { events, access: ACCESS, log: noLog, closing: closing.signal });
+  const app = httpApp(service, { events, watch: fakeWatch, access: ACCESS, log: noLog, closing: closing.signal });
   const server = await serveUnix(app, { path });
   const stop = async (): Promise<void> => {
     closing.abort();
@@ -57,6 +57,26 @@ test("a disk's verbs arrive as the calls that they are", async () => {
     ["deleteDisk", { disk: "vm1", deleteFile: true }],
     ["listDisks", { limit: 3, hydrated: true }],
   ]);
+  await stop();
+});
+
+test("a map in cells comes as bytes", async () => {
+  const { client, stop } = await started();
+  const { local, missing, ...rest } = await client.disk("vm1").cells({ count: 7 });
+  assert.deepEqual([[...local], [...missing], rest], [[255], [0], { offset: 0, cellLength: 512, complete: true }]);
+  await stop();
+});
+
+test("what goes on in a disk is followed over the end of its line", async () => {
+  const { client, stop } = await started();
+  const seen: string[] = [];
+  const options = { retryMs: 1, onOpen: () => void seen.push("open"), onLost: () => void seen.push("lost") };
+  for await (const live of client.disk("vm1").live(options)) {
+    assert.deepEqual(live, LIVE);
+    seen.push("live");
+    if (seen.length > 4) break;
+  }
+  assert.deepEqual(seen, ["open", "live", "lost", "open", "live"]);
   await stop();
 });
 

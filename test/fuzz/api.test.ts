@@ -14,7 +14,7 @@ import { httpApp } from "../../src/daemon/http-app.ts";
 import { serveUnix } from "../../src/daemon/http-server.ts";
 import { ERROR_TABLE, type ErrorCode, StreamdiskError } from "../../src/errors/index.ts";
 import { below, chance, oneOf } from "../support/draw.ts";
-import { FakeFeed, fakeService } from "../support/fake-service.ts";
+import { FakeFeed, fakeService, fakeWatch } from "../support/fake-service.ts";
 import { pick, rng } from "../support/seed.ts";
 import { type Document, type DrawnRequest, RequestDraws } from "./api-inputs.ts";
 
@@ -40,7 +40,7 @@ function made() {
   const log = { debug: nothing, info: nothing, warn: nothing, error };
   const service = fakeService();
   const limits = { rate: { perSecond: 1e6, burst: 1e6 }, bodyMs: 1000 };
-  const app = httpApp(service, { events: new FakeFeed(), access: {}, log, limits });
+  const app = httpApp(service, { events: new FakeFeed(), watch: fakeWatch, access: {}, log, limits });
   return { service, app, internal };
 }
 

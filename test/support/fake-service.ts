@@ -1,5 +1,5 @@
 /** A daemon without disks: answers every call of the API, remembers what it was asked, and fails as a test says. */
-import type { CheckedInput, Disk, Job, NbdExportView, RouteName, Service } from "../../src/api/index.ts";
+import type { CheckedInput, Disk, Job, Live, NbdExportView, RouteName, Service } from "../../src/api/index.ts";
 import type { EventFeed, EventQuery, EventRecord } from "../../src/jobs/index.ts";
 
 export const JOB: Job = {
@@ -31,6 +31,17 @@ export const DISK: Disk = {
   stream: JOB,
   warnings: [],
   createdAt: 1,
+};
+export const LIVE: Live = {
+  fetched: [0, 512],
+  read: [],
+  written: [],
+  zeroed: [],
+  inFlight: [512, 512],
+  waiting: [],
+  inexact: false,
+  source: { state: "ok", held: 0 },
+  clients: 1,
 };
 const EXPORT: NbdExportView = {
   name: "base",
@@ -67,6 +78,8 @@ export function fakeService(): FakeService {
     ...(["diskClients", "exportClients"] as const).map((name) => answer(name, { clients: [] })),
     answer("diskLoad", { samples: [] }),
     answer("diskMap", { runs: [], next: 512 }),
+    answer("diskCells", { offset: 0, cellLength: 512, local: "/w==", missing: "AA==", complete: true }),
+    answer("diskLive", LIVE),
     ...(["startStream", "streamInfo", "pauseStream", "resumeStream", "cancelStream", "setSpeed"] as const).map((name) =>
       answer(name, JOB),
     ),
@@ -77,6 +90,11 @@ export function fakeService(): FakeService {
     answer("listSources", { sources: [] }),
     answer("listEvents", { events: [] }),
   );
+}
+
+/** What goes on in any disk: the same as ever, once. */
+export async function* fakeWatch(): AsyncGenerator<Live, void, undefined> {
+  yield LIVE;
 }
 
 /** Events in memory. */
