@@ -281,9 +281,14 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
         const message = `'${this.image}' is not served any more. ${event.message}. What was acknowledged is kept: serve it again`;
         const error = new StreamdiskError("shutdown", message, { node: this.image });
         if (this.#end !== "hydrated") this.#end = error;
+        this.#endWatches();
         this.emit("lost", error);
       }
     }
+  }
+
+  #endWatches(): void {
+    for (const queue of this.#watchers) queue.end();
   }
 
   /** What is to be done when the disk is closed. For `serveDisk` alone. */
@@ -308,7 +313,7 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
       await thread.leave(id);
       await this.#cleanUp();
       this.#end ??= new StreamdiskError("shutdown", `'${this.image}' is served no more`, { node: this.image });
-      for (const queue of this.#watchers) queue.end();
+      this.#endWatches();
       this.emit("closed");
     }
   }
