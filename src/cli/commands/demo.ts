@@ -5,14 +5,16 @@ import type { Command } from "commander";
 import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { Demo } from "../demo/story.ts";
+import { untilQuit } from "../demo/until-quit.ts";
 import { helpAfter } from "../help.ts";
 import { interruptible } from "../interrupt.ts";
 import { jsonOption, parseFormat } from "../options.ts";
-import { printJson } from "../output.ts";
+import { printJson, printLines } from "../output.ts";
 
 interface Flags {
   readonly format: FormatName;
   readonly dir: string;
+  readonly once?: boolean;
   readonly keep?: boolean;
   readonly json?: boolean;
 }
@@ -22,13 +24,14 @@ const EXIT_FAILED = 1;
 
 export function define(command: Command): void {
   command
-    .option("-f, --format <format>", "format of the overlay: qcow2 or qed", parseFormat, "qcow2")
+    .option("-f, --format <format>", "format of the disk's image: qcow2 or qed", parseFormat, "qcow2")
     .option("--dir <directory>", "where the demo makes its own directory", tmpdir())
+    .option("--once", "end with the verdict also on a terminal, where it stays to be looked at until q or Ctrl-C")
     .option("--keep", "keep that directory");
   jsonOption(command)
     .addHelpText(
       "after",
-      helpAfter(["streamdisk demo", "streamdisk demo --format qed --keep"], {
+      helpAfter(["streamdisk demo", "streamdisk demo --once --format qed --keep"], {
         0: "every byte is right",
         [EXIT_FAILED]: "the demo failed: the last line says how",
       }),
@@ -41,15 +44,23 @@ export function define(command: Command): void {
         throw wrapSystemError(error, flags.dir, "make a directory in");
       });
       try {
-        const result = await interruptible((signal) => new Demo(directory, flags.format, !flags.json, signal).run());
-        if (flags.json) printJson(result);
-        if (result.failure !== undefined) {
-          process.stderr.write(`streamdisk: The demo failed: ${result.failure}\n`);
-          process.exitCode = EXIT_FAILED;
-        }
+        await interruptible((signal) => show(directory, flags, signal));
       } finally {
         if (flags.keep) process.stderr.write(`streamdisk: the images are in '${directory}'\n`);
         else await rm(directory, { recursive: true, force: true });
       }
     });
+}
+
+async function show(directory: string, flags: Flags, signal: AbortSignal): Promise<void> {
+  await using demo = new Demo(directory, flags.format, !flags.json, signal);
+  const result = await demo.run();
+  if (flags.json) printJson(result);
+  if (result.failure !== undefined) {
+    process.stderr.write(`streamdisk: The demo failed: ${result.failure}\n`);
+    process.exitCode = EXIT_FAILED;
+  } else if (!flags.once && !flags.json && process.stdin.isTTY && process.stdout.isTTY) {
+    printLines("", `The daemon is up again for you to look at: ${await demo.reopen()}`, "q or Ctrl-C ends it.");
+    await untilQuit(signal);
+  }
 }

@@ -46,10 +46,10 @@ export class DiskModel {
     return write.seed === 0 ? new Uint8Array(write.length) : pattern(write.seed, write.length);
   }
 
-  /** A piece of the disk as its guest must see it. */
-  piece(offset: number): Uint8Array {
+  /** A piece of the disk as its guest must see it after so many writes. */
+  piece(offset: number, written: number): Uint8Array {
     const expected = this.basePiece(offset) ?? new Uint8Array(MIB);
-    for (const write of this.writes) {
+    for (const write of this.writes.slice(0, written)) {
       const start = Math.max(offset, write.offset);
       const end = Math.min(offset + MIB, write.offset + write.length);
       if (start < end)

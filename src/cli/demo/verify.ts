@@ -5,11 +5,12 @@ import type { FormatName } from "../../formats/index.ts";
 import { openImage } from "../../image/index.ts";
 import type { DiskModel } from "./model.ts";
 
-/** Reads the whole disk and returns the first byte that differs from the model, or undefined. */
+/** Reads the whole disk, which has had so many of the model's writes, and returns the first byte that differs from the model, or undefined. */
 export async function firstDifference(
   path: string,
   format: FormatName,
   model: DiskModel,
+  written: number,
   signal: AbortSignal,
 ): Promise<number | undefined> {
   await using image = await openImage(path, { format, readOnly: true });
@@ -17,20 +18,20 @@ export async function firstDifference(
   for (let offset = 0; offset < model.length; offset += model.pieceBytes) {
     signal.throwIfAborted();
     await image.node.read(offset, read);
-    const expected = model.piece(offset);
+    const expected = model.piece(offset, written);
     if (Buffer.compare(read, expected) !== 0) return offset + read.findIndex((byte, index) => byte !== expected[index]);
   }
   return undefined;
 }
 
 /** Writes the model as a raw file, for judges that read files. */
-export async function writeModel(path: string, model: DiskModel, signal: AbortSignal): Promise<void> {
+export async function writeModel(path: string, model: DiskModel, written: number, signal: AbortSignal): Promise<void> {
   const file = await open(path, "wx");
   try {
     await file.truncate(model.length);
     for (let offset = 0; offset < model.length; offset += model.pieceBytes) {
       signal.throwIfAborted();
-      const piece = model.piece(offset);
+      const piece = model.piece(offset, written);
       if (piece.some((byte) => byte !== 0)) await file.write(piece, 0, piece.length, offset);
     }
   } finally {
