@@ -57,6 +57,11 @@ export function isUnreachable(error: unknown): boolean {
   return false;
 }
 
+/** Whether what failed may go well when the daemon has been started again. */
+export function mayComeBack(error: unknown): boolean {
+  return isUnreachable(error) || (error instanceof StreamdiskError && error.code === "shutdown");
+}
+
 function unreachable(address: string, error: unknown): StreamdiskError {
   const message = `No daemon answers at '${address}': start one with 'streamdisk daemon', or name another with --daemon`;
   return new StreamdiskError("source-lost", message, { node: address }, error);

@@ -1,6 +1,7 @@
 /** Disks, streams and events of the daemon as lines for people. */
 import type { Disk, Event, Job, NbdExportView, Source } from "../api/index.ts";
 import { hasEnded } from "../jobs/index.ts";
+import { timeOf } from "./client-lines.ts";
 import { columns, sizeWithBytes } from "./output.ts";
 import { formatDuration, formatSize } from "./units.ts";
 
@@ -18,17 +19,23 @@ export function disksTable(disks: readonly Disk[]): string[] {
   return columns([["NAME", "SIZE", "LOCAL", "STATE", "CLIENTS", "SOURCE"], ...rows]);
 }
 
-function localPercent({ length, missingBytes }: Disk): string {
+export function localPercent({ length, missingBytes }: Disk): string {
   if (length === undefined || missingBytes === undefined) return "-";
   return `${length === 0 ? 100 : Math.floor((1 - missingBytes / length) * 100)}%`;
 }
 
 const WELL: readonly string[] = ["ok", "none"];
 
+/** Whether nothing is wrong with its source. */
+export function isWell({ source }: Disk): boolean {
+  return source === undefined || WELL.includes(source.state);
+}
+
 /** In a word or a few: what its owner would want to know first. */
-function diskState({ state, source, stream, hydrated }: Disk): string {
+export function diskState(disk: Disk): string {
+  const { state, source, stream, hydrated } = disk;
   if (state !== "ready") return state;
-  if (source !== undefined && !WELL.includes(source.state)) return `source ${source.state}`;
+  if (source !== undefined && !isWell(disk)) return `source ${source.state}`;
   if (stream !== undefined && !hasEnded(stream)) return streamState(stream);
   return hydrated ? "stands alone" : "served";
 }
@@ -60,7 +67,7 @@ export function diskLines(disk: Disk): string[] {
   return lines;
 }
 
-function policyInWords({ holdMs, afterwards }: Disk["onSourceError"]): string {
+export function policyInWords({ holdMs, afterwards }: Disk["onSourceError"]): string {
   if (holdMs === null) return "hold";
   if (holdMs === 0 && afterwards === "error") return "error";
   return `hold for ${formatDuration(holdMs)}, then ${afterwards}`;
@@ -115,8 +122,4 @@ export function sourcesTable(sources: readonly Source[]): string[] {
 
 export function eventLine({ time, type, message }: Event): string {
   return `${timeOf(time)}  ${type.padEnd(15)}  ${message}`;
-}
-
-function timeOf(milliseconds: number): string {
-  return new Date(milliseconds).toISOString().replace("T", " ").slice(0, 19);
 }

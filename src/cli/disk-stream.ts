@@ -7,7 +7,7 @@ import type { Job } from "../api/index.ts";
 import type { DaemonClient } from "../client/index.ts";
 import { ERROR_TABLE, type ErrorCode, StreamdiskError } from "../errors/index.ts";
 import { hasEnded } from "../jobs/index.ts";
-import { isUnreachable, withDaemon } from "./daemon-link.ts";
+import { mayComeBack, withDaemon } from "./daemon-link.ts";
 import type { DaemonFlags } from "./daemon-options.ts";
 import { Interrupted, interruptible } from "./interrupt.ts";
 import { showJob } from "./job-command.ts";
@@ -102,10 +102,6 @@ async function jobNow(client: DaemonClient, { id, disk }: Job, signal: AbortSign
   if (last.id === id) return last;
   const { jobs } = await client.call("listJobs", { query: { disk, limit: 1000 } }, { signal });
   return jobs.find((job) => job.id === id) ?? last;
-}
-
-function mayComeBack(error: unknown): boolean {
-  return isUnreachable(error) || (error instanceof StreamdiskError && error.code === "shutdown");
 }
 
 function momentOf({ length, missingBytes, rate, etaSeconds, state, reason }: Job, away: boolean) {

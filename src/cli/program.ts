@@ -40,6 +40,8 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
   speed: { summary: "change the limit of a stream", load: () => import("./commands/speed.ts") },
   jobs: { summary: "list the streams of the daemon", load: () => import("./commands/jobs.ts") },
   events: { summary: "show what has happened to disks of the daemon", load: () => import("./commands/events.ts") },
+  watch: { summary: "watch one disk of the daemon", load: () => import("./commands/watch.ts") },
+  top: { summary: "watch all disks of the daemon", load: () => import("./commands/top.ts") },
   nbd: { summary: "show what an NBD server offers", load: () => import("./commands/nbd.ts") },
   doctor: { summary: "show what works on this machine and what does not", load: () => import("./commands/doctor.ts") },
   demo: {

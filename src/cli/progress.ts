@@ -45,7 +45,6 @@ export class ProgressMeter {
   readonly #screen: MeterScreen;
   readonly #mode: "bar" | "lines" | "off";
   readonly #indent: string;
-  readonly #blocks: readonly [string, string];
   #drawnAt = Number.NEGATIVE_INFINITY;
   #last: Moment | Fraction | undefined;
   #isDrawn = false;
@@ -55,7 +54,6 @@ export class ProgressMeter {
     this.#screen = screen;
     this.#indent = indent;
     this.#mode = wanted === false ? "off" : screen.isTTY ? "bar" : wanted ? "lines" : "off";
-    this.#blocks = speaksUtf8() ? ["█", "░"] : ["#", "."];
   }
 
   /** Shows a moment, unless the last was shown just now. */
@@ -87,15 +85,17 @@ export class ProgressMeter {
       this.#screen.write(`${this.#indent}${figures(moment)}\n`);
       return;
     }
-    const text = `${this.#indent}${this.#bar(moment)} ${figures(moment)}`;
+    const text = `${this.#indent}${progressLine(moment)}`;
     this.#screen.write(CLEAR_LINE + text.slice(0, Math.max(20, (this.#screen.columns || 80) - 1)));
     this.#isDrawn = true;
   }
+}
 
-  #bar(moment: Moment | Fraction): string {
-    const filled = Math.floor(fractionOf(moment) * BAR_CELLS);
-    return this.#blocks[0].repeat(filled) + this.#blocks[1].repeat(BAR_CELLS - filled);
-  }
+/** A bar, and the figures behind it. */
+export function progressLine(moment: Moment | Fraction): string {
+  const [full, empty] = speaksUtf8() ? ["█", "░"] : ["#", "."];
+  const filled = Math.floor(fractionOf(moment) * BAR_CELLS);
+  return `${full.repeat(filled)}${empty.repeat(BAR_CELLS - filled)} ${figures(moment)}`;
 }
 
 /** ` 45%  120 MiB of 262 MiB  50 MiB/s  3 s left`. */

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connectNbd } from "../../src/nbd/index.ts";
-import { noise, temporaryDirectory } from "../support/cli.ts";
+import { cliOk, noise, startCli, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 
 const KIB = 2 ** 10;
@@ -45,6 +45,10 @@ test("a disk and an export tell of their clients, and a disk of its load", async
       ["unix", 1, 1, 1, 512, []],
     );
     assert.ok((one?.readLatency.p99Us ?? 0) > 0);
+    const { env } = daemon;
+    assert.match((await cliOk(["disk", "clients", "vm1"], { env })).stdout, /^CLIENT .*\nunix +\S+ \S+ +0 +1 +64 KiB/);
+    const { stdout } = await cliOk(["export", "clients", "base", "--json"], { env });
+    assert.equal((JSON.parse(stdout) as unknown[]).length, 1);
   }
   for (let samples = await disk.load(); samples.length === 0; samples = await disk.load()) await sleep(50);
   const samples = await disk.load();
@@ -55,4 +59,43 @@ test("a disk and an export tell of their clients, and a disk of its load", async
   // Those that have gone count on.
   const { traffic } = await disk.info();
   assert.deepEqual([traffic?.reads, traffic?.writes, traffic?.readBytes], [1, 1, 64 * KIB]);
+});
+
+test("one disk is watched, and all disks at once, where there is no terminal", async (t) => {
+  await using daemon = new DaemonProcess(temporaryDirectory(t));
+  await daemon.start();
+  const { client, env } = daemon;
+  await client.call("createDisk", { body: { name: "vm1", size: SIZE } });
+  const { stdout } = await cliOk(["top"], { env });
+  assert.match(stdout, /1 disks, 0 of 4 streams.*\nDISK .*\nvm1 +stands alone +100%/);
+  const [listed] = JSON.parse((await cliOk(["top", "--json"], { env })).stdout) as { name: string }[];
+  assert.equal(listed?.name, "vm1");
+
+  const said: Record<"plain" | "json", string[]> = { plain: [], json: [] };
+  const watching = (["plain", "json"] as const).map((kind) => {
+    const args = kind === "json" ? ["watch", "vm1", "--json"] : ["watch", "vm1"];
+    return startCli(args, { env, onLine: (line) => void said[kind].push(line) });
+  });
+  while (said.plain.length === 0 || said.json.length === 0) await sleep(20);
+  await client.disk("vm1").resize({ length: 2 * SIZE });
+  await daemon.stop("SIGKILL");
+  await daemon.start();
+  await client.disk("vm1").resize({ length: 3 * SIZE });
+  const seen = (lines: readonly string[]): boolean =>
+    lines.filter((line) => line.includes("25165824 bytes")).length > 0;
+  while (!seen(said.plain) || !seen(said.json)) await sleep(20);
+  for (const { child } of watching) child.kill("SIGINT");
+  const ends = await Promise.all(watching.map(({ ended }) => ended));
+  for (const { exit, stderr } of ends) {
+    assert.equal(exit, 130, stderr);
+    assert.doesNotMatch(stderr, /Internal error/);
+  }
+  assert.equal(said.plain[0], "vm1: stands alone");
+  const lines = said.json.map((line) => JSON.parse(line) as { disk?: { name: string }; event?: { id: number } });
+  assert.equal(lines[0]?.disk?.name, "vm1");
+  const ids = lines.flatMap(({ event }) => (event === undefined ? [] : [event.id]));
+  assert.deepEqual(
+    ids,
+    [...new Set(ids)].sort((a, b) => a - b),
+  );
 });

@@ -1,9 +1,11 @@
 import type { Command } from "commander";
 import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
+import { clientsTable } from "../client-lines.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { disksTable } from "../disk-lines.ts";
+import { allDisks } from "../disk-list.ts";
 import { printDiskMap } from "../disk-map.ts";
 import { showDisk } from "../disk-show.ts";
 import { helpAfter } from "../help.ts";
@@ -105,15 +107,7 @@ function defineLists(parent: Command): void {
   subcommand(parent, "ls", "list the disks", "streamdisk disk ls", "streamdisk disk ls --json").action(
     async (flags: DaemonFlags) => {
       await withDaemon(flags, async (client) => {
-        const disks = [];
-        for (let after: string | undefined; ; ) {
-          const page = await client.call("listDisks", {
-            query: { limit: 1000, ...(after !== undefined && { after }) },
-          });
-          disks.push(...page.disks);
-          after = page.next;
-          if (after === undefined) break;
-        }
+        const disks = await allDisks(client);
         if (flags.json) printJson(disks);
         else printLines(...disksTable(disks));
       });
@@ -122,6 +116,20 @@ function defineLists(parent: Command): void {
   subcommand(parent, "show", "show all of one disk", "streamdisk disk show vm1")
     .argument("<disk>", "the disk")
     .action((name: string, flags: DaemonFlags) => showDisk(diskName(name), flags));
+  subcommand(
+    parent,
+    "clients",
+    "show who is connected to a disk, what each has asked for, and how long it waited",
+    "streamdisk disk clients vm1",
+  )
+    .argument("<disk>", "the disk")
+    .action(async (name: string, flags: DaemonFlags) => {
+      const { clients } = await withDaemon(flags, (client) =>
+        client.call("diskClients", { params: { disk: diskName(name) } }),
+      );
+      if (flags.json) printJson(clients);
+      else printLines(...clientsTable(clients));
+    });
   subcommand(parent, "map", "show where each range of a disk comes from", "streamdisk disk map vm1")
     .argument("<disk>", "the disk")
     .action((name: string, flags: DaemonFlags) => printDiskMap(diskName(name), flags));

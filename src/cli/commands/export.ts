@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { FormatName } from "../../formats/index.ts";
+import { clientsTable } from "../client-lines.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { exportsTable } from "../disk-lines.ts";
@@ -53,6 +54,19 @@ export function define(command: Command): void {
         if (flags.json) printJson(exports);
         else printLines(...exportsTable(exports));
       });
+    });
+  const clientsOf = command
+    .command("clients")
+    .description("Show who is connected to an export, what each has asked for, and how long it waited.");
+  jsonOption(daemonOptions(clientsOf))
+    .argument("<name>", "name of the export")
+    .addHelpText("after", helpAfter(["streamdisk export clients debian"]))
+    .action(async (name: string, flags: DaemonFlags) => {
+      const { clients } = await withDaemon(flags, (client) =>
+        client.call("exportClients", { params: { export: name } }),
+      );
+      if (flags.json) printJson(clients);
+      else printLines(...clientsTable(clients));
     });
   const rm = command.command("rm").description("Offer it no more; its file stays.");
   jsonOption(daemonOptions(rm))
