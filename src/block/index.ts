@@ -6,6 +6,7 @@ export { LatencyHistogram } from "./latency-histogram.ts";
 export { letGo } from "./let-go.ts";
 export { type BackingReference, type BlockNode, type GuestNode, isOverlay, type OverlayNode } from "./node.ts";
 export { RangeLock, type RangeLockHandle } from "./range-lock.ts";
+export { ReadOnlyNode } from "./read-only-node.ts";
 export { validateOpen, validateRange, validateWritable } from "./validate.ts";
 export { chainExtents, layerExtents } from "./walk.ts";
 export { isZero } from "./zero-test.ts";

@@ -9,6 +9,8 @@
  * The top is locked for writing unless it is read-only; backing files are shared with other readers. A chain that comes back
  * to a file that is in it, or is deeper than any real one, is refused.
  *
+ * A backing image whose source is away can be opened later (`late-image.ts`): it is a chain of its own, which belongs to that node.
+ *
  * Every layer belongs to the chain: a layer that a stream has taken out stays open until the chain is closed, or asked to
  * let go of it (`closeUnlinked`).
  */
@@ -18,6 +20,7 @@ import { type FormatName, type FormatNode, type OpenFormatOptions, openFormat, p
 import { openMappingLog } from "../host/index.ts";
 import { FileNode, openSource, shownReference, sourceIdentity } from "../sources/index.ts";
 import { AllowList } from "./allow-list.ts";
+import { LateImage, openOrLate } from "./late-image.ts";
 import { referencedFormat, resolveReference } from "./reference.ts";
 import type { Chain, ChainLayer, ChainPolicy, ImageSpec } from "./spec.ts";
 
@@ -29,14 +32,9 @@ const DEEPEST = 64;
  * that the policy does not allow
  */
 export async function openChain(spec: ImageSpec, policy: ChainPolicy = {}): Promise<Chain> {
-  const opener = new ChainOpener(policy, await AllowList.of(spec.file, policy.allowBacking));
-  try {
-    const node = await opener.open(spec, spec.file, 0);
-    return new OpenedChain(node, opener.layers, opener.warnings);
-  } catch (error) {
-    await closeAll(opener.layers).catch(() => {});
-    throw error;
-  }
+  const allowed = await AllowList.of(spec.file, policy.allowBacking);
+  const opener = new ChainOpener(policy, allowed, new Set());
+  return opener.chain(spec, spec.file, 0);
 }
 
 class ChainOpener {
@@ -45,11 +43,23 @@ class ChainOpener {
   readonly warnings: string[] = [];
   readonly #policy: ChainPolicy;
   readonly #allowed: AllowList;
-  readonly #identities = new Set<string>();
+  /** Of all layers, to find loops. */
+  readonly #identities: Set<string>;
 
-  constructor(policy: ChainPolicy, allowed: AllowList) {
+  constructor(policy: ChainPolicy, allowed: AllowList, identities: Set<string>) {
     this.#policy = policy;
     this.#allowed = allowed;
+    this.#identities = identities;
+  }
+
+  async chain(spec: ImageSpec, named: string, depth: number): Promise<Chain> {
+    try {
+      const node = await this.open(spec, named, depth);
+      return new OpenedChain(node, this.layers, this.warnings);
+    } catch (error) {
+      await closeAll(this.layers).catch(() => {});
+      throw error;
+    }
   }
 
   /** @param named path or URI as the user or the image above wrote it: what relative references in it are relative to */
@@ -57,11 +67,12 @@ class ChainOpener {
     const readOnly = depth > 0 || (spec.readOnly ?? false);
     const lock = this.#policy.lock === false ? "none" : readOnly ? "shared" : "exclusive";
     const opened = await openSource(spec.file, { readOnly, lock }, this.#policy.sourceOptions);
+    let source: BlockNode = opened;
     try {
       const identity = await sourceIdentity(opened);
       this.#identities.add(identity);
       const isSource = depth > 0 || (readOnly && !(opened instanceof FileNode));
-      const source = isSource ? (this.#policy.wrapSource?.(opened) ?? opened) : opened;
+      if (isSource) source = this.#policy.wrapSource?.(opened) ?? opened;
       const format = spec.format ?? (await probeFormat(source));
       const file = opened instanceof FileNode ? opened : undefined;
       // What lies elsewhere outlives this process, and needs no log of what it was told.
@@ -72,9 +83,28 @@ class ChainOpener {
       this.warnings.push(...node.warnings);
       return node;
     } catch (error) {
-      await opened.close().catch(() => {});
+      await source.close().catch(() => {});
       throw error;
     }
+  }
+
+  /** Opens a backing image, now or when its source is back. */
+  async #openBelow(spec: ImageSpec, named: string, depth: number): Promise<FormatNode> {
+    const { late } = this.#policy;
+    if (late === undefined) return this.open(spec, named, depth);
+    const open = async (): Promise<Chain> => {
+      const opener = new ChainOpener(this.#policy, this.#allowed, this.#identities);
+      return opener.chain(spec, named, depth);
+    };
+    const opened = await openOrLate(open, shownReference(spec.file), spec.format, late);
+    if (opened instanceof LateImage) {
+      const { format } = opened;
+      this.layers.unshift({ path: spec.file, format, node: opened, file: undefined, identity: spec.file });
+      return opened;
+    }
+    this.layers.unshift(...opened.layers);
+    this.warnings.push(...opened.warnings);
+    return opened.node;
   }
 
   async #openFormat(
@@ -90,7 +120,7 @@ class ChainOpener {
     let broken: { readonly error: unknown } | undefined;
     const openBacking = async (reference: BackingReference): Promise<FormatNode> => {
       try {
-        if (spec.backing) return await this.open(spec.backing, spec.backing.file, depth + 1);
+        if (spec.backing) return await this.#openBelow(spec.backing, spec.backing.file, depth + 1);
         return await this.#openReference(reference, named, format, depth + 1);
       } catch (error) {
         broken = { error };
@@ -125,9 +155,10 @@ class ChainOpener {
         const message = `'${shownReference(image)}' names '${shownReference(path)}' as its backing file, which lies above it in the same chain`;
         throw new StreamdiskError("invalid-image", message, { node: image });
       }
-      const node = await this.open({ file: path, format, readOnly: true }, named, depth);
+      const node = await this.#openBelow({ file: path, format, readOnly: true }, named, depth);
       // QED has no word but "raw": that it does not say that is all it can say of another format.
-      if (format === undefined && !(imageFormat === "qed" && node.format !== "raw")) {
+      const isGuess = format === undefined && !(node instanceof LateImage);
+      if (isGuess && !(imageFormat === "qed" && node.format !== "raw")) {
         this.warnings.push(
           `'${shownReference(image)}' does not say of which format its backing file '${shownReference(path)}' is: it looks like ${node.format}. ` +
             "Make it say so with rebase, or what a guest writes may change it",
@@ -154,6 +185,12 @@ class OpenedChain implements Chain {
   }
 
   get layers(): readonly ChainLayer[] {
+    return this.#linked().flatMap((layer) =>
+      layer.node instanceof LateImage ? [{ ...layer, format: layer.node.format }, ...layer.node.deeper] : [layer],
+    );
+  }
+
+  #linked(): readonly ChainLayer[] {
     const linked = new Set<unknown>();
     for (let node = this.node as FormatNode["backing"]; node !== undefined; node = node.backing) linked.add(node);
     return this.#opened.filter(({ node }) => linked.has(node));
@@ -165,10 +202,10 @@ class OpenedChain implements Chain {
   }
 
   async closeUnlinked(): Promise<void> {
-    const linked = new Set(this.layers);
-    await closeAll(this.#opened.filter((layer) => !linked.has(layer)));
+    const linked = this.#linked();
+    await closeAll(this.#opened.filter((layer) => !linked.includes(layer)));
     // With them goes what they remember.
-    this.#opened = this.#opened.filter((layer) => linked.has(layer));
+    this.#opened = linked;
   }
 
   close(): Promise<void> {

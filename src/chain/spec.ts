@@ -1,6 +1,7 @@
 import type { BlockNode } from "../block/index.ts";
 import type { FormatName, FormatNode } from "../formats/index.ts";
 import type { FileNode, SourceNode, SourceOptions } from "../sources/index.ts";
+import type { LatePolicy } from "./late-image.ts";
 
 /** What to open, as plain data: it can be stored, compared and sent. */
 export interface ImageSpec {
@@ -36,6 +37,8 @@ export interface ChainPolicy {
   readonly sourceOptions?: SourceOptions;
   /** Put around the file of every backing image, and around a top that lies elsewhere and is only read: what happens on the way from a source. It closes what it is put around. */
   readonly wrapSource?: (source: SourceNode) => BlockNode;
+  /** Opens the chain also when the source of a backing image is away, which is opened when it is back. Absent: that is an error. */
+  readonly late?: LatePolicy;
   /** Opens the top for `check`: damaged as it is, without repair. */
   readonly forCheck?: boolean;
 }

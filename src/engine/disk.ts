@@ -33,6 +33,8 @@ import { SourcesBelow } from "./sources-below.ts";
 import { watchedRequests } from "./watched-requests.ts";
 import { WatchedTarget } from "./watched-target.ts";
 
+/** How long a disk waits to be served for a backing file that does not answer: then it is served, and that is lost. */
+const PATIENCE_MS = 10_000;
 /** How long a close waits for replies under way. */
 const DRAIN_MS = 5_000;
 
@@ -87,7 +89,9 @@ export class Disk implements LoadSource {
       activity.touch();
     });
     const wrapSource = sources.wrap.bind(sources);
-    const chain = await openChain({ file, format, readOnly, ...below }, { allowBacking, sourceOptions, wrapSource });
+    const late = { watch: sources.awaited.bind(sources), patienceMs: PATIENCE_MS };
+    const policy = { allowBacking, sourceOptions, wrapSource, late };
+    const chain = await openChain({ file, format, readOnly, ...below }, policy);
     let server: NbdServer | undefined;
     try {
       refuseReadOnly(chain, spec);

@@ -4,9 +4,12 @@
  *
  * An NBD link knows of its loss before any request fails, and of its return before any probe is due: it tells the watch.
  *
+ * A source that is away from the start is lost from the start: `awaited` makes the watch that tries to open it.
+ *
  * A local file that is deleted is told of and read on (ADR 4): neither the watch nor who waits for it takes it for lost.
  */
 import type { BlockNode, Clock } from "../block/index.ts";
+import type { StreamdiskError } from "../errors/index.ts";
 import { ExtentCache, Readahead, SourceWatch, Timed } from "../filters/index.ts";
 import { FileNode, type SourceNode } from "../sources/index.ts";
 import type { SourceState } from "./disk-spec.ts";
@@ -32,15 +35,33 @@ export class SourcesBelow {
 
   /** Puts around a source what belongs there. */
   wrap(source: SourceNode): BlockNode {
-    const watch = new SourceWatch(timed(source, this.#clock), {
-      onHealth: this.#onHealth,
-      ...(this.#clock && { clock: this.#clock }),
-    });
-    this.#watches.push(watch);
+    const watch = this.#watch(timed(source, this.#clock));
     if ("onLink" in source) source.onLink((up, error) => watch.noteLink(up, error));
     if (source instanceof FileNode) source.onDeleted(() => this.#noteDeleted(source.path));
     const cache = new ExtentCache(watch);
     return source instanceof FileNode ? cache : new Readahead(cache);
+  }
+
+  /**
+   * Watches for a source that is away.
+   *
+   * @param door answers when the source is there
+   */
+  awaited(door: BlockNode, error: StreamdiskError): BlockNode {
+    const watch = this.#watch(door);
+    watch.noteLink(false, error);
+    return watch;
+  }
+
+  #watch(source: BlockNode): SourceWatch {
+    // Those of attempts that failed.
+    for (const closed of this.#watches.filter((watch) => watch.closed)) {
+      this.#watches.splice(this.#watches.indexOf(closed), 1);
+    }
+    const clock = this.#clock && { clock: this.#clock };
+    const watch = new SourceWatch(source, { onHealth: this.#onHealth, ...clock });
+    this.#watches.push(watch);
+    return watch;
   }
 
   #noteDeleted(path: string): void {

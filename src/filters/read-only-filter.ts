@@ -1,12 +1,11 @@
 /** The base of filters over something that is only read: a source. Closing the filter closes the source. */
-import { type BlockNode, type Extent, validateWritable } from "../block/index.ts";
+import { type BlockNode, ReadOnlyNode } from "../block/index.ts";
 
-export abstract class ReadOnlyFilter implements BlockNode {
-  readonly readOnly = true;
-  readonly grows = false;
+export abstract class ReadOnlyFilter extends ReadOnlyNode {
   protected readonly source: BlockNode;
 
   constructor(source: BlockNode) {
+    super();
     this.source = source;
   }
 
@@ -22,32 +21,7 @@ export abstract class ReadOnlyFilter implements BlockNode {
     return this.source.backing;
   }
 
-  abstract read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void>;
-  abstract extents(offset: number, length: number): Promise<Extent[]>;
-
-  async write(): Promise<void> {
-    validateWritable(this, "write");
-  }
-
-  async writeZeroes(): Promise<void> {
-    validateWritable(this, "write zeroes to");
-  }
-
-  async discard(): Promise<void> {
-    validateWritable(this, "discard");
-  }
-
-  async resize(): Promise<void> {
-    validateWritable(this, "resize");
-  }
-
-  async flush(): Promise<void> {}
-
   async close(): Promise<void> {
     await this.source.close();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
   }
 }

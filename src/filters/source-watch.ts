@@ -74,6 +74,10 @@ export class SourceWatch extends ReadOnlyFilter {
     this.#since = clock.now();
   }
 
+  get closed(): boolean {
+    return this.#closed;
+  }
+
   get health(): SourceHealth {
     const since = this.#since;
     if (this.#changed !== undefined) return { state: "changed", since, error: this.#changed };

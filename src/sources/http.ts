@@ -12,15 +12,7 @@
 import { X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { Agent, type Dispatcher, request } from "undici";
-import {
-  type BlockNode,
-  type Clock,
-  type Extent,
-  systemClock,
-  validateOpen,
-  validateRange,
-  validateWritable,
-} from "../block/index.ts";
+import { type Clock, type Extent, ReadOnlyNode, systemClock, validateOpen, validateRange } from "../block/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import {
   type HttpVersion,
@@ -259,15 +251,14 @@ class HttpConnection {
 }
 
 /** Made by {@link openHttp}. */
-export class HttpNode implements BlockNode {
-  readonly readOnly = true;
-  readonly grows = false;
+export class HttpNode extends ReadOnlyNode {
   readonly backing = undefined;
   readonly #connection: HttpConnection;
   readonly #version: HttpVersion;
   #closed = false;
 
   constructor(connection: HttpConnection, version: HttpVersion) {
+    super();
     this.#connection = connection;
     this.#version = version;
   }
@@ -296,32 +287,10 @@ export class HttpNode implements BlockNode {
     return length === 0 ? [] : [{ offset, length, kind: "data", depth: 0, hostOffset: offset }];
   }
 
-  async write(): Promise<void> {
-    validateWritable(this, "write");
-  }
-
-  async writeZeroes(): Promise<void> {
-    validateWritable(this, "write zeroes to");
-  }
-
-  async discard(): Promise<void> {
-    validateWritable(this, "discard");
-  }
-
-  async resize(): Promise<void> {
-    validateWritable(this, "resize");
-  }
-
-  async flush(): Promise<void> {}
-
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
     await this.#connection.close();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
   }
 
   #validate(operation: string, offset: number, length: number): void {

@@ -1,0 +1,217 @@
+/**
+ * A backing image whose source is away: it takes the place of the image until that can be opened, so that what lies above it is
+ * served meanwhile.
+ *
+ * Whoever wants something of it asks through its *gate* (`LatePolicy.watch`): a watch over a node of which every read tries to open
+ * the image. So a source that never was there is lost, probed and back like one that was: it has one state, its requests fail at
+ * once with the error that told of the loss, and whoever waits for the end of that waits for this one too. When the image has been
+ * opened the gate is not asked any more.
+ *
+ * Nothing is known of the image before. It is taken for endless, so that nothing above it takes what it may hold for the zeroes past
+ * its end; and what was asked of it by that is zero where it turns out to end before.
+ */
+import { type BlockNode, type Extent, ReadOnlyNode, validateOpen } from "../block/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import type { CheckResult, FormatDetails, FormatName, FormatNode } from "../formats/index.ts";
+import type { Chain, ChainLayer } from "./spec.ts";
+
+/** How a backing image is opened that may be away. */
+export interface LatePolicy {
+  /**
+   * Asks for an image that is away.
+   *
+   * @param door each read of it tries to open the image
+   * @param error why it is away
+   * @returns what the door is asked through from now on
+   */
+  readonly watch: (door: BlockNode, error: StreamdiskError) => BlockNode;
+  /** How long the first attempt is waited for, in milliseconds. It goes on meanwhile. */
+  readonly patienceMs: number;
+}
+
+interface LateImageOptions {
+  /** As messages show it. */
+  readonly name: string;
+  /** What the image above says of it. */
+  readonly format: FormatName | undefined;
+  /** Tries once. */
+  readonly open: () => Promise<Chain>;
+  readonly watch: LatePolicy["watch"];
+  /** Why it is away. */
+  readonly error: StreamdiskError;
+  /** An attempt that is under way. */
+  readonly attempt: Promise<Chain> | undefined;
+}
+
+const DOOR_BYTES = 512;
+/** No image is longer. */
+const ENDLESS = Number.MAX_SAFE_INTEGER;
+
+/**
+ * Opens an image if its source is there, and otherwise later.
+ *
+ * @param open tries once
+ * @param name as messages show it
+ * @param format what the image above says of it
+ */
+export async function openOrLate(
+  open: () => Promise<Chain>,
+  name: string,
+  format: FormatName | undefined,
+  { watch, patienceMs }: LatePolicy,
+): Promise<Chain | LateImage> {
+  const attempt = open();
+  try {
+    const chain = await within(attempt, patienceMs);
+    if (chain !== undefined) return chain;
+    const message = `'${name}' has not answered for ${patienceMs} ms`;
+    const error = new StreamdiskError("source-lost", message, { node: name });
+    return new LateImage({ name, format, open, watch, error, attempt });
+  } catch (error) {
+    if (!(error instanceof StreamdiskError) || error.code !== "source-lost") throw error;
+    return new LateImage({ name, format, open, watch, error, attempt: undefined });
+  }
+}
+
+/** @returns undefined when it takes longer */
+async function within<T>(result: Promise<T>, ms: number): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), ms);
+  });
+  return Promise.race([result, late]).finally(() => clearTimeout(timer));
+}
+
+export class LateImage extends ReadOnlyNode implements FormatNode {
+  readonly name: string;
+  readonly clusterSize = undefined;
+  readonly warnings: readonly string[] = [];
+  readonly #format: FormatName | undefined;
+  readonly #open: () => Promise<Chain>;
+  readonly #gate: BlockNode;
+  #attempt: Promise<void> | undefined;
+  #chain: Chain | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor({ name, format, open, watch, error, attempt }: LateImageOptions) {
+    super();
+    this.name = name;
+    this.#format = format;
+    this.#open = open;
+    if (attempt !== undefined) this.#await(attempt);
+    this.#gate = watch(new Door(name, () => this.#tryOnce()), error);
+  }
+
+  get #image(): FormatNode | undefined {
+    return this.#chain?.node;
+  }
+
+  /** What lies below it, as far as is known. */
+  get deeper(): readonly ChainLayer[] {
+    return this.#chain?.layers.slice(1) ?? [];
+  }
+
+  /** What it is, or is said to be; "raw" when nobody knows yet. */
+  get format(): FormatName {
+    return this.#image?.format ?? this.#format ?? "raw";
+  }
+
+  get length(): number {
+    return this.#image?.length ?? ENDLESS;
+  }
+
+  get backing(): BlockNode | undefined {
+    return this.#image?.backing;
+  }
+
+  get file(): BlockNode {
+    return this.#image?.file ?? this.#gate;
+  }
+
+  async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
+    const image = this.#image ?? (await this.#demand("read"));
+    const inside = Math.max(0, Math.min(target.length, image.length - offset));
+    target.fill(0, inside);
+    if (inside > 0) await image.read(offset, target.subarray(0, inside), signal);
+  }
+
+  readNow(offset: number, target: Uint8Array): boolean {
+    return this.#image?.readNow?.(offset, target) ?? false;
+  }
+
+  async extents(offset: number, length: number): Promise<Extent[]> {
+    const image = this.#image ?? (await this.#demand("map"));
+    const inside = Math.min(length, image.length - offset);
+    if (inside > 0) return image.extents(offset, inside);
+    return length === 0 ? [] : [{ offset, length, kind: "zero", depth: 0 }];
+  }
+
+  /** The image; fails as long as its source is lost. */
+  async #demand(operation: string): Promise<FormatNode> {
+    validateOpen(this, operation, this.#closing !== undefined);
+    await this.#gate.read(0, new Uint8Array(1));
+    if (this.#image === undefined) throw new Error(`The gate of '${this.name}' was passed, and nothing is behind it`);
+    return this.#image;
+  }
+
+  async #tryOnce(): Promise<void> {
+    if (this.#image !== undefined) return;
+    if (this.#attempt === undefined) this.#await(this.#open());
+    await this.#attempt;
+  }
+
+  /** One attempt is under way at a time: one that hangs may hang for long. */
+  #await(opening: Promise<Chain>): void {
+    const attempt = opening.then(async (chain) => {
+      this.#chain = chain;
+      // Nobody was left to close it.
+      if (this.#closing !== undefined) await chain.close();
+    });
+    this.#attempt = attempt;
+    const end = (): void => {
+      this.#attempt = undefined;
+    };
+    attempt.then(end, end);
+  }
+
+  describe(): FormatDetails {
+    return this.#image?.describe() ?? { "dirty-flag": false };
+  }
+
+  async check(): Promise<CheckResult> {
+    const message = `Could not check '${this.name}': it is the backing file of a disk that is served`;
+    throw new StreamdiskError("unsupported", message, { node: this.name, operation: "check" });
+  }
+
+  /** Does not wait for an attempt, which may hang: what it opens is closed then. */
+  close(): Promise<void> {
+    this.#closing ??= Promise.all([this.#gate.close(), this.#chain?.close()]).then(() => {});
+    return this.#closing;
+  }
+}
+
+/** Reads as zeroes, once the image is open. */
+class Door extends ReadOnlyNode {
+  readonly name: string;
+  readonly length = DOOR_BYTES;
+  readonly backing = undefined;
+  readonly #knock: () => Promise<void>;
+
+  constructor(name: string, knock: () => Promise<void>) {
+    super();
+    this.name = name;
+    this.#knock = knock;
+  }
+
+  async read(_offset: number, target: Uint8Array): Promise<void> {
+    await this.#knock();
+    target.fill(0);
+  }
+
+  async extents(offset: number, length: number): Promise<Extent[]> {
+    await this.#knock();
+    return [{ offset, length, kind: "zero", depth: 0 }];
+  }
+
+  async close(): Promise<void> {}
+}
