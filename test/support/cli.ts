@@ -21,6 +21,8 @@ export interface CliEnd {
 export interface CliOptions {
   readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;
+  /** Another build of the program. @default this source */
+  readonly program?: string;
   /** A command in front: `["unshare", "-m"]`. */
   readonly under?: readonly string[];
   /** Called with each line of standard output, as it comes. */
@@ -34,8 +36,8 @@ export interface RunningCli {
 
 /** Starts `streamdisk ARGS...`. */
 export function startCli(args: readonly string[], options: CliOptions = {}): RunningCli {
-  const { cwd, env, under = [], onLine } = options;
-  const [command = process.execPath, ...rest] = [...under, process.execPath, MAIN, ...args];
+  const { cwd, env, program = MAIN, under = [], onLine } = options;
+  const [command = process.execPath, ...rest] = [...under, process.execPath, program, ...args];
   const child = spawn(command, rest, { cwd, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
   const ended = new Promise<CliEnd>((resolve, reject) => {
     let stdout = "";

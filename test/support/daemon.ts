@@ -36,10 +36,14 @@ export class DaemonProcess implements AsyncDisposable {
     return { STREAMDISK_DAEMON: this.socket };
   }
 
-  /** Resolves when its API answers. @returns where it listens */
-  async start(): Promise<readonly string[]> {
+  /** Resolves when its API answers. @param program another build of it @returns where it listens */
+  async start(program?: string): Promise<readonly string[]> {
     const { promise: line, resolve: heard } = Promise.withResolvers<string>();
-    const running = startCli(this.#args, { onLine: heard, env: this.#environment });
+    const running = startCli(this.#args, {
+      onLine: heard,
+      env: this.#environment,
+      ...(program !== undefined && { program }),
+    });
     this.#running = running;
     living.add(running);
     const ended = running.ended.then(({ exit, stderr }): never => {
