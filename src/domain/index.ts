@@ -1,2 +1,11 @@
+export type {
+  BackingDescription,
+  DiskDescription,
+  DiskSource,
+  DomainDescription,
+  NetworkHost,
+} from "./description.ts";
+export { findDisk } from "./find-disk.ts";
 export { QmpClient, type QmpClientOptions } from "./qmp/client.ts";
 export { type QmpFailure, qmpFailure } from "./qmp/qmp-error.ts";
+export { parseDomainXml } from "./xml/parse-domain.ts";

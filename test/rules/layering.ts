@@ -56,6 +56,7 @@ const NODE_GLOBALS = /\b(?:Buffer\.|process\.|require\()/;
 /** Where each third-party package lives, and modules of Node.js that have a home of their own. */
 const HOMES: Readonly<Record<string, Room>> = {
   commander: "cli",
+  "fast-xml-parser": "domain",
   koffi: "host",
   undici: "sources",
   "node:sqlite": "daemon",
