@@ -6,6 +6,12 @@ export type {
   NetworkHost,
 } from "./description.ts";
 export { findDisk } from "./find-disk.ts";
+export {
+  type DomainStream,
+  RunningDomain,
+  type RunningDomainOptions,
+  type StreamMethod,
+} from "./qemu/running-domain.ts";
 export { QmpClient, type QmpClientOptions } from "./qmp/client.ts";
 export { type QmpFailure, qmpFailure } from "./qmp/qmp-error.ts";
 export { parseDomainXml } from "./xml/parse-domain.ts";

@@ -3,13 +3,12 @@
  * under it. Whatever it reads is what it wrote or what the base has, and so is the image after it was powered off.
  */
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { serveDisk } from "../../src/engine/index.ts";
 import { noise, temporaryDirectory } from "../support/cli.ts";
-import { below, between, chance, oneOf, type Random } from "../support/draw.ts";
+import { act } from "../support/guest/acts.ts";
 import { Guest } from "../support/guest/guest.ts";
 import { makeBootFiles } from "../support/guest/initramfs.ts";
 import { serveRanges } from "../support/http-server.ts";
@@ -19,7 +18,6 @@ import { qemuImg } from "../support/qemu.ts";
 import { rng, sample } from "../support/seed.ts";
 
 const MIB = 2 ** 20;
-const SECTOR = 512;
 const SIZE = 24 * MIB;
 
 const SPEED = 4 * MIB;
@@ -53,30 +51,6 @@ function makeBase(path: string): Buffer {
   for (let at = MIB; at < SIZE; at += 2 * MIB) content.fill(0, at, at + MIB);
   writeFileSync(path, content);
   return content;
-}
-
-/** What the guest's `yes` makes. */
-function repeated(text: string, length: number): Buffer {
-  return Buffer.alloc(length, `${text}\n`);
-}
-
-/** One act of the guest, and in the model. */
-async function act(guest: Guest, model: Buffer, random: Random, number: number): Promise<void> {
-  const count = chance(random, 0.5) ? between(random, 1, 16) : between(random, 1, 512);
-  const at = below(random, SIZE / SECTOR - count);
-  const range = model.subarray(at * SECTOR, (at + count) * SECTOR);
-  if (chance(random, 0.6)) {
-    const expected = createHash("md5").update(range).digest("hex");
-    const read = await guest.does(`read ${at} ${count}`);
-    assert.equal(read.slice(0, 32), expected, `act ${number}: read ${count} sectors at ${at}: ${read}`);
-    return;
-  }
-  const text = `act-${number}-${at}`;
-  const how = oneOf(random, ["write", "lazy"]);
-  assert.equal(await guest.does(`${how} ${at} ${count} ${text}`), "written");
-  repeated(text, range.length).copy(range);
-  // The next read goes past the guest's cache.
-  if (how === "lazy") assert.equal(await guest.does("flush"), "flushed");
 }
 
 async function run(t: TestContext, { format, copyOnRead, by }: Cell): Promise<void> {

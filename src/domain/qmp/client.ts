@@ -65,10 +65,15 @@ export class QmpClient implements Disposable {
     this.#watchers.delete(wake);
   }
 
-  /** Ends the connection; commands under way fail. */
+  /** Ends the connection, so that others get a turn; commands under way fail, and the next one connects again. */
+  disconnect(): void {
+    this.#connection?.then((connection) => connection.close()).catch(() => {});
+  }
+
+  /** Ends the connection for good. */
   [Symbol.dispose](): void {
     this.#closed.abort();
-    this.#connection?.then((connection) => connection.close()).catch(() => {});
+    this.disconnect();
   }
 
   async #connect(signal: AbortSignal | undefined): Promise<QmpConnection> {

@@ -23,6 +23,12 @@ export interface ConnectNbdOptions extends DialOptions {
    * @default 0
    */
   readonly patienceMs?: number | undefined;
+  /**
+   * Metadata contexts to ask for: each costs the server time with every look at extents.
+   *
+   * @default base:allocation and qemu:allocation-depth
+   */
+  readonly contexts?: readonly string[] | undefined;
   /** Draws from [0, 1) for the pauses between attempts. @default Math.random */
   readonly random?: (() => number) | undefined;
 }
@@ -56,7 +62,7 @@ export async function connectNbd(uri: string, options: ConnectNbdOptions = {}): 
     mostConnections: options.connections ?? DEFAULT_CONNECTIONS,
     connect: async (owner, over) => {
       const { socket, result } = await dialler.dial(over, (channel, greeting) =>
-        openExport(channel, greeting, dialler.uri.exportName),
+        openExport(channel, greeting, dialler.uri.exportName, options.contexts),
       );
       return new NbdConnection(socket, result, { node, clock, timeoutMs }, owner);
     },

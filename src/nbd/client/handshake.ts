@@ -35,7 +35,7 @@ import {
   type NbdListEntry,
 } from "./options.ts";
 
-/** The contexts that are asked for. */
+/** The contexts that are asked for, unless the caller knows better. */
 const CONTEXTS: readonly string[] = [CONTEXT_ALLOCATION, CONTEXT_DEPTH];
 
 /** What a greeting settled. */
@@ -105,10 +105,11 @@ export async function openExport(
   channel: HandshakeChannel,
   greeting: Greeting,
   exportName: string,
+  wanted: readonly string[] = CONTEXTS,
 ): Promise<Negotiated> {
   if (!greeting.fixed) return openByName(channel, greeting, exportName, false, new Map());
   const structured = await agreeOnStructuredReplies(channel, exportName);
-  const contexts = structured ? await selectContexts(channel, exportName) : new Map<number, string>();
+  const contexts = structured ? await selectContexts(channel, exportName, wanted) : new Map<number, string>();
   const facts: ExportFacts = { exportName };
   const end = await inquire(channel, OPTION.GO, facts);
   // "clients SHOULD be prepared to also handle NBD_REP_ERR_UNSUP by falling back to using NBD_OPT_EXPORT_NAME"
@@ -169,14 +170,18 @@ async function agreeOnStructuredReplies(channel: HandshakeChannel, exportName: s
   return end.type === REPLY.ACK;
 }
 
-async function selectContexts(channel: HandshakeChannel, exportName: string): Promise<Map<number, string>> {
+async function selectContexts(
+  channel: HandshakeChannel,
+  exportName: string,
+  wanted: readonly string[],
+): Promise<Map<number, string>> {
   const contexts = new Map<number, string>();
-  const query = encodeContextQuery(exportName, CONTEXTS);
+  const query = encodeContextQuery(exportName, wanted);
   const end = await channel.ask(OPTION.SET_META_CONTEXT, query, (type, payload) => {
     const context = type === REPLY.META_CONTEXT ? decodeContext(payload) : undefined;
     if (context === undefined)
       throw channel.violation(`a reply of type ${type} and ${payload.length} bytes to SET_META_CONTEXT`);
-    if (!CONTEXTS.includes(context.name)) throw channel.violation("a metadata context that was not asked for");
+    if (!wanted.includes(context.name)) throw channel.violation("a metadata context that was not asked for");
     if (contexts.has(context.id) || [...contexts.values()].includes(context.name)) {
       throw channel.violation(`the metadata context '${context.name}' or its number ${context.id} twice`);
     }

@@ -130,15 +130,28 @@ export class NbdNode implements BlockNode {
   }
 
   /**
-   * Asks the server to have a range at hand; what that means is up to it.
+   * Has the server make durable what it holds, of an export that is read-only too: others may write to what lies behind it.
    *
    * @throws {StreamdiskError} `unsupported` when the server does not offer it
    */
-  async cache(offset: number, length: number): Promise<void> {
+  async flushServer(): Promise<void> {
+    validateOpen(this, "flush", this.#closed !== undefined);
+    if (!this.info.canFlush) throw this.#unsupported("flush", "its server does not offer it");
+    await this.#link.flush();
+  }
+
+  /**
+   * Asks the server to have a range at hand; what that means is up to it.
+   *
+   * @param signal ends waiting; the server may go on
+   * @throws {StreamdiskError} `unsupported` when the server does not offer it
+   */
+  async cache(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
     this.#validate("cache", offset, length);
     if (!this.info.canCache) throw this.#unsupported("cache", "its server does not offer it");
     const { start, end } = this.#blocksOf(offset, length);
-    await this.#each(COMMAND.CACHE, start, end, this.info.maximumPayload);
+    await this.#each(COMMAND.CACHE, start, end, this.info.maximumPayload, signal);
   }
 
   async extents(offset: number, length: number): Promise<Extent[]> {
@@ -240,9 +253,16 @@ export class NbdNode implements BlockNode {
   }
 
   /** One command after another over a range. */
-  async #each(command: Command, from: number, to: number, most: number): Promise<void> {
+  async #each(command: Command, from: number, to: number, most: number, signal?: AbortSignal): Promise<void> {
     for (let at = from; at < to; at += most) {
-      await this.#answer(new NbdRequest(command, at, Math.min(most, to - at)));
+      const request = new NbdRequest(command, at, Math.min(most, to - at));
+      const abort = () => request.abandon(signal?.reason);
+      signal?.addEventListener("abort", abort, { once: true });
+      try {
+        await this.#answer(request);
+      } finally {
+        signal?.removeEventListener("abort", abort);
+      }
     }
   }
 

@@ -56,6 +56,11 @@ export class Guest implements AsyncDisposable {
     }
   }
 
+  /** Resolves when QEMU has ended. */
+  get ended(): Promise<unknown> {
+    return this.#ended;
+  }
+
   /** What was on the console, and what QEMU said. */
   get log(): string {
     return this.#console + this.#stderr;

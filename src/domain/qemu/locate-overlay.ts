@@ -1,0 +1,129 @@
+/**
+ * Which node of a running QEMU is the overlay of a domain's disk.
+ *
+ * The guest's device is found by the alias (the device's id), or else by the path of its image. From the node at its top the way goes
+ * down through filters (copy-on-read, throttling) to the image. QEMU 7.2 tells the edges of the graph only by a
+ * command that is meant for debugging; without it nothing could be said of filters, and of nodes without a name of their own.
+ */
+import { StreamdiskError } from "../../errors/index.ts";
+import type { DiskDescription } from "../description.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import type { QmpBlockDevice, QmpGraph, QmpNode } from "../qmp/commands.ts";
+
+/** Drivers that pass everything on to what is below them. */
+const FILTERS: ReadonlySet<string> = new Set(["copy-on-read", "throttle", "preallocate"]);
+/** Formats whose overlays can be filled. */
+const OVERLAYS: ReadonlySet<string> = new Set(["qcow2", "qed"]);
+/** Before the id, in the names that libvirt once gave to drives. */
+const DRIVE_PREFIX = "drive-";
+
+export interface Overlay {
+  /** What the disk is called in messages: "vm:vda". */
+  readonly name: string;
+  /** Names of QEMU's nodes. */
+  readonly node: string;
+  /** The node below it; undefined when it stands alone. */
+  readonly backingNode: string | undefined;
+  readonly format: string;
+  readonly file: string;
+  /** Virtual size in bytes. */
+  readonly length: number;
+  readonly clusterSize: number;
+}
+
+/** What QEMU says of its block layer, at one moment. */
+export interface BlockLayer {
+  readonly devices: readonly QmpBlockDevice[];
+  readonly nodes: readonly QmpNode[];
+  readonly graph: QmpGraph;
+}
+
+export async function queryBlockLayer(qmp: QmpClient, signal?: AbortSignal): Promise<BlockLayer> {
+  const [devices, nodes, graph] = await Promise.all([
+    qmp.execute("query-block", {}, { signal }),
+    qmp.execute("query-named-block-nodes", { flat: true }, { signal }),
+    qmp.execute("x-debug-query-block-graph", {}, { signal }),
+  ]);
+  return { devices, nodes, graph };
+}
+
+/** The id of a guest device, of what `query-block` calls it; undefined for one without. */
+export function deviceId({ qdev, device }: QmpBlockDevice): string | undefined {
+  // A virtio disk's drive hangs on a part of the device that has no id of its own.
+  const id = /^\/machine\/peripheral\/([^/]+)/.exec(qdev ?? "")?.[1];
+  if (id !== undefined) return id;
+  if (qdev !== undefined && !qdev.startsWith("/")) return qdev;
+  return device === "" ? undefined : device.replace(DRIVE_PREFIX, "");
+}
+
+/**
+ * @throws {StreamdiskError} `not-found` when QEMU has no such device; `unsupported` for what is no overlay; `in-use` for a disk that
+ *   a block job works on
+ */
+export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescription): Overlay {
+  const name = `${domain}:${disk.target}`;
+  const device = findDevice(layer, name, disk);
+  const inserted = device.inserted;
+  if (inserted === undefined) throw new StreamdiskError("not-found", `The drive '${name}' is empty`, { node: name });
+  const node = belowFilters(layer, inserted, name);
+  if (!OVERLAYS.has(node.driver) || node.clusterSize === undefined) {
+    const message = `'${name}' is an image of the format ${node.driver}, which is no overlay: only qcow2 and QED can be filled`;
+    throw new StreamdiskError("unsupported", message, { node: name });
+  }
+  if (node.readOnly) throw new StreamdiskError("permission", `QEMU has '${name}' open read-only`, { node: name });
+  refuseJobs(layer, node, name);
+  return {
+    ...{ name, node: node.nodeName, backingNode: childOf(layer, node, ["backing"])?.nodeName, format: node.driver },
+    ...{ file: node.file, length: node.length, clusterSize: node.clusterSize },
+  };
+}
+
+function findDevice({ devices }: BlockLayer, name: string, { alias, source }: DiskDescription): QmpBlockDevice {
+  const path = source !== undefined && "path" in source ? source.path : undefined;
+  const byId = alias === undefined ? [] : devices.filter((device) => deviceId(device) === alias);
+  const found =
+    byId.length > 0 ? byId : devices.filter(({ inserted }) => path !== undefined && inserted?.file === path);
+  if (found.length === 1) return found[0]!;
+  const sought = [alias && `the id '${alias}'`, path && `the image '${path}'`].filter(Boolean).join(" or ");
+  const there = devices.map((device) => `'${deviceId(device) ?? device.qdev ?? device.inserted?.file}'`).join(", ");
+  const message =
+    found.length > 1
+      ? `QEMU has ${found.length} devices with ${sought}, and '${name}' could be any of them`
+      : `QEMU has no device with ${sought || "a known id or image"} for '${name}': it has ${there || "none"}`;
+  throw new StreamdiskError("not-found", message, { node: name });
+}
+
+function belowFilters(layer: BlockLayer, top: QmpNode, name: string): QmpNode {
+  let node = top;
+  const seen = new Set<string>();
+  while (FILTERS.has(node.driver) && !seen.has(node.nodeName)) {
+    seen.add(node.nodeName);
+    const below = childOf(layer, node, ["file", "backing"]);
+    if (below === undefined) {
+      const message = `It can't be told what lies below QEMU's filter '${node.nodeName}' of '${name}'`;
+      throw new StreamdiskError("unsupported", message, { node: name });
+    }
+    node = below;
+  }
+  return node;
+}
+
+function childOf({ graph, nodes }: BlockLayer, parent: QmpNode, edges: readonly string[]): QmpNode | undefined {
+  const ids = idsOf(graph, parent);
+  const edge = graph.edges.find((one) => ids.includes(one.parent) && edges.includes(one.name));
+  const child = graph.nodes.find(({ id }) => id === edge?.child);
+  return nodes.find(({ nodeName }) => nodeName === child?.name);
+}
+
+function idsOf(graph: QmpGraph, { nodeName }: QmpNode): number[] {
+  return graph.nodes.filter(({ type, name }) => type === "block-driver" && name === nodeName).map(({ id }) => id);
+}
+
+function refuseJobs({ graph }: BlockLayer, node: QmpNode, name: string): void {
+  const ids = idsOf(graph, node);
+  const parents = graph.edges.filter(({ child }) => ids.includes(child)).map(({ parent }) => parent);
+  const job = graph.nodes.find(({ id, type }) => type === "block-job" && parents.includes(id));
+  if (job === undefined) return;
+  const message = `QEMU's job '${job.name}' is at work on '${name}': wait for it or cancel it first`;
+  throw new StreamdiskError("in-use", message, { node: name });
+}

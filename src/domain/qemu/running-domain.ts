@@ -1,0 +1,210 @@
+/**
+ * A domain whose QEMU runs, by its monitor: its disks, streamed as a whole or by steps.
+ *
+ * The stream is `StreamJob` over `QemuTarget`. Where QEMU can't be made to fill an overlay like that, its own block-stream has to do; that is
+ * never silent: `method` and `warnings` say so.
+ */
+import type { Clock } from "../../block/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
+import {
+  type StepOptions,
+  type StepResult,
+  StreamJob,
+  type StreamOptions,
+  type StreamProgress,
+  stepStream,
+  type Tally,
+  takeTally,
+} from "../../stream/index.ts";
+import type { DomainDescription } from "../description.ts";
+import { findDisk } from "../find-disk.ts";
+import { QmpClient } from "../qmp/client.ts";
+import { BlockStream } from "./block-stream.ts";
+import { dropJob, JOB_PREFIX } from "./drop-backing.ts";
+import { type FillExport, FillServer } from "./fill-server.ts";
+import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { QemuTarget } from "./qemu-target.ts";
+
+export interface RunningDomainOptions {
+  /** Path of QEMU's QMP socket. */
+  readonly qmp: string;
+  readonly description: DomainDescription;
+  /** Where QEMU makes the socket by which overlays are filled. @default the system's directory for temporary files */
+  readonly socketDirectory?: string | undefined;
+  /** How long QEMU may take to answer, in milliseconds. @default 30000 */
+  readonly timeoutMs?: number | undefined;
+  readonly clock?: Clock | undefined;
+}
+
+/** How QEMU is made to fetch: `fill` by our stream job, `block-stream` by its own. */
+export type StreamMethod = "fill" | "block-stream";
+
+/** A stream of a domain's disk, which runs when it is told to or read from. */
+export interface DomainStream extends AsyncIterable<StreamProgress> {
+  readonly method: StreamMethod;
+  readonly progress: StreamProgress;
+  /** Settles with its end; all that was put into QEMU is out of it again. */
+  run(): Promise<void>;
+  setSpeed(speed: number | undefined): void;
+  pause(): void;
+  resume(): void;
+  cancel(reason?: unknown): void;
+}
+
+export class RunningDomain implements Disposable {
+  readonly description: DomainDescription;
+  readonly qmp: QmpClient;
+  readonly #server: FillServer;
+  readonly #clock: Clock | undefined;
+  #cleaned: Promise<void> | undefined;
+
+  constructor({ qmp, description, socketDirectory, timeoutMs, clock }: RunningDomainOptions) {
+    this.description = description;
+    this.qmp = new QmpClient(qmp, { timeoutMs, clock });
+    this.#server = new FillServer(this.qmp, { directory: socketDirectory, clock });
+    this.#clock = clock;
+  }
+
+  /**
+   * Prepares the stream of a disk: it must be run or read from then, since there is something of it in QEMU already.
+   *
+   * @param name target, alias or path of the disk
+   * @throws {StreamdiskError} what `findDisk` and `locateOverlay` throw, and what speaking to QEMU does
+   */
+  async stream(name: string, options: StreamOptions = {}): Promise<DomainStream> {
+    const attached = await this.#attach(name, options.signal);
+    if (typeof attached.fill !== "string") return new FillStream(attached.target!, attached.fill, options);
+    const { overlay, fill } = attached;
+    const warnings = [`QEMU's own block-stream fills '${overlay.name}', which is slow: ${fill}`];
+    const { speed, signal } = options;
+    return new BlockStream({
+      qmp: this.qmp,
+      overlay,
+      speed,
+      signal,
+      warnings,
+      clock: options.clock ?? this.#clock,
+    });
+  }
+
+  /** One increment (`stepStream`). @throws {StreamdiskError} `unsupported` where QEMU can't be made to fill */
+  async step(name: string, options: StepOptions): Promise<StepResult> {
+    return this.#withTarget(name, options.signal, (target) => stepStream(target, options));
+  }
+
+  /** What a disk has and lacks. @throws {StreamdiskError} as `step` */
+  async tally(name: string, signal?: AbortSignal): Promise<Tally> {
+    return this.#withTarget(name, signal, (target) => takeTally(target, signal));
+  }
+
+  [Symbol.dispose](): void {
+    this.qmp[Symbol.dispose]();
+  }
+
+  async #withTarget<T>(
+    name: string,
+    signal: AbortSignal | undefined,
+    work: (target: QemuTarget) => Promise<T>,
+  ): Promise<T> {
+    const { overlay, fill, target } = await this.#attach(name, signal);
+    if (typeof fill === "string") {
+      const message = `'${overlay.name}' can only be streamed as a whole: ${fill}`;
+      throw new StreamdiskError("unsupported", message, { node: overlay.name });
+    }
+    try {
+      return await work(target!);
+    } finally {
+      await fill.remove();
+    }
+  }
+
+  async #attach(
+    name: string,
+    signal: AbortSignal | undefined,
+  ): Promise<{ overlay: Overlay; fill: FillExport | string; target?: QemuTarget }> {
+    const disk = findDisk(this.description, name);
+    const { qmp } = this;
+    this.#cleaned ??= this.#dropLeftJobs();
+    await this.#cleaned.catch((error) => {
+      this.#cleaned = undefined;
+      throw error;
+    });
+    const domain = this.description.name;
+    const overlay = locateOverlay(await queryBlockLayer(qmp, signal), domain, disk);
+    const fill = await this.#server.export(overlay, signal);
+    if (typeof fill === "string") return { overlay, fill };
+    return { overlay, fill, target: new QemuTarget({ qmp, domain, disk, overlay, fill }) };
+  }
+
+  /** Jobs of a process before this one that died: they wait for nobody. */
+  async #dropLeftJobs(): Promise<void> {
+    for (const { id } of await this.qmp.execute("query-jobs", {})) {
+      if (id.startsWith(JOB_PREFIX)) await dropJob(this.qmp, id);
+    }
+  }
+}
+
+/** The stream job over an overlay of QEMU's, and the export that goes away with it. */
+class FillStream implements DomainStream {
+  readonly method = "fill";
+  readonly #job: StreamJob;
+  readonly #fill: FillExport;
+  /** What could not be taken out of QEMU. */
+  #left: string | undefined;
+  #running: Promise<void> | undefined;
+
+  constructor(target: QemuTarget, fill: FillExport, options: StreamOptions) {
+    this.#job = new StreamJob(target, options);
+    this.#fill = fill;
+  }
+
+  get progress(): StreamProgress {
+    const { progress } = this.#job;
+    return this.#left === undefined ? progress : { ...progress, warnings: [...progress.warnings, this.#left] };
+  }
+
+  run(): Promise<void> {
+    this.#running ??= this.#main();
+    return this.#running;
+  }
+
+  async #main(): Promise<void> {
+    try {
+      await this.#job.run();
+    } catch (error) {
+      // Why the stream ended counts; that something of it is left is told beside it.
+      await this.#fill.remove().catch((left: Error) => {
+        this.#left = left.message;
+      });
+      throw error;
+    }
+    await this.#fill.remove();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<StreamProgress, void, undefined> {
+    const running = this.run();
+    running.catch(() => {});
+    try {
+      yield* this.#job;
+    } finally {
+      await running.catch(() => {});
+    }
+    await running;
+  }
+
+  setSpeed(speed: number | undefined): void {
+    this.#job.setSpeed(speed);
+  }
+
+  pause(): void {
+    this.#job.pause();
+  }
+
+  resume(): void {
+    this.#job.resume();
+  }
+
+  cancel(reason?: unknown): void {
+    this.#job.cancel(reason);
+  }
+}
