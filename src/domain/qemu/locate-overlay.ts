@@ -58,7 +58,7 @@ export function deviceId({ qdev, device }: QmpBlockDevice): string | undefined {
 
 /**
  * @throws {StreamdiskError} `not-found` when QEMU has no such device; `unsupported` for what is no overlay; `in-use` for a disk that
- *   a block job works on
+ *   a block job works on; `refused` for an image with internal snapshots
  */
 export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescription): Overlay {
   const name = `${domain}:${disk.target}`;
@@ -71,6 +71,10 @@ export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescr
     throw new StreamdiskError("unsupported", message, { node: name });
   }
   if (node.readOnly) throw new StreamdiskError("permission", `QEMU has '${name}' open read-only`, { node: name });
+  if (node.snapshots > 0) {
+    const message = `'${name}' has ${node.snapshots} internal snapshots, which read through its link: it must keep it`;
+    throw new StreamdiskError("refused", message, { node: name });
+  }
   refuseJobs(layer, node, name);
   return {
     ...{ name, node: node.nodeName, backingNode: childOf(layer, node, ["backing"])?.nodeName, format: node.driver },

@@ -28,6 +28,8 @@ export interface QmpNode {
   readonly length: number;
   /** Of a format that has clusters. */
   readonly clusterSize: number | undefined;
+  /** Internal snapshots in the image. */
+  readonly snapshots: number;
 }
 
 /** The graph of the block layer (`x-debug-query-block-graph`). */
@@ -109,20 +111,16 @@ function readDevice(device: JsonValue): QmpBlockDevice {
 }
 
 function readNode(node: JsonValue): QmpNode {
+  const image = node.get("image");
   return {
     nodeName: node.get("node-name").string(),
     driver: node.get("drv").string(),
     readOnly: node.get("ro").boolean(),
     file: node.get("file").string(),
-    backingFile: node
-      .get("image")
-      .get("backing-filename")
-      .optional((file) => file.string()),
-    length: node.get("image").get("virtual-size").count(),
-    clusterSize: node
-      .get("image")
-      .get("cluster-size")
-      .optional((size) => size.count()),
+    backingFile: image.get("backing-filename").optional((file) => file.string()),
+    length: image.get("virtual-size").count(),
+    clusterSize: image.get("cluster-size").optional((size) => size.count()),
+    snapshots: image.get("snapshots").optional((snapshots) => snapshots.items().length) ?? 0,
   };
 }
 
