@@ -30,6 +30,10 @@ export const settingsFile = z
     tokenFile: absolutePath.describe("The secret that callers over TCP must know"),
     tlsCertificates: absolutePath.describe("TLS for the API over TCP, with certificates from this directory"),
     allow: z.array(place).max(1000).describe("What may be opened beside the image directory, each with all below it"),
+    allowKeys: z
+      .array(absolutePath)
+      .max(1000)
+      .describe("Certificates and keys that exports may use, each with all below it; no image may lie there"),
     sourceOptions: z
       .object({ tlsCertificates: absolutePath, tlsPskFile: absolutePath, caFile: absolutePath })
       .partial()

@@ -1,6 +1,6 @@
 /**
  * What callers of the API may name: images, and what lies below them, only under the image directory and what the settings
- * allow beside it. Whoever may call the daemon may do with those what the daemon's user may, and nothing with the rest of
+ * allow beside it; keys of exports only where the settings say that keys are, which is no place for images: a disk would give them away. Whoever may call the daemon may do with those what the daemon's user may, and nothing with the rest of
  * the machine.
  *
  * Symbolic links are resolved on both sides before they are compared, and what is opened is the resolved path.
@@ -10,23 +10,26 @@ import { basename, dirname, isAbsolute, join, resolve, sep } from "node:path";
 import { isUri, uriIsBelow } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { parseReference, shownReference } from "../sources/index.ts";
+import type { DaemonSettings } from "./settings.ts";
 
 export class AllowedPaths {
   readonly #roots: readonly string[];
   readonly #prefixes: readonly string[];
+  readonly #keys: readonly string[];
   readonly #imageDirectory: string;
 
-  private constructor(imageDirectory: string, roots: readonly string[], prefixes: readonly string[]) {
-    this.#imageDirectory = imageDirectory;
+  private constructor(roots: readonly string[], prefixes: readonly string[], keys: readonly string[]) {
+    this.#imageDirectory = roots[0] ?? "";
     this.#roots = roots;
     this.#prefixes = prefixes;
+    this.#keys = keys;
   }
 
-  /** @param allow absolute paths, and beginnings of URIs, each with all that lies below it */
-  static async of(imageDirectory: string, allow: readonly string[]): Promise<AllowedPaths> {
-    const home = await resolved(imageDirectory);
-    const roots = await Promise.all(allow.filter((place) => !isUri(place)).map(resolved));
-    return new AllowedPaths(home, [home, ...roots], allow.filter(isUri));
+  static async of(settings: Pick<DaemonSettings, "imageDirectory" | "allow" | "allowKeys">): Promise<AllowedPaths> {
+    const { imageDirectory, allow, allowKeys } = settings;
+    const places = [imageDirectory, ...allow.filter((place) => !isUri(place))];
+    const [roots, keys] = await Promise.all([places, allowKeys].map((each) => Promise.all(each.map(resolved))));
+    return new AllowedPaths(roots ?? [], allow.filter(isUri), keys ?? []);
   }
 
   /** What images may name as their backing files, for those who open them. */
@@ -58,6 +61,23 @@ export class AllowedPaths {
     if (parseReference(reference).kind === "file") return this.file(reference);
     if (this.#prefixes.some((prefix) => uriIsBelow(reference, prefix))) return reference;
     throw refusal(reference, shownReference(reference));
+  }
+
+  /**
+   * @param path of a file or a directory with keys, absolute
+   * @returns it with symbolic links resolved
+   * @throws {StreamdiskError} `refused`, `invalid-argument`
+   */
+  async keys(path: string): Promise<string> {
+    const real = await resolved(path);
+    if (!this.#keys.some((place) => isBelow(real, place))) {
+      const message = `This daemon may not use the keys in '${path}': start it with --allow-keys '${real}' to let it`;
+      throw new StreamdiskError("refused", message, { node: path });
+    }
+    const root = this.#roots.find((place) => isBelow(real, place));
+    if (root === undefined) return real;
+    const message = `The keys in '${path}' could be read as an image, since images may lie in '${root}': keep them elsewhere`;
+    throw new StreamdiskError("refused", message, { node: path });
   }
 }
 

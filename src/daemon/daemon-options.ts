@@ -8,6 +8,7 @@ export interface DaemonOptions
     | "diskSocketMode"
     | "diskSocketGroup"
     | "allow"
+    | "allowKeys"
     | "sourceOptions"
     | "maxStreams"
     | "speed"

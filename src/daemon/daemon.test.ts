@@ -49,6 +49,7 @@ class Bench {
       imageDirectory: join(this.directory, "images"),
       socketDirectory: join(this.directory, "sockets"),
       allow: [join(this.directory, "sources")],
+      allowKeys: [],
       sourceOptions: {},
       maxStreams: 4,
       keep: { events: 1000, jobs: 100 },
@@ -291,8 +292,15 @@ test("nothing outside of what is allowed is opened", async (t) => {
   for (const image of ["/etc/x.qcow2", "../x.qcow2", "link/x.qcow2"]) {
     await assert.rejects(bench.create({ name: "a", image, backing: undefined, size: MIB }), { code: "refused" }, image);
   }
-  const body = ROUTES.addExport.body.parse({ name: "e", image: "/etc/passwd", format: "raw" });
-  await assert.rejects(bench.daemon.addExport({ params: {}, query: {}, body }), { code: "refused" });
+  const exported = (fields: object) => {
+    const body = ROUTES.addExport.body.parse({ name: "e", image: "a.raw", format: "raw", ...fields });
+    return assert.rejects(bench.daemon.addExport({ params: {}, query: {}, body }), { code: "refused" });
+  };
+  writeFileSync(join(bench.directory, "images/a.raw"), bench.content);
+  await exported({ image: "/etc/passwd" });
+  await exported({ listen: { socket: "/etc/e.sock" } });
+  await exported({ tlsCertificates: "/etc/pki" });
+  await exported({ tlsPskFile: "/etc/shadow" });
   const evil = join(bench.directory, "images/evil.qcow2");
   qemuImg("create", "-q", "-f", "qcow2", "-u", "-b", "/etc/passwd", "-F", "raw", evil, "1M");
   const adopt = ROUTES.createDisk.body.parse({ name: "evil", adopt: true, image: "evil.qcow2" });

@@ -62,7 +62,7 @@ export class Daemon implements Service, AsyncDisposable {
    * @param store closed with the daemon
    */
   static async start(store: Store, options: DaemonOptions, log: Log = noLog): Promise<Daemon> {
-    const allowed = await AllowedPaths.of(options.imageDirectory, options.allow);
+    const allowed = await AllowedPaths.of(options);
     const daemon = new Daemon(store, options, allowed, log);
     await daemon.#start();
     return daemon;

@@ -102,8 +102,8 @@ export class Exports {
       },
       address: await this.#addressOf(name, listen),
       ...(maxConnections !== undefined && { maxConnections }),
-      ...(tlsCertificates !== undefined && { tlsCertificates }),
-      ...(tlsPskFile !== undefined && { tlsPskFile }),
+      ...(tlsCertificates !== undefined && { tlsCertificates: await allowed.keys(tlsCertificates) }),
+      ...(tlsPskFile !== undefined && { tlsPskFile: await allowed.keys(tlsPskFile) }),
       createdAt: Date.now(),
     };
   }

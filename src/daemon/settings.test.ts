@@ -21,6 +21,7 @@ test("without a file and flags there are defaults", async () => {
     socket: `${state}/daemon.sock`,
     tokenFile: `${state}/token`,
     allow: [],
+    allowKeys: [],
     sourceOptions: {},
     maxStreams: 4,
     keep: { events: 10_000, jobs: 1_000 },
@@ -47,13 +48,21 @@ test("a flag goes before the file, and the file before the default", async (t) =
     sourceOptions: { caFile: "/etc/ca.pem", tlsCertificates: "/etc/pki" },
     listen: { port: 8080 },
     allow: ["/srv/images", "https://images.example/"],
+    allowKeys: ["/etc/pki"],
     maxStreams: 8,
     speed: 1_000_000,
     keep: { events: 5, jobs: 6 },
     logLevel: "debug",
   });
   const more = { diskSocketGroup: "libvirt", sourceOptions: { caFile: "ca.pem", tlsPskFile: undefined } };
-  const flags = { maxStreams: 2, allow: ["bases", "nbd://host/"], keep: { jobs: 7 }, speed: undefined, ...more };
+  const flags = {
+    maxStreams: 2,
+    allow: ["bases", "nbd://host/"],
+    allowKeys: ["pki"],
+    keep: { jobs: 7 },
+    speed: undefined,
+    ...more,
+  };
   assert.deepEqual(await readSettings({ ...NOBODY, file, flags }), {
     stateDirectory: "/srv/streamdisk",
     imageDirectory: "/srv/streamdisk/images",
@@ -66,6 +75,7 @@ test("a flag goes before the file, and the file before the default", async (t) =
     listen: { host: "127.0.0.1", port: 8080 },
     tokenFile: "/srv/streamdisk/token",
     allow: [join(process.cwd(), "bases"), "nbd://host/"],
+    allowKeys: [join(process.cwd(), "pki")],
     maxStreams: 2,
     speed: 1_000_000,
     keep: { events: 5, jobs: 7 },

@@ -30,6 +30,8 @@ export interface DaemonSettings {
   readonly tlsCertificates?: string;
   /** Absolute paths and beginnings of URIs. */
   readonly allow: readonly string[];
+  /** Directories and files with certificates and keys that exports may use; absolute. @default none */
+  readonly allowKeys: readonly string[];
   /** Certificates and keys for sources that speak TLS. @default none */
   readonly sourceOptions: SourceOptions;
   /** @default 4 */
@@ -79,6 +81,7 @@ export async function readSettings(from: SettingsSources = {}): Promise<DaemonSe
     socket: join(stateDirectory, "daemon.sock"),
     tokenFile: join(stateDirectory, "token"),
     allow: [],
+    allowKeys: [],
     maxStreams: 4,
     logLevel: "info",
     ...said,
@@ -153,7 +156,13 @@ function absolute(flags: SettingsFlags): Omit<SettingsFlags, "keep" | "sourceOpt
   const { keep: _keep, sourceOptions: _sourceOptions, ...said } = defined(flags);
   const paths = PATHS.flatMap((key) => (said[key] === undefined ? [] : [[key, resolve(said[key])]]));
   const allow = said.allow?.map((place) => (/^[A-Za-z][A-Za-z0-9+.-]*:/.test(place) ? place : resolve(place)));
-  return { ...said, ...Object.fromEntries(paths), ...(allow !== undefined && { allow }) };
+  const allowKeys = said.allowKeys?.map((path) => resolve(path));
+  return {
+    ...said,
+    ...Object.fromEntries(paths),
+    ...(allow !== undefined && { allow }),
+    ...(allowKeys !== undefined && { allowKeys }),
+  };
 }
 
 function absolutePaths(paths: SourceOptions): SourceOptions {

@@ -113,6 +113,7 @@ test(`${DEATHS} deaths of threads under a daemon with writing guests and streams
     imageDirectory: join(directory, "images"),
     socketDirectory: join(directory, "sockets"),
     allow: [join(directory, "sources")],
+    allowKeys: [],
     sourceOptions: {},
     maxStreams: 4,
     keep: { events: 10_000, jobs: 100 },

@@ -27,6 +27,7 @@ interface Flags extends SourceFlags {
   readonly tokenFile?: string;
   readonly tlsCertificates?: string;
   readonly allow?: readonly string[];
+  readonly allowKeys?: readonly string[];
   readonly maxStreams?: number;
   readonly speed?: number;
   readonly keepEvents?: number;
@@ -55,6 +56,7 @@ export function define(command: Command): void {
       "path or beginning of a URI that images and sources may lie below too (repeatable)",
       more,
     )
+    .option("--allow-keys <path>", "certificates and keys that exports may use, no place of images (repeatable)", more)
     .option("--socket <path>", "Unix socket of the API; without it 'daemon.sock' in the state directory")
     .option("--socket-mode <mode>", "permissions of that socket, octal; without it 600, with a group 660", parseMode)
     .option("--socket-group <gid>", "group of that socket, by name or number")
@@ -160,8 +162,17 @@ async function run(flags: Flags): Promise<void> {
 }
 
 function settingsFlags(flags: Flags): SettingsFlags {
-  const { stateDirectory, imageDirectory, allow, socket, socketMode, socketGroup, diskSocketMode, diskSocketGroup } =
-    flags;
+  const {
+    stateDirectory,
+    imageDirectory,
+    allow,
+    allowKeys,
+    socket,
+    socketMode,
+    socketGroup,
+    diskSocketMode,
+    diskSocketGroup,
+  } = flags;
   const { port, bind, tokenFile, tlsCertificates, maxStreams, speed, keepEvents, keepJobs, logLevel } = flags;
   if (bind !== undefined && port === undefined) {
     throw new StreamdiskError("invalid-argument", "Option '--bind' needs '--port'");
@@ -171,7 +182,17 @@ function settingsFlags(flags: Flags): SettingsFlags {
   }
   if (maxStreams === 0) throw new StreamdiskError("invalid-argument", "At least one stream must be able to run");
   const said = {
-    ...{ stateDirectory, imageDirectory, allow, socket, socketMode, socketGroup, diskSocketMode, diskSocketGroup },
+    ...{
+      stateDirectory,
+      imageDirectory,
+      allow,
+      allowKeys,
+      socket,
+      socketMode,
+      socketGroup,
+      diskSocketMode,
+      diskSocketGroup,
+    },
     sourceOptions: told(flags),
     ...{ tokenFile, tlsCertificates, maxStreams, speed, logLevel },
     listen: port === undefined ? undefined : { host: bind ?? "127.0.0.1", port },
