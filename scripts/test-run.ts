@@ -36,7 +36,7 @@ export interface TestRunResult {
 
 /** All test files, relative to the checkout, in a fixed order. */
 export function testFiles(): string[] {
-  return globSync(["src/**/*.test.ts", "test/**/*.test.ts"], { cwd: ROOT }).sort();
+  return globSync(["src/**/*.test.ts", "web/**/*.test.ts", "test/**/*.test.ts"], { cwd: ROOT }).sort();
 }
 
 export async function runTestFiles(files: readonly string[], options: TestRunOptions): Promise<TestRunResult> {

@@ -4,6 +4,9 @@
  */
 import { z } from "zod";
 
+// A page with a strict content security policy may not make code at run time, and is not to be seen trying.
+z.config({ jitless: "document" in globalThis });
+
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 /** Bytes a second. */

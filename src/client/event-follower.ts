@@ -11,8 +11,8 @@ import type { Transport, TransportResponse } from "./transport.ts";
 
 export interface LineOptions {
   readonly signal?: AbortSignal;
-  /** Told whenever the daemon answers: at first, and when the line is back. */
-  readonly onOpen?: () => void;
+  /** Told whenever the daemon answers, at first and when the line is back; of events, with the id of the newest that one has or had. */
+  readonly onOpen?: (newest?: number) => void;
   /** Told when the line is lost, and why; it is tried again by itself. */
   readonly onLost?: (why: unknown) => void;
   /** Milliseconds before the first new try; each next one waits twice as long, up to ten seconds. @default 500 */
@@ -67,10 +67,12 @@ async function* follow<T>(
     signal?.addEventListener("abort", hangUp);
     try {
       const response = await opened(transport, path, last, line.signal);
-      onOpen?.();
+      let isOpen = false;
       for await (const { id, data } of messagesOf(response, hangUp)) {
         wait = retryMs;
         last = id ?? last;
+        if (!isOpen) onOpen?.(last === undefined ? undefined : Number(last));
+        isOpen = true;
         if (data !== undefined) yield JSON.parse(data) as T;
       }
       onLost?.(new StreamdiskError("source-lost", "The daemon ended the line"));

@@ -28,6 +28,7 @@ import { type Answer, answerOf, failureAnswer, HttpRefusal, responseOf } from ".
 import { IdempotentAnswers } from "./idempotency.ts";
 import type { Log } from "./log.ts";
 import { Metrics } from "./metrics.ts";
+import type { PageFiles } from "./page-files.ts";
 import { type Rate, RateLimit } from "./rate-limit.ts";
 
 export interface HttpAppOptions {
@@ -35,6 +36,8 @@ export interface HttpAppOptions {
   /** What goes on in a disk that is open. */
   readonly watch: (disk: string, signal: AbortSignal) => AsyncIterable<Live>;
   readonly access: AccessRules;
+  /** The page to look at; who only looks at it needs no token. @default none */
+  readonly page?: PageFiles;
   readonly log: Log;
   /** Ends those who follow the events, so that the server can close. */
   readonly closing?: AbortSignal;
@@ -80,7 +83,7 @@ const ALWAYS_SENT = { "Cache-Control": "no-store", "X-Content-Type-Options": "no
 
 /** Makes the application. */
 export function httpApp(service: Service, options: HttpAppOptions): HttpApp {
-  const { events, watch, access, log, closing, clock = systemClock } = options;
+  const { events, watch, access, page = new Map() as PageFiles, log, closing, clock = systemClock } = options;
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const metrics = new Metrics(service);
   const rate = new RateLimit(limits.rate, clock);
@@ -94,7 +97,9 @@ export function httpApp(service: Service, options: HttpAppOptions): HttpApp {
     c.set("requestId", randomUUID());
     c.set("route", "none");
     await next();
-    for (const [name, value] of Object.entries(ALWAYS_SENT)) c.res.headers.set(name, value);
+    for (const [name, value] of Object.entries(ALWAYS_SENT)) {
+      if (!c.res.headers.has(name)) c.res.headers.set(name, value);
+    }
     const { method } = c.req;
     metrics.countRequest(c.get("route"), method, c.res.status);
     const facts = { method, path: c.req.path, status: c.res.status, ms: Math.round(clock.now() - began) };
@@ -104,7 +109,7 @@ export function httpApp(service: Service, options: HttpAppOptions): HttpApp {
     const caller = c.env?.caller ?? STRANGER;
     const waitMs = rate.take(callerKey(caller));
     if (waitMs > 0) throw tooMany(waitMs);
-    mayCall(caller, c.req.raw.headers, NEEDS_NO_TOKEN.includes(c.req.path));
+    mayCall(caller, c.req.raw.headers, NEEDS_NO_TOKEN.includes(c.req.path) || page.has(c.req.path));
     await next();
   });
   app.onError((error, c) => {
@@ -181,6 +186,8 @@ export function httpApp(service: Service, options: HttpAppOptions): HttpApp {
   serve("GET", "/metrics", async () => {
     return new Response(await metrics.text(), { headers: { "Content-Type": metrics.contentType } });
   });
+
+  for (const [path, { body, headers }] of page) serve("GET", path, () => new Response(body, { headers }));
 
   for (const [path, allowed] of methods) {
     app.all(honoPath(path), (c) => {

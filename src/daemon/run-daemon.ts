@@ -9,6 +9,7 @@ import { Daemon } from "./daemon.ts";
 import { httpApp } from "./http-app.ts";
 import { type HttpServer, serveTcp, serveUnix } from "./http-server.ts";
 import { openLog } from "./log.ts";
+import { pageFiles } from "./page-files.ts";
 import { ServiceReports } from "./service-reports.ts";
 import type { DaemonSettings } from "./settings.ts";
 import { SqliteStore } from "./sqlite-store.ts";
@@ -25,6 +26,8 @@ export interface RunDaemonOptions {
 export interface RunningDaemon {
   /** Where its API is. */
   readonly addresses: readonly string[];
+  /** Where its page is, with and without the token that it needs; absent when it has none, or listens on no TCP port. */
+  readonly page?: { readonly url: string; readonly withToken: string };
   readonly disks: number;
   readonly exports: number;
   /** What was done at the start that its user should know, as sentences. */
@@ -83,7 +86,8 @@ async function start(
   const access = token === undefined ? {} : { token };
   const closing = new AbortController();
   const watch = daemon.watch.bind(daemon);
-  const app = httpApp(daemon, { events: daemon.feed, watch, access, log, closing: closing.signal });
+  const page = await pageFiles();
+  const app = httpApp(daemon, { events: daemon.feed, watch, access, page, log, closing: closing.signal });
   const servers: HttpServer[] = [];
   ends.push(async () => {
     closing.abort();

@@ -69,7 +69,7 @@ const WHAT: Readonly<Partial<Record<ErrorCode, string>>> = {
 export function wrapSystemError(error: unknown, node: string, doing: string, context: ErrorContext = {}): Error {
   if (error instanceof StreamdiskError) return error;
   if (error instanceof Error && error.name === "AbortError") return error;
-  const errno = (error as NodeJS.ErrnoException | undefined)?.code;
+  const errno = (error as { readonly code?: string } | undefined)?.code;
   const code = (errno !== undefined && FROM_ERRNO[errno]) || "io";
   const said = error instanceof Error ? error.message : String(error);
   const why = errno === "EROFS" ? "the file system is read-only" : (WHAT[code] ?? said);

@@ -16,3 +16,5 @@ function check(command: string, ...args: string[]): void {
 test("the linter finds nothing", () => check("biome", "check", "--error-on-warnings", "--max-diagnostics=50"));
 
 test("the types fit", () => check("tsc", "-p", "."));
+
+test("so do those of the page", () => check("tsc", "-p", "web"));

@@ -6,8 +6,8 @@ import { importsOf, layeringViolations } from "./layering.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
 
-test("src/ keeps the import rule", () => {
-  const paths = globSync("src/**/*.ts", { cwd: ROOT });
+test("src/ and web/ keep the import rule", () => {
+  const paths = globSync(["src/**/*.ts", "web/**/*.{ts,tsx}"], { cwd: ROOT });
   const modules = new Map(paths.map((path) => [path, readFileSync(join(ROOT, path), "utf8")]));
   assert.ok(modules.size > 0);
   assert.deepEqual(layeringViolations(modules), []);
@@ -56,6 +56,12 @@ suite("a bad tree is told so", () => {
     ["src/errors/x.ts", "export const a = Buffer.alloc(1);", /a global of Node.js/],
     ["src/attic/x.ts", "export const a = 1;", /is in no room/],
     ["src/x.ts", "export const a = 1;", /is in no room/],
+    ["web/x.ts", 'import { a } from "../src/block/index.ts";', /'web' may see only errors, api, client/],
+    ["web/parts/x.tsx", 'import { a } from "../../src/client/disk-handle.ts";', /through its index.ts/],
+    ["web/x.ts", 'import { readFile } from "node:fs";', /its home is none/],
+    ["web/x.ts", 'import { z } from "zod";', /its home is src\/api/],
+    ["web/x.ts", "export const a = process.env.A;", /a global of Node.js/],
+    ["src/client/x.ts", 'import { render } from "preact";', /its home is web/],
     ["src/image/utils.ts", "export const a = 1;", /a name that says nothing/],
     ["src/image/parts/index.ts", "export const a = 1;", /only a room has an index.ts/],
     ["src/image/x.ts", "export default function a() {}", /default export/],
@@ -79,6 +85,10 @@ test("a good tree is not", () => {
     ["src/formats/qcow2/x.test.ts", 'import { rng } from "../../../test/support/seed.ts";\n'],
     ["src/cli/x.ts", 'import { Command } from "commander";\nimport { a } from "../image/index.ts";\n'],
     ["src/index.ts", 'export { a } from "./image/index.ts";\n'],
+    [
+      "web/parts/x.tsx",
+      'import "../style.css";\nimport { a } from "../../src/client/index.ts";\nimport { b } from "preact/hooks";\n',
+    ],
   ]);
   assert.deepEqual(layeringViolations(good), []);
 });

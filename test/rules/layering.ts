@@ -53,8 +53,11 @@ const NODE_MODULES: Partial<Record<Room, readonly string[]>> = {
 const BROWSER_SAFE: readonly Room[] = ["errors", "api", "client"];
 const NODE_GLOBALS = /\b(?:Buffer\.|process\.|require\()/;
 
+/** What the page in `web/` sees of `src/`. It has subfolders, but no rooms of its own. */
+const WEB_SEES: readonly Room[] = ["errors", "api", "client"];
+
 /** Where each third-party package lives, and modules of Node.js that have a home of their own. */
-const HOMES: Readonly<Record<string, Room>> = {
+const HOMES: Readonly<Record<string, Room | "web">> = {
   commander: "cli",
   "fast-xml-parser": "domain",
   koffi: "host",
@@ -65,9 +68,12 @@ const HOMES: Readonly<Record<string, Room>> = {
   "@hono/node-server": "daemon",
   pino: "daemon",
   "prom-client": "daemon",
+  preact: "web",
+  "@preact/signals": "web",
+  uplot: "web",
 };
 
-const VAGUE_NAME = /^(?:utils?|helpers?|types?|common|misc|shared)\.ts$/;
+const VAGUE_NAME = /^(?:utils?|helpers?|types?|common|misc|shared)\.tsx?$/;
 const MAX_LINES = 400;
 
 /** What one module imports, in the order of the text. */
@@ -84,7 +90,7 @@ export function importsOf(text: string): string[] {
 }
 
 /**
- * Checks the modules of `src/`.
+ * Checks the modules of `src/` and `web/`.
  *
  * @param modules text by path, as in "src/block/index.ts"
  * @returns one sentence for each violation
@@ -94,21 +100,28 @@ export function layeringViolations(modules: ReadonlyMap<string, string>): string
   for (const [path, text] of modules) {
     const complain = (what: string) => found.push(`${path}: ${what}`);
     const isTest = path.endsWith(".test.ts");
-    const room = roomOf(path);
+    const isWeb = path.startsWith("web/");
+    const room = isWeb ? undefined : roomOf(path);
 
     if (VAGUE_NAME.test(posix.basename(path))) complain("a name that says nothing; name the module for what it does");
     if (/^export default\b/m.test(text)) complain("has a default export");
-    if (room === undefined && path !== "src/index.ts") complain("is in no room");
-    if (posix.basename(path) === "index.ts" && path.split("/").length > 3) complain("only a room has an index.ts");
+    if (room === undefined && !isWeb && path !== "src/index.ts") complain("is in no room");
+    if (!isWeb && posix.basename(path) === "index.ts" && path.split("/").length > 3)
+      complain("only a room has an index.ts");
     if (isTest) continue;
 
     const lines = text.split("\n").length - 1;
     if (lines > MAX_LINES) complain(`has ${lines} lines; split it by role past ${MAX_LINES}`);
-    if (room !== undefined && BROWSER_SAFE.includes(room) && NODE_GLOBALS.test(withoutComments(text))) {
-      complain("uses a global of Node.js, but its room runs in a browser");
+    const inBrowser = isWeb || (room !== undefined && BROWSER_SAFE.includes(room));
+    if (inBrowser && NODE_GLOBALS.test(withoutComments(text))) {
+      complain("uses a global of Node.js, but runs in a browser");
     }
     for (const specifier of importsOf(text)) {
-      const problem = specifier.startsWith(".") ? localProblem(path, room, specifier) : packageProblem(room, specifier);
+      const problem = isWeb
+        ? webProblem(path, specifier)
+        : specifier.startsWith(".")
+          ? localProblem(path, room, specifier)
+          : packageProblem(room, specifier);
       if (problem !== undefined) complain(`imports '${specifier}': ${problem}`);
     }
   }
@@ -130,9 +143,22 @@ function localProblem(path: string, room: Room | undefined, specifier: string): 
   return sees.includes(targetRoom) ? undefined : `'${room}' may see only ${sees.join(", ") || "itself"}`;
 }
 
+function webProblem(path: string, specifier: string): string | undefined {
+  if (!specifier.startsWith(".")) {
+    const home = HOMES[packageName(specifier)];
+    return home === "web" ? undefined : `its home is ${home === undefined ? "none" : `src/${home}`}`;
+  }
+  if (!/\.(?:tsx?|css)$/.test(specifier)) return "a local import ends in .ts, .tsx or .css";
+  const target = posix.join(posix.dirname(path), specifier);
+  if (target.startsWith("web/")) return undefined;
+  const seen = WEB_SEES.some((room) => target === `src/${room}/index.ts`);
+  return seen ? undefined : `'web' may see only ${WEB_SEES.join(", ")}, each through its index.ts`;
+}
+
 function packageProblem(room: Room | undefined, specifier: string): string | undefined {
   const name = packageName(specifier);
   const home = HOMES[name];
+  if (home === "web") return "its home is web/";
   if (home !== undefined) return home === room ? undefined : `its home is src/${home}`;
   if (!specifier.startsWith("node:")) return "a third-party package without a home";
   const allowed = room === undefined ? undefined : NODE_MODULES[room];

@@ -42,6 +42,7 @@ function node(...args: string[]) {
 test("it holds what it needs and no more", () => {
   const files = globSync("**/*", { cwd: installed });
   for (const file of ["LICENSE", "README.md", "CHANGELOG.md"]) assert.ok(files.includes(file), file);
+  assert.ok(files.includes("dist/web/index.html") && files.some((file) => /^dist\/web\/assets\/.*\.js$/.test(file)));
   assert.deepEqual(
     files.filter((file) => /(?<!\.d)\.ts$|\.test\./.test(file)),
     [],

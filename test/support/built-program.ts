@@ -14,6 +14,7 @@ const ROOT = join(import.meta.dirname, "../..");
 export function buildProgram(directory: string): string {
   const config = ["-p", join(ROOT, "tsconfig.build.json"), "--noCheck", "--declaration", "false"];
   peer(join(ROOT, "node_modules/.bin/tsc"), ...config, "--outDir", join(directory, "dist"));
+  peer(process.execPath, join(ROOT, "scripts/build-web.ts"), join(directory, "dist/web"));
   mkdirSync(join(directory, "bin"));
   for (const file of ["package.json", "bin/streamdisk.js"]) copyFileSync(join(ROOT, file), join(directory, file));
   symlinkSync(join(ROOT, "node_modules"), join(directory, "node_modules"));

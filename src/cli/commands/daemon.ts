@@ -143,9 +143,14 @@ async function run(flags: Flags): Promise<void> {
       });
       try {
         printWarnings(daemon.notes);
-        const { addresses, disks, exports } = daemon;
+        const { addresses, page, disks, exports } = daemon;
         if (flags.json) printJsonLine({ event: "listening", addresses, disks, exports });
-        else printLines(`Listening at ${addresses.join(" and ")}; ${disks} disks and ${exports} exports are served`);
+        else {
+          printLines(`Listening at ${addresses.join(" and ")}; ${disks} disks and ${exports} exports are served`);
+          // What others read later, such as a journal, is no place for the token.
+          if (page !== undefined && process.stdout.isTTY) printLines(`Look at it: ${page.withToken}`);
+          else if (page !== undefined) printLines(`Look at it: ${page.url} (the token is in '${settings.tokenFile}')`);
+        }
         await new Promise((_, reject) => {
           if (signal.aborted) reject(signal.reason);
           signal.addEventListener("abort", () => reject(signal.reason), { once: true });

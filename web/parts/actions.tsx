@@ -1,0 +1,173 @@
+import type { ComponentChildren } from "preact";
+import { useState } from "preact/hooks";
+import type { Disk } from "../../src/client/index.ts";
+import { daemonClient } from "../session.ts";
+import type { WatchedDisk } from "../state/watched-disk.ts";
+import { bytes, hasEnded } from "../words.ts";
+import { Dialog } from "./dialog.tsx";
+import { tell } from "./notice.tsx";
+
+const MIB = 2 ** 20;
+type Asked = "start" | "speed" | "cancel" | "replace";
+
+/** What one can do with a disk. What cannot be taken back, or needs to know more, is asked before. */
+export function Actions({ watched, disk }: { readonly watched: WatchedDisk; readonly disk: Disk }) {
+  const [asked, setAsked] = useState<Asked>();
+  const [busy, setBusy] = useState(false);
+  const handle = daemonClient().disk(watched.name);
+  const stream = watched.live.value?.stream ?? disk.stream;
+  const active = stream !== undefined && !hasEnded(stream) ? stream : undefined;
+  const needsNothing = disk.hydrated === true || disk.readOnly || disk.state !== "ready";
+
+  /** Does it, and says what came of it. */
+  const act = async (what: () => Promise<string>): Promise<void> => {
+    setBusy(true);
+    try {
+      tell(await what());
+      await watched.refresh();
+    } catch (error) {
+      tell(error instanceof Error ? error.message : String(error), { bad: true });
+      throw error;
+    } finally {
+      setBusy(false);
+    }
+  };
+  const now = (what: () => Promise<string>) => () => void act(what).catch(() => {});
+  const step = async (): Promise<string> => {
+    const { copied, done } = await handle.step();
+    return done ? "Nothing is missing any more" : `One step: ${bytes(copied)} came`;
+  };
+  const pause = async (): Promise<string> => {
+    await handle.pause();
+    return "The stream is paused, also over restarts";
+  };
+  const resume = async (): Promise<string> => {
+    await handle.resume();
+    return "The stream goes on";
+  };
+  const close = (): void => setAsked(undefined);
+  const button = (label: string, onClick: () => void, kind = "") => (
+    <button type="button" class={kind} disabled={busy} onClick={onClick}>
+      {label}
+    </button>
+  );
+  return (
+    <div class="actions">
+      {!needsNothing && active === undefined && button("Start stream…", () => setAsked("start"), "primary")}
+      {active?.state === "paused" && button("Resume", now(resume), "primary")}
+      {active !== undefined && active.state !== "paused" && button("Pause", now(pause))}
+      {!needsNothing && (active === undefined || active.state === "paused") && button("One step", now(step))}
+      {active !== undefined && button("Speed…", () => setAsked("speed"))}
+      {active !== undefined && button("Cancel…", () => setAsked("cancel"))}
+      {disk.hydrated !== true && disk.backing !== undefined && button("Replace source…", () => setAsked("replace"))}
+      {asked === "start" && (
+        <Dialog
+          title={`Stream ${watched.name}`}
+          act="Start"
+          onClose={close}
+          onAct={(form) =>
+            act(async () => {
+              const speed = speedIn(form);
+              await handle.stream(speed === null ? {} : { speed });
+              return "The stream was started";
+            })
+          }
+        >
+          <p>
+            All that is missing is fetched, and then the disk stands alone. Its machine goes on meanwhile, and goes
+            first.
+          </p>
+          <SpeedField speed={undefined} />
+        </Dialog>
+      )}
+      {asked === "speed" && (
+        <Dialog
+          title="Speed of the stream"
+          act="Set"
+          onClose={close}
+          onAct={(form) =>
+            act(async () => {
+              await handle.setSpeed(speedIn(form));
+              return "The speed was changed";
+            })
+          }
+        >
+          <SpeedField speed={active?.speed} />
+        </Dialog>
+      )}
+      {asked === "cancel" && (
+        <Dialog
+          title="Cancel the stream?"
+          act="Cancel the stream"
+          dangerous
+          onClose={close}
+          onAct={() =>
+            act(async () => {
+              await handle.cancel();
+              return "The stream was cancelled; what was fetched stays";
+            })
+          }
+        >
+          <p>What was fetched stays, and a stream can be started again later. Until then the disk needs its source.</p>
+        </Dialog>
+      )}
+      {asked === "replace" && (
+        <Dialog
+          title="Another place for what is missing"
+          act="Replace"
+          dangerous
+          onClose={close}
+          onAct={(form) =>
+            act(async () => {
+              const backing = String(form.get("backing")).trim();
+              await handle.replaceSource({ backing, force: form.get("force") !== null });
+              return `The source is now ${backing}`;
+            })
+          }
+        >
+          <p>
+            For a source that has moved. Its size and samples of it must agree with the one that was; the disk is away
+            from its machine for a moment.
+          </p>
+          <Field label="Path or URI">
+            <input name="backing" required defaultValue={disk.backing} autocomplete="off" spellcheck={false} />
+          </Field>
+          <label class="check">
+            <input type="checkbox" name="force" /> Also when they do not agree: the disk may then read as neither of the
+            two
+          </label>
+        </Dialog>
+      )}
+    </div>
+  );
+}
+
+function SpeedField({ speed }: { readonly speed: number | undefined }) {
+  return (
+    <Field label="At most, in MiB a second (empty: no limit)">
+      <input
+        name="speed"
+        type="number"
+        min="0.001"
+        step="any"
+        defaultValue={speed === undefined ? "" : String(speed / MIB)}
+      />
+    </Field>
+  );
+}
+
+function Field({ label, children }: { readonly label: string; readonly children: ComponentChildren }) {
+  return (
+    // biome-ignore lint/a11y/noLabelWithoutControl: the control is its child
+    <label class="field">
+      <span>{label}</span>
+      {children}
+    </label>
+  );
+}
+
+/** Bytes a second; null for no limit. */
+function speedIn(form: FormData): number | null {
+  const text = String(form.get("speed") ?? "").trim();
+  return text === "" ? null : Math.max(1, Math.round(Number(text) * MIB));
+}

@@ -1,0 +1,20 @@
+import { percent } from "../words.ts";
+
+interface BarParts {
+  readonly local: number;
+  readonly zero: number;
+  readonly missing: number;
+  readonly label: string;
+}
+
+/** How far a disk is: what is local, what is known to be zero, what is missing. */
+export function Bar({ local, zero, missing, label }: BarParts) {
+  const whole = Math.max(1, local + zero + missing);
+  return (
+    <div class="bar" role="img" aria-label={`${label}: ${percent(local + zero, whole)} here`}>
+      <span class="bar-local" style={{ flexGrow: local / whole }} />
+      <span class="bar-zero" style={{ flexGrow: zero / whole }} />
+      <span class="bar-missing" style={{ flexGrow: missing / whole }} />
+    </div>
+  );
+}
