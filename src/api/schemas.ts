@@ -69,7 +69,7 @@ const microseconds = z.number().min(0);
 
 const latency = z
   .object({
-    meanUs: microseconds,
+    totalUs: microseconds.describe("Of all together"),
     p50Us: microseconds,
     p90Us: microseconds,
     p99Us: microseconds,
@@ -140,7 +140,8 @@ export const disk = z
     hydrated: z.boolean().optional(),
     clients: z.number().int().optional(),
     source: sourceState.optional(),
-    fetchedBytes: bytes.optional(),
+    fetchedBytes: bytes.optional().describe("What reads of guests have fetched since it was opened"),
+    streamedBytes: bytes.optional().describe("What streams have fetched since it was opened"),
     traffic: traffic.optional().describe("Since it was opened, also of clients that have gone"),
     load: loadSample.optional().describe("Of the last second; absent when nothing happened"),
     stream: job.optional().describe("The one that has not ended, or the last"),

@@ -18,7 +18,7 @@ const LOAD: NonNullable<Disk["load"]> = {
   readP99Us: 3100,
   writeP99Us: 2_500_000,
 };
-const times = { meanUs: 9, p50Us: 8, p90Us: 20, p99Us: 30 };
+const times = { totalUs: 45, p50Us: 8, p90Us: 20, p99Us: 30 };
 const CLIENT: NbdClient = {
   peer: "192.0.2.7:1234",
   tls: true,

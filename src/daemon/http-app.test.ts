@@ -248,7 +248,11 @@ test("health, readiness, metrics and the document", async () => {
     'streamdisk_disks{state="ready"} 1',
     'streamdisk_streams{state="running"} 1',
     'streamdisk_disk_missing_bytes{disk="vm1"} 1000',
-    'streamdisk_disk_fetched_bytes{disk="vm1"} 24',
+    'streamdisk_disk_fetched_bytes_total{disk="vm1"} 24',
+    'streamdisk_export_clients{export="base"} 0',
+    'streamdisk_disk_sources{state="ok"} 1',
+    "# TYPE streamdisk_disk_fetched_bytes_total counter",
+    "# TYPE streamdisk_event_loop_lag_seconds gauge",
     'streamdisk_disk_held_requests{disk="vm1"} 3',
     'streamdisk_http_requests_total{route="/v1/disks/{disk}",method="GET",status="200"} 1',
   ]) {

@@ -68,6 +68,7 @@ function figures({
   clients,
   source,
   fetchedBytes,
+  streamedBytes,
   traffic,
   load,
 }: DiskInfo) {
@@ -81,6 +82,7 @@ function figures({
     clients,
     source: { ...source },
     fetchedBytes,
+    streamedBytes,
     traffic,
     ...(load !== undefined && { load }),
   };

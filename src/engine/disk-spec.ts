@@ -66,6 +66,8 @@ export interface DiskInfo {
   readonly source: SourceState;
   /** Bytes that guest reads have fetched since the start. */
   readonly fetchedBytes: number;
+  /** Bytes that streams have fetched since the start. */
+  readonly streamedBytes: number;
   /** What guests have asked for since the start, also those that have gone. */
   readonly traffic: TrafficFigures;
   /** Of the last second; absent when nothing happened. */

@@ -8,7 +8,7 @@
  * A guest's request may be held while the source is dead; the stream job waits by itself. The disk is hydrated when a stream has
  * ended; then the layers below are closed and the export lives on.
  */
-import { isOverlay, layerExtents, type OverlayNode } from "../block/index.ts";
+import { isOverlay, type OverlayNode } from "../block/index.ts";
 import { type Chain, openChain } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { CopyOnRead, Hold, type SourceWatch } from "../filters/index.ts";
@@ -17,6 +17,7 @@ import { type NbdClient, type NbdExport, type NbdServer, serveNbd, type Traffic 
 import { shownReference } from "../sources/index.ts";
 import { overlayTarget, type StepResult, StreamJob, type StreamTarget, stepStream } from "../stream/index.ts";
 import { Activity, type Range } from "./activity.ts";
+import { AllocationCount } from "./allocation.ts";
 import type {
   DiskEvent,
   DiskInfo,
@@ -61,6 +62,7 @@ export class Disk implements LoadSource {
   readonly #server: NbdServer;
   readonly #sources: SourcesBelow;
   readonly #load: LoadLog;
+  readonly #allocation: AllocationCount;
   readonly #activity: Activity;
   #job: StreamJob | undefined;
   /** Bytes that streams before this one, and steps, have fetched. */
@@ -76,6 +78,7 @@ export class Disk implements LoadSource {
     this.#server = parts.server;
     this.#sources = parts.sources;
     this.#load = new LoadLog(this);
+    this.#allocation = new AllocationCount(parts.chain.node, () => this.#changes());
     this.#activity = parts.activity;
   }
 
@@ -131,8 +134,7 @@ export class Disk implements LoadSource {
 
   async info(): Promise<DiskInfo> {
     const { node } = this.#chain;
-    const bytes = { data: 0, zero: 0, missing: 0 };
-    for await (const { kind, length } of layerExtents(node)) bytes[kind] += length;
+    const bytes = await this.#allocation.count();
     const hydrated = this.#isHydrated;
     const load = this.#load.last;
     return {
@@ -149,6 +151,7 @@ export class Disk implements LoadSource {
       clients: this.#server.connections,
       source: this.#source,
       fetchedBytes: this.fetchedBytes,
+      streamedBytes: this.streamedBytes,
       traffic: this.traffic().figures(),
       ...(load !== undefined && { load }),
       ...(this.#job !== undefined && { stream: this.#job.progress }),
@@ -170,6 +173,12 @@ export class Disk implements LoadSource {
 
   get streamedBytes(): number {
     return this.#streamedBefore + (this.#job?.progress.copiedBytes ?? 0);
+  }
+
+  /** Differs whenever something may have been allocated: by guests, for them, or by a stream. */
+  #changes(): string {
+    const kept = this.#guest?.copyOnRead?.counts.kept ?? 0;
+    return [this.requests, kept, this.streamedBytes, this.#chain.node.length].join(" ");
   }
 
   /** Who is connected, and what each has had. */

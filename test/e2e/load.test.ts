@@ -4,6 +4,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { unixTransport } from "../../src/host/index.ts";
 import { connectNbd } from "../../src/nbd/index.ts";
 import { cliOk, noise, startCli, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
@@ -60,6 +61,47 @@ test("a disk and an export tell of their clients, and a disk of its load", async
   const { traffic } = await disk.info();
   assert.deepEqual([traffic?.reads, traffic?.writes, traffic?.readBytes], [1, 1, 64 * KIB]);
 });
+
+test("what Prometheus is told moves, and is what it understands", async (t) => {
+  await using daemon = new DaemonProcess(temporaryDirectory(t));
+  await daemon.start();
+  const { uri = "" } = await daemon.client.call("createDisk", { body: { name: "vm1", size: SIZE } });
+  const before = await scrape(daemon.socket);
+  await using guest = await connectNbd(uri);
+  await guest.write(0, Buffer.alloc(64 * KIB));
+  await guest.read(0, Buffer.alloc(4 * KIB));
+  const after = await scrape(daemon.socket);
+  const moved = (name: string): (number | undefined)[] => [before.get(name), after.get(name)];
+  assert.deepEqual(moved('streamdisk_disk_written_bytes_total{disk="vm1"}'), [0, 64 * KIB]);
+  assert.deepEqual(moved('streamdisk_disk_read_bytes_total{disk="vm1"}'), [0, 4 * KIB]);
+  assert.deepEqual(moved('streamdisk_disk_clients{disk="vm1"}'), [0, 1]);
+  const [none, latency = 0] = moved('streamdisk_disk_read_latency_seconds{disk="vm1",quantile="0.99"}');
+  assert.ok(none === undefined && latency > 0 && latency < 60, String(latency));
+  for (const name of ["process_resident_memory_bytes", "process_cpu_seconds_total"]) {
+    assert.ok((after.get(name) ?? 0) > 0, name);
+  }
+  assert.notEqual(after.get('streamdisk_event_loop_lag_seconds{quantile="0.99"}'), undefined);
+});
+
+/** Asks as Prometheus does, and reads every line by the grammar of its text format. */
+async function scrape(socket: string): Promise<ReadonlyMap<string, number>> {
+  const { body, status } = await unixTransport(socket)({ method: "GET", path: "/metrics", headers: {} });
+  assert.equal(status, 200);
+  const found = new Map<string, number>();
+  const types = new Map<string, string>();
+  for (const line of (await new Response(body).text()).split("\n")) {
+    const [, what, about = "", type = ""] = /^# (HELP|TYPE) ([a-z_]+) (.+)$/.exec(line) ?? [];
+    if (what === "TYPE") types.set(about, type);
+    if (line === "" || what !== undefined) continue;
+    const sample = /^([a-z_]+)(?:\{(?:[a-z]+="[^"\n]*",?)+\})? (\S+)$/.exec(line);
+    assert.ok(sample !== null, line);
+    const [, name = "", value] = sample;
+    assert.ok(Number.isFinite(Number(value)), line);
+    assert.equal(types.get(name), name.endsWith("_total") ? "counter" : "gauge", line);
+    found.set(line.slice(0, line.lastIndexOf(" ")), Number(value));
+  }
+  return found;
+}
 
 test("one disk is watched, and all disks at once, where there is no terminal", async (t) => {
   await using daemon = new DaemonProcess(temporaryDirectory(t));

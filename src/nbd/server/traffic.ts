@@ -7,9 +7,10 @@ import { type Clock, LatencyHistogram } from "../../block/index.ts";
 import { COMMAND } from "../protocol.ts";
 import type { Operation } from "./operation.ts";
 
-/** Microseconds, at most a sixteenth too many; 0 where nothing was counted. */
+/** Microseconds; percentiles are at most a sixteenth too high, and 0 where nothing was counted. */
 export interface LatencySummary {
-  readonly meanUs: number;
+  /** Of all together. */
+  readonly totalUs: number;
   readonly p50Us: number;
   readonly p90Us: number;
   readonly p99Us: number;
@@ -123,7 +124,7 @@ export function percentileUs(times: LatencyHistogram, part: number): number {
 
 function summary(times: LatencyHistogram, ms: number): LatencySummary {
   return {
-    meanUs: times.count === 0 ? 0 : Math.round((ms * 1000) / times.count),
+    totalUs: Math.round(ms * 1000),
     p50Us: percentileUs(times, 0.5),
     p90Us: percentileUs(times, 0.9),
     p99Us: percentileUs(times, 0.99),
