@@ -17,7 +17,7 @@ export {
   serveDisk,
 } from "./engine/index.ts";
 export { ERROR_TABLE, type ErrorCode, type ErrorContext, StreamdiskError } from "./errors/index.ts";
-export type { SourcePolicy } from "./filters/index.ts";
+export type { KnownSource, SourcePolicy } from "./filters/index.ts";
 export type { CheckResult, FormatName, FormatNode } from "./formats/index.ts";
 export { unixTransport } from "./host/index.ts";
 export {

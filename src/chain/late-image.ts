@@ -7,10 +7,11 @@
  * once with the error that told of the loss, and whoever waits for the end of that waits for this one too. When the image has been
  * opened the gate is not asked any more.
  *
- * Nothing is known of the image before. It is taken for endless, so that nothing above it takes what it may hold for the zeroes past
- * its end; and what was asked of it by that is zero where it turns out to end before.
+ * Nothing needs to be known of the image before. It is taken for endless, so that nothing above it takes what it may hold for the zeroes past
+ * its end; and what was asked of it by that is zero where it turns out to end before. What is remembered of it as zero is zero as long
+ * as its source is lost; one that has changed is not believed anything.
  */
-import { type BlockNode, type Extent, ReadOnlyNode, validateOpen } from "../block/index.ts";
+import { type BlockNode, type Extent, ReadOnlyNode, validateOpen, type ZeroRanges, zeroUntil } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { CheckResult, FormatDetails, FormatName, FormatNode } from "../formats/index.ts";
 import type { Chain, ChainLayer } from "./spec.ts";
@@ -29,47 +30,34 @@ export interface LatePolicy {
   readonly patienceMs: number;
 }
 
-interface LateImageOptions {
+/** An image that may be away. */
+export interface Awaited {
+  /** Tries once. */
+  readonly open: () => Promise<Chain>;
   /** As messages show it. */
   readonly name: string;
   /** What the image above says of it. */
   readonly format: FormatName | undefined;
-  /** Tries once. */
-  readonly open: () => Promise<Chain>;
-  readonly watch: LatePolicy["watch"];
-  /** Why it is away. */
-  readonly error: StreamdiskError;
-  /** An attempt that is under way. */
-  readonly attempt: Promise<Chain> | undefined;
+  /** What is known to be zero of it. */
+  readonly zeroes: ZeroRanges;
 }
 
 const DOOR_BYTES = 512;
 /** No image is longer. */
 const ENDLESS = Number.MAX_SAFE_INTEGER;
 
-/**
- * Opens an image if its source is there, and otherwise later.
- *
- * @param open tries once
- * @param name as messages show it
- * @param format what the image above says of it
- */
-export async function openOrLate(
-  open: () => Promise<Chain>,
-  name: string,
-  format: FormatName | undefined,
-  { watch, patienceMs }: LatePolicy,
-): Promise<Chain | LateImage> {
-  const attempt = open();
+/** Opens an image if its source is there and what it was, and otherwise later. */
+export async function openOrLate(awaited: Awaited, { watch, patienceMs }: LatePolicy): Promise<Chain | LateImage> {
+  const { name } = awaited;
+  const attempt = awaited.open();
   try {
     const chain = await within(attempt, patienceMs);
     if (chain !== undefined) return chain;
     const message = `'${name}' has not answered for ${patienceMs} ms`;
-    const error = new StreamdiskError("source-lost", message, { node: name });
-    return new LateImage({ name, format, open, watch, error, attempt });
+    return new LateImage(awaited, watch, new StreamdiskError("source-lost", message, { node: name }), attempt);
   } catch (error) {
-    if (!(error instanceof StreamdiskError) || error.code !== "source-lost") throw error;
-    return new LateImage({ name, format, open, watch, error, attempt: undefined });
+    if (!(error instanceof StreamdiskError) || (error.code !== "source-lost" && error.code !== "changed")) throw error;
+    return new LateImage(awaited, watch, error);
   }
 }
 
@@ -88,16 +76,27 @@ export class LateImage extends ReadOnlyNode implements FormatNode {
   readonly warnings: readonly string[] = [];
   readonly #format: FormatName | undefined;
   readonly #open: () => Promise<Chain>;
+  readonly #zeroes: ZeroRanges;
   readonly #gate: BlockNode;
   #attempt: Promise<void> | undefined;
   #chain: Chain | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ name, format, open, watch, error, attempt }: LateImageOptions) {
+  /**
+   * @param error why it is away
+   * @param attempt one that is under way
+   */
+  constructor(
+    { name, format, open, zeroes }: Awaited,
+    watch: LatePolicy["watch"],
+    error: StreamdiskError,
+    attempt?: Promise<Chain>,
+  ) {
     super();
     this.name = name;
     this.#format = format;
     this.#open = open;
+    this.#zeroes = zeroes;
     if (attempt !== undefined) this.#await(attempt);
     this.#gate = watch(new Door(name, () => this.#tryOnce()), error);
   }
@@ -129,7 +128,8 @@ export class LateImage extends ReadOnlyNode implements FormatNode {
   }
 
   async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    const image = this.#image ?? (await this.#demand("read"));
+    const image = this.#image ?? (await this.#demandOr("read", offset));
+    if (image === undefined) return this.#readZeroes(offset, target, signal);
     const inside = Math.max(0, Math.min(target.length, image.length - offset));
     target.fill(0, inside);
     if (inside > 0) await image.read(offset, target.subarray(0, inside), signal);
@@ -140,10 +140,32 @@ export class LateImage extends ReadOnlyNode implements FormatNode {
   }
 
   async extents(offset: number, length: number): Promise<Extent[]> {
-    const image = this.#image ?? (await this.#demand("map"));
+    const image = this.#image ?? (await this.#demandOr("map", offset));
+    if (image === undefined) {
+      const end = Math.min(zeroUntil(this.#zeroes, offset), offset + length);
+      return [{ offset, length: end - offset, kind: "zero", depth: 0 }];
+    }
     const inside = Math.min(length, image.length - offset);
     if (inside > 0) return image.extents(offset, inside);
     return length === 0 ? [] : [{ offset, length, kind: "zero", depth: 0 }];
+  }
+
+  /** The image; undefined when its source is lost, and known to be zero at `offset`. */
+  async #demandOr(operation: string, offset: number): Promise<FormatNode | undefined> {
+    try {
+      return await this.#demand(operation);
+    } catch (error) {
+      const isLost = error instanceof StreamdiskError && error.code === "source-lost";
+      if (isLost && zeroUntil(this.#zeroes, offset) > offset) return undefined;
+      throw error;
+    }
+  }
+
+  /** What is not known to be zero of the rest is asked for. */
+  async #readZeroes(offset: number, target: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    const length = Math.min(zeroUntil(this.#zeroes, offset) - offset, target.length);
+    target.fill(0, 0, length);
+    if (length < target.length) await this.read(offset + length, target.subarray(length), signal);
   }
 
   /** The image; fails as long as its source is lost. */

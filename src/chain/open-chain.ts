@@ -14,11 +14,20 @@
  * Every layer belongs to the chain: a layer that a stream has taken out stays open until the chain is closed, or asked to
  * let go of it (`closeUnlinked`).
  */
-import { type BackingReference, type BlockNode, isOverlay } from "../block/index.ts";
+import { type BackingReference, type BlockNode, isOverlay, type ZeroRanges } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
+import type { KnownSource } from "../filters/index.ts";
 import { type FormatName, type FormatNode, type OpenFormatOptions, openFormat, probeFormat } from "../formats/index.ts";
 import { openMappingLog } from "../host/index.ts";
-import { FileNode, openSource, shownReference, sourceIdentity } from "../sources/index.ts";
+import {
+  FileNode,
+  openSource,
+  parseReference,
+  type SourceNode,
+  shownReference,
+  sourceFacts,
+  sourceIdentity,
+} from "../sources/index.ts";
 import { AllowList } from "./allow-list.ts";
 import { LateImage, openOrLate } from "./late-image.ts";
 import { referencedFormat, resolveReference } from "./reference.ts";
@@ -72,7 +81,8 @@ class ChainOpener {
       const identity = await sourceIdentity(opened);
       this.#identities.add(identity);
       const isSource = depth > 0 || (readOnly && !(opened instanceof FileNode));
-      if (isSource) source = this.#policy.wrapSource?.(opened) ?? opened;
+      this.#refuseChanged(opened, identity);
+      if (isSource) source = this.#policy.wrapSource?.(opened, identity) ?? opened;
       const format = spec.format ?? (await probeFormat(source));
       const file = opened instanceof FileNode ? opened : undefined;
       // What lies elsewhere outlives this process, and needs no log of what it was told.
@@ -88,6 +98,18 @@ class ChainOpener {
     }
   }
 
+  /** A source that is another than it was must not be mixed with what is known of it, or was fetched from it. */
+  #refuseChanged(source: SourceNode, identity: string): void {
+    const known = this.#policy.known?.find((other) => other.source === identity);
+    if (known === undefined || source instanceof FileNode) return;
+    const { length, version } = sourceFacts(source);
+    if (length === known.length && version === known.version) return;
+    const message =
+      `'${source.name}' is not what it was: it has ${length} bytes${version === undefined ? "" : ` (version ${version})`}, and ` +
+      `had ${known.length}${known.version === undefined ? "" : ` (version ${known.version})`}`;
+    throw new StreamdiskError("changed", message, { node: source.name });
+  }
+
   /** Opens a backing image, now or when its source is back. */
   async #openBelow(spec: ImageSpec, named: string, depth: number): Promise<FormatNode> {
     const { late } = this.#policy;
@@ -96,7 +118,9 @@ class ChainOpener {
       const opener = new ChainOpener(this.#policy, this.#allowed, this.#identities);
       return opener.chain(spec, named, depth);
     };
-    const opened = await openOrLate(open, shownReference(spec.file), spec.format, late);
+    const { known = [] } = this.#policy;
+    const zeroes = spec.format === "raw" ? await zeroesOf(spec.file, known) : [];
+    const opened = await openOrLate({ open, name: shownReference(spec.file), format: spec.format, zeroes }, late);
     if (opened instanceof LateImage) {
       const { format } = opened;
       this.layers.unshift({ path: spec.file, format, node: opened, file: undefined, identity: spec.file });
@@ -171,6 +195,13 @@ class ChainOpener {
       throw new StreamdiskError("not-found", message, error.context, error);
     }
   }
+}
+
+/** What is known to be zero of a source that may be away. */
+async function zeroesOf(reference: string, known: readonly KnownSource[]): Promise<ZeroRanges> {
+  if (known.length === 0 || parseReference(reference).kind === "file") return [];
+  const identity = await sourceIdentity(reference);
+  return known.find(({ source }) => source === identity)?.zeroes ?? [];
 }
 
 class OpenedChain implements Chain {

@@ -1,4 +1,5 @@
 import type { BlockNode } from "../block/index.ts";
+import type { KnownSource } from "../filters/index.ts";
 import type { FormatName, FormatNode } from "../formats/index.ts";
 import type { FileNode, SourceNode, SourceOptions } from "../sources/index.ts";
 import type { LatePolicy } from "./late-image.ts";
@@ -36,7 +37,9 @@ export interface ChainPolicy {
   /** For sources that speak TLS. */
   readonly sourceOptions?: SourceOptions;
   /** Put around the file of every backing image, and around a top that lies elsewhere and is only read: what happens on the way from a source. It closes what it is put around. */
-  readonly wrapSource?: (source: SourceNode) => BlockNode;
+  readonly wrapSource?: (source: SourceNode, identity: string) => BlockNode;
+  /** What sources on other machines were before: one that is another now is found to have changed. */
+  readonly known?: readonly KnownSource[];
   /** Opens the chain also when the source of a backing image is away, which is opened when it is back. Absent: that is an error. */
   readonly late?: LatePolicy;
   /** Opens the top for `check`: damaged as it is, without repair. */

@@ -14,6 +14,7 @@ import { dirname, join } from "node:path";
 import type { NewDisk } from "../api/index.ts";
 import type { ServedDisk } from "../engine/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
+import type { KnownSource } from "../filters/index.ts";
 import { createImage, removeHalfMade } from "../image/index.ts";
 import type { DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
@@ -194,9 +195,13 @@ export class Disks {
     const { options, runner, allowed } = this.#parts;
     const turns = new Turns();
     const host = new HostedImage({
-      spec: () => serveOptions(held.record.settings, held.record.address, allowed.backing, options),
+      spec: () => ({
+        ...serveOptions(held.record.settings, held.record.address, allowed.backing, options),
+        ...(held.record.known !== undefined && { knownSources: held.record.known }),
+      }),
       onOpen: (served) => {
         this.stories.opened(held.record, served);
+        served.on("learned", (known) => void this.#remember(held, known).catch(() => {}));
         runner.attach(held.record.id, held.record.name, served);
       },
       onFailure: (error) => {
@@ -213,6 +218,15 @@ export class Disks {
     const held: HeldDisk = { record, host, turns };
     this.#byName.set(record.name, held);
     return held;
+  }
+
+  /** What is not written down is learned again. */
+  async #remember(held: HeldDisk, known: readonly KnownSource[]): Promise<void> {
+    const { record } = held;
+    if (record.state !== "ready" || this.#byName.get(record.name) !== held) return;
+    if (JSON.stringify(known) === JSON.stringify(record.known)) return;
+    held.record = { ...record, known };
+    await this.#parts.store.putDisk(held.record);
   }
 
   /** Open, unless it has been taken away while its turn was waited for. */
@@ -289,7 +303,10 @@ export class Disks {
       await runner.detach(held.record.id, "its source is replaced");
       await held.host.close();
       try {
-        const record = { ...held.record, settings: await change(held.record.settings) };
+        const settings = await change(held.record.settings);
+        // What was known of the old source is not true of the new one.
+        const { known: _known, ...rest } = held.record;
+        const record = { ...rest, settings };
         await store.putDisk(record);
         held.record = record;
       } finally {

@@ -1,5 +1,5 @@
 import type { ErrorCode } from "../errors/index.ts";
-import type { SourcePolicy } from "../filters/index.ts";
+import type { KnownSource, SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
 import type { MapEntry } from "../image/index.ts";
 import type { ServeNbdOptions, TrafficFigures } from "../nbd/index.ts";
@@ -23,6 +23,8 @@ export interface DiskSpec {
   readonly exportName: string;
   readonly maxConnections?: number;
   readonly tls?: NonNullable<ServeNbdOptions["tls"]>;
+  /** What was `learned` of its sources before. */
+  readonly knownSources: readonly KnownSource[];
   /** Starts a stream at once. */
   readonly stream?: StreamSpec;
 }
@@ -126,5 +128,7 @@ export type DiskEvent =
   /** Nothing is missing any more, and the link is broken. */
   | { readonly type: "hydrated" }
   | { readonly type: "stream-failed"; readonly code: ErrorCode; readonly message: string }
+  /** More is known of its sources than before. */
+  | { readonly type: "learned"; readonly known: readonly KnownSource[] }
   /** Its thread has died, and the disk with it; everything of it is let go of. */
   | { readonly type: "lost"; readonly message: string };

@@ -30,6 +30,7 @@ import type {
   StreamSpec,
 } from "./disk-spec.ts";
 import { LoadLog, type LoadSource } from "./load-log.ts";
+import { SourceMemory } from "./source-memory.ts";
 import { SourcesBelow } from "./sources-below.ts";
 import { watchedRequests } from "./watched-requests.ts";
 import { WatchedTarget } from "./watched-target.ts";
@@ -51,6 +52,7 @@ interface DiskParts {
   readonly guest: GuestSide | undefined;
   readonly server: NbdServer;
   readonly sources: SourcesBelow;
+  readonly memory: SourceMemory;
   readonly activity: Activity;
 }
 
@@ -61,6 +63,7 @@ export class Disk implements LoadSource {
   readonly #guest: GuestSide | undefined;
   readonly #server: NbdServer;
   readonly #sources: SourcesBelow;
+  readonly #memory: SourceMemory;
   readonly #load: LoadLog;
   readonly #allocation: AllocationCount;
   readonly #activity: Activity;
@@ -77,6 +80,7 @@ export class Disk implements LoadSource {
     this.#guest = parts.guest;
     this.#server = parts.server;
     this.#sources = parts.sources;
+    this.#memory = parts.memory;
     this.#load = new LoadLog(this);
     this.#allocation = new AllocationCount(parts.chain.node, () => this.#changes());
     this.#activity = parts.activity;
@@ -87,13 +91,15 @@ export class Disk implements LoadSource {
     const { image: file, format, readOnly, backing, backingFormat, allowBacking, sourceOptions } = spec;
     const below = backing === undefined ? {} : { backing: { file: backing, format: backingFormat } };
     const activity = new Activity();
-    const sources = new SourcesBelow(() => {
+    const memory = new SourceMemory(spec.knownSources, (known) => emit({ type: "learned", known }));
+    const onHealth = (): void => {
       emit({ type: "source", source: sources.state(0) });
       activity.touch();
-    });
+    };
+    const sources = new SourcesBelow(onHealth, memory);
     const wrapSource = sources.wrap.bind(sources);
     const late = { watch: sources.awaited.bind(sources), patienceMs: PATIENCE_MS };
-    const policy = { allowBacking, sourceOptions, wrapSource, late };
+    const policy = { allowBacking, sourceOptions, wrapSource, late, known: spec.knownSources };
     const chain = await openChain({ file, format, readOnly, ...below }, policy);
     let server: NbdServer | undefined;
     try {
@@ -104,7 +110,7 @@ export class Disk implements LoadSource {
         tls: spec.tls,
         exports: [exportOf(spec, chain, activity, guest)],
       });
-      const disk = new Disk(spec, emit, { chain, guest, server, sources, activity });
+      const disk = new Disk(spec, emit, { chain, guest, server, sources, memory, activity });
       if (spec.stream !== undefined) disk.stream(spec.stream);
       return disk;
     } catch (error) {
@@ -314,6 +320,7 @@ export class Disk implements LoadSource {
       this.#load.stop();
       await this.cancelStream();
       await this.#guest?.hold.close();
+      this.#memory.settle();
     } finally {
       await this.#chain.close();
     }

@@ -7,7 +7,7 @@ import { mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { extname, join } from "node:path";
 import { StreamdiskError } from "../errors/index.ts";
-import type { SourcePolicy } from "../filters/index.ts";
+import type { KnownSource, SourcePolicy } from "../filters/index.ts";
 import { FORMAT_NAMES, type FormatName } from "../formats/index.ts";
 import { isLoopback } from "../host/index.ts";
 import { createImage } from "../image/index.ts";
@@ -40,6 +40,8 @@ export interface ServeDiskOptions {
   readonly copyOnRead?: boolean;
   /** What becomes of reads that a dead source cannot answer. @default 30 seconds of waiting, then errors */
   readonly onSourceError?: SourcePolicy;
+  /** What the event `learned` told of its sources when it was served before. @default nothing */
+  readonly knownSources?: readonly KnownSource[];
   /** Where to listen. @default a Unix socket in a private directory */
   readonly listen?: ServeNbdOptions["listen"];
   /** @default "" */
@@ -75,6 +77,7 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
     onSourceError: options.onSourceError ?? DEFAULT_POLICY,
     listen,
     exportName: options.exportName ?? "",
+    knownSources: options.knownSources ?? [],
     ...(options.sourceOptions !== undefined && { sourceOptions: options.sourceOptions }),
     ...(options.format !== undefined && { format: options.format }),
     ...(backing !== undefined && !made && { backing }),

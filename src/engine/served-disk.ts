@@ -1,6 +1,7 @@
 /** A served disk, seen from the control plane: a handle to the disk in its thread. */
 import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
+import type { KnownSource } from "../filters/index.ts";
 import type { Cells, CellsPart, MapEntry } from "../image/index.ts";
 import { type NbdClient, parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
@@ -32,6 +33,7 @@ interface ServedDiskEvents {
   pause: [];
   hydrated: [];
   "stream-failed": [StreamdiskError];
+  learned: [readonly KnownSource[]];
   lost: [StreamdiskError];
   closed: [];
 }
@@ -47,7 +49,8 @@ const ENDS = ["hydrated", "stream-failed", "lost", "closed"] as const;
 
 /**
  * Made by `serveDisk`. Events: `progress`, `source` (lost, back, changed or deleted), `pause` (the policy says so: stop the machine),
- * `hydrated`, `stream-failed`, `lost` (its thread has died: the disk may be served again at once), `closed`.
+ * `hydrated`, `stream-failed`, `learned` (what is to be handed in as `knownSources` the next time), `lost` (its
+ * thread has died: the disk may be served again at once), `closed`.
  */
 export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncDisposable {
   readonly #place: DiskPlace;
@@ -276,6 +279,9 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
       case "stream-failed":
         this.#end = new StreamdiskError(event.code, event.message, { node: this.image });
         this.emit("stream-failed", this.#end);
+        return;
+      case "learned":
+        this.emit("learned", event.known);
         return;
       case "lost": {
         const message = `'${this.image}' is not served any more. ${event.message}. What was acknowledged is kept: serve it again`;

@@ -6,6 +6,7 @@ import { type TestContext, test } from "node:test";
 import { ManualClock } from "../../test/support/manual-clock.ts";
 import { wrapSystemError } from "../errors/index.ts";
 import { type FileNode, openFile } from "../sources/index.ts";
+import { SourceMemory } from "./source-memory.ts";
 import { SourcesBelow } from "./sources-below.ts";
 
 const SIZE = 65536;
@@ -20,13 +21,17 @@ async function disk(t: TestContext, clock = new ManualClock()) {
   const file = await openFile(path, { readOnly: true });
   const states: string[] = [];
   let told = (): void => {};
-  const sources = new SourcesBelow(() => {
-    states.push(sources.state(0).state);
-    told();
-  }, clock);
+  const sources = new SourcesBelow(
+    () => {
+      states.push(sources.state(0).state);
+      told();
+    },
+    new SourceMemory([], () => {}),
+    clock,
+  );
   const open = (change: (file: FileNode) => void = () => {}) => {
     change(file);
-    const node = sources.wrap(file);
+    const node = sources.wrap(file, path);
     t.after(async () => {
       const closing = node.close();
       await clock.advance(60_000);

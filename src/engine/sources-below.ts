@@ -10,9 +10,10 @@
  */
 import type { BlockNode, Clock } from "../block/index.ts";
 import type { StreamdiskError } from "../errors/index.ts";
-import { ExtentCache, Readahead, SourceWatch, Timed } from "../filters/index.ts";
+import { Readahead, SourceWatch, Timed } from "../filters/index.ts";
 import { FileNode, type SourceNode } from "../sources/index.ts";
 import type { SourceState } from "./disk-spec.ts";
+import type { SourceMemory } from "./source-memory.ts";
 
 /** A read of a local source that takes longer than this has no answer coming: a hung file system. */
 const SOURCE_TIMEOUT_MS = 30_000;
@@ -23,9 +24,12 @@ export class SourcesBelow {
   readonly #onHealth: () => void;
   readonly #clock: Clock | undefined;
 
+  readonly #memory: SourceMemory;
+
   /** @param onHealth called when a source is lost, back, deleted, or found to have changed */
-  constructor(onHealth: () => void, clock?: Clock) {
+  constructor(onHealth: () => void, memory: SourceMemory, clock?: Clock) {
     this.#onHealth = onHealth;
+    this.#memory = memory;
     this.#clock = clock;
   }
 
@@ -34,11 +38,11 @@ export class SourcesBelow {
   }
 
   /** Puts around a source what belongs there. */
-  wrap(source: SourceNode): BlockNode {
+  wrap(source: SourceNode, identity: string): BlockNode {
     const watch = this.#watch(timed(source, this.#clock));
     if ("onLink" in source) source.onLink((up, error) => watch.noteLink(up, error));
     if (source instanceof FileNode) source.onDeleted(() => this.#noteDeleted(source.path));
-    const cache = new ExtentCache(watch);
+    const cache = this.#memory.cache(watch, source, identity);
     return source instanceof FileNode ? cache : new Readahead(cache);
   }
 

@@ -90,6 +90,32 @@ test("zeroes are answered without the source, also when it is dead; nothing that
   assert.equal((await cache.extents(REGION + 5, 7))[0]?.kind, "zero");
 });
 
+test("what is remembered counts only while the source is lost", async () => {
+  const { memory, faults } = await source();
+  const cache = new ExtentCache(faults, { remembered: [[0, 2 * MIB]] });
+  const target = Buffer.alloc(4096, 0xee);
+  const lost = faults.add({ does: "source-lost" });
+  await cache.read(MIB, target);
+  assert(target.every((byte) => byte === 0));
+  assert.deepEqual(await cache.extents(MIB, 4 * MIB), [{ offset: MIB, length: MIB, kind: "zero", depth: 0 }]);
+  await assert.rejects(cache.extents(2 * MIB, 512), { code: "source-lost" });
+  await assert.rejects(cache.read(2 * MIB - 512, new Uint8Array(1024)), { code: "source-lost" });
+  assert.deepEqual(cache.zeroes(10), [[0, 2 * MIB]]);
+  lost();
+  for (const does of ["changed", "io"] as const) {
+    const end = faults.add({ does });
+    await assert.rejects(cache.read(MIB, target), { code: does });
+    await assert.rejects(cache.extents(MIB, 512), { code: does });
+    end();
+  }
+  // The source itself knows better.
+  await cache.read(MIB, target);
+  const truth = Buffer.alloc(4096);
+  await memory.read(MIB, truth);
+  assert(target.equals(truth) && target.includes("some data"));
+  assert(cache.zeroes(10).every(([offset, length]) => offset > MIB || offset + length <= MIB));
+});
+
 test("what it failed to say is asked for again", async () => {
   const { faults, cache } = await source();
   faults.add({ operations: ["map"], times: 1, does: "io" });

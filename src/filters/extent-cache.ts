@@ -5,8 +5,12 @@
  * Extents are asked for in whole regions, once each, when something in the region is first looked at or read. Whoever looks at more
  * than a region gets the next ones asked for at the same time: or a walk over a disk would take a round trip for each of them. A
  * source does not change while it is a source, so nothing is ever forgotten but for want of room.
+ *
+ * What an earlier life of the disk learned (`remembered`) counts only where the source cannot be asked, because it is lost: one that
+ * can be asked is asked anew.
  */
-import { type Extent, validateRange } from "../block/index.ts";
+import { type BlockNode, type Extent, tidyZeroes, validateRange, type ZeroRanges, zeroUntil } from "../block/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
 import { ReadOnlyFilter } from "./read-only-filter.ts";
 
 const REGION = 64 * 1024 * 1024;
@@ -15,23 +19,67 @@ const FARTHEST_AHEAD = 32;
 /** Over all regions: some tens of MiB of memory. */
 const MOST_EXTENTS = 256 * 1024;
 
+export interface ExtentCacheOptions {
+  /** What the same version of the source was known to have as zeroes before. @default none */
+  readonly remembered?: ZeroRanges;
+  /** Called when more is known. */
+  readonly onLearn?: () => void;
+}
+
 export class ExtentCache extends ReadOnlyFilter {
   readonly #regions = new Map<number, readonly Extent[]>();
   readonly #asking = new Map<number, Promise<readonly Extent[]>>();
+  readonly #remembered: ZeroRanges;
+  readonly #onLearn: () => void;
   #count = 0;
 
+  constructor(source: BlockNode, { remembered = [], onLearn = () => {} }: ExtentCacheOptions = {}) {
+    super(source);
+    this.#remembered = remembered;
+    this.#onLearn = onLearn;
+  }
+
+  /** What is known to be zero, as far as it is among the `most` largest ranges. */
+  zeroes(most: number): ZeroRanges {
+    const known: (readonly [number, number])[] = [];
+    for (const extents of this.#regions.values()) {
+      for (const extent of extents) if (this.#isZero(extent)) known.push([extent.offset, extent.length]);
+    }
+    for (const [offset, length] of this.#remembered) {
+      for (let position = offset; position < offset + length; ) {
+        const index = Math.floor(position / REGION);
+        const end = Math.min(offset + length, (index + 1) * REGION);
+        if (!this.#regions.has(index)) known.push([position, end - position]);
+        position = end;
+      }
+    }
+    return tidyZeroes(known, most);
+  }
+
   async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    await this.#learn(offset, target.length);
+    const isLost = await this.#learn(offset, target.length);
+    const end = offset + target.length;
     if (this.knownZero(offset, target.length)) target.fill(0);
+    else if (isLost && zeroUntil(this.#remembered, offset) >= end) target.fill(0);
     else await this.source.read(offset, target, signal);
   }
 
-  /** Asks for the extents of a range that is about to be read. A failure is left to the read to tell of. */
-  async #learn(offset: number, length: number): Promise<void> {
+  /**
+   * Asks for the extents of a range that is about to be read. A failure is left to the read to tell of.
+   *
+   * @returns whether the source is lost
+   */
+  async #learn(offset: number, length: number): Promise<boolean> {
     const end = Math.min(offset + length, this.length);
     for (let index = Math.floor(offset / REGION); index * REGION < end; index++) {
-      if (!this.#regions.has(index)) await this.#ask(index).catch(() => {});
+      if (this.#regions.has(index)) continue;
+      try {
+        await this.#ask(index);
+      } catch (error) {
+        if (isLoss(error)) return true;
+      }
     }
+    return false;
   }
 
   /** Whether the source has said already that all of a range is zero. */
@@ -56,7 +104,8 @@ export class ExtentCache extends ReadOnlyFilter {
     const index = Math.floor(offset / REGION);
     const end = Math.min(offset + length, (index + 1) * REGION);
     this.#askAhead(index, offset + length);
-    const known = this.#regions.get(index) ?? (await this.#ask(index));
+    const known =
+      this.#regions.get(index) ?? (await this.#ask(index).catch((error) => this.#recall(offset, end, error)));
     const found: Extent[] = [];
     for (let i = indexAt(known, offset); i < known.length; i++) {
       const extent = known[i] as Extent;
@@ -64,6 +113,13 @@ export class ExtentCache extends ReadOnlyFilter {
       found.push(clip(extent, Math.max(offset, extent.offset), Math.min(end, extent.offset + extent.length)));
     }
     return found;
+  }
+
+  /** What is remembered of a place, in place of what a lost source would say. */
+  #recall(offset: number, end: number, error: unknown): readonly Extent[] {
+    const until = Math.min(zeroUntil(this.#remembered, offset), end);
+    if (!isLoss(error) || until <= offset) throw error;
+    return [{ offset, length: until - offset, kind: "zero", depth: 0 }];
   }
 
   /** Whoever comes there asks again for what fails. */
@@ -102,12 +158,17 @@ export class ExtentCache extends ReadOnlyFilter {
   #keep(index: number, extents: readonly Extent[]): void {
     this.#regions.set(index, extents);
     this.#count += extents.length;
+    this.#onLearn();
     for (const [other, kept] of this.#regions) {
       if (this.#count <= MOST_EXTENTS || other === index) return;
       this.#regions.delete(other);
       this.#count -= kept.length;
     }
   }
+}
+
+function isLoss(error: unknown): boolean {
+  return error instanceof StreamdiskError && error.code === "source-lost";
 }
 
 /** The index of the extent that contains `position`, by bisection; the length of the list when it ends before. */

@@ -3,7 +3,7 @@
  * and how far it was seen to be, so that a lost one costs a look at the image and never data.
  */
 import type { ErrorCode } from "../errors/index.ts";
-import type { SourcePolicy } from "../filters/index.ts";
+import type { KnownSource, SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
 
 /** How a disk is opened. All of it survives a restart. */
@@ -36,6 +36,8 @@ export interface DiskRecord {
   readonly settings: DiskSettings;
   /** Where its guest finds it, under the export name "". */
   readonly address: ExportAddress;
+  /** What was learned of its sources: a loss costs a look at them. */
+  readonly known?: readonly KnownSource[];
   /** Virtual size that a new image is to have; undefined for that of its backing file, and for an image that was adopted. */
   readonly newSize?: number;
   /** Whether the file was made by the daemon: one that was adopted is never deleted. */

@@ -276,6 +276,11 @@ export class HttpNode extends ReadOnlyNode {
     return this.#version.etag !== undefined || this.#version.lastModified !== undefined;
   }
 
+  /** What the server says of it beside the length. */
+  get version(): string | undefined {
+    return this.#version.etag ?? this.#version.lastModified;
+  }
+
   async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
     this.#validate("read", offset, target.length);
     if (target.length > 0) await this.#connection.read(offset, target, this.#version, signal);

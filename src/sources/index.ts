@@ -9,3 +9,4 @@ export {
   shownReference,
   sourceIdentity,
 } from "./open-source.ts";
+export { type SourceFacts, sourceFacts } from "./source-facts.ts";

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import type { Clock } from "../../src/block/index.ts";
 import { serveDisk } from "../../src/engine/index.ts";
+import { SourceMemory } from "../../src/engine/source-memory.ts";
 import { SourcesBelow } from "../../src/engine/sources-below.ts";
 import { openSource } from "../../src/sources/index.ts";
 import { temporaryDirectory } from "../support/cli.ts";
@@ -27,15 +28,19 @@ test("a source is lost with its link, and back with it, before a probe is due", 
   await using server = await startNbdkit(PATTERN);
   const heard: string[] = [];
   let changed: () => void = () => {};
-  const sources = new SourcesBelow(() => {
-    heard.push(sources.state(0).state);
-    changed();
-  }, STILL);
+  const sources = new SourcesBelow(
+    () => {
+      heard.push(sources.state(0).state);
+      changed();
+    },
+    new SourceMemory([], () => {}),
+    STILL,
+  );
   const next = () =>
     new Promise<void>((resolve) => {
       changed = resolve;
     });
-  await using node = sources.wrap(await openSource(server.uri, { readOnly: true }));
+  await using node = sources.wrap(await openSource(server.uri, { readOnly: true }), server.uri);
   const lost = next();
   await server.stop();
   await lost;

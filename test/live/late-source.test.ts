@@ -3,18 +3,22 @@
  * policy, the stream waits, and all of it goes on by itself when the source comes.
  */
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { ROUTES } from "../../src/api/index.ts";
 import { type LatePolicy, openChain } from "../../src/chain/index.ts";
+import { Daemon } from "../../src/daemon/daemon.ts";
 import { type ServeDiskOptions, serveDisk } from "../../src/engine/index.ts";
 import { StreamdiskError } from "../../src/errors/index.ts";
+import type { KnownSource } from "../../src/filters/index.ts";
 import { createImage } from "../../src/image/index.ts";
 import { connectNbd } from "../../src/nbd/index.ts";
 import { noise, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
+import { MemoryStore } from "../support/memory-store.ts";
 import { qemuImg } from "../support/qemu.ts";
 import { sample } from "../support/seed.ts";
 import { type DyingSource, HTTP_DEATHS, NBD_DEATHS } from "./dying-source.ts";
@@ -145,17 +149,74 @@ test("what is wrong is no source that is away", async (t) => {
   });
 });
 
+test("what a source called zero is answered while it is away, and nothing of one that has changed", async (t) => {
+  const scene = await sceneOf(t, { death: NBD_DEATHS.find(({ name }) => name === "killed")!, format: "raw" });
+  await scene.source.revive();
+  let known: readonly KnownSource[] = [];
+  {
+    await using disk = await serveDisk(options(scene));
+    disk.on("learned", (now) => {
+      known = now;
+    });
+    await using guest = await connectNbd(disk.uri);
+    await guest.read(0, Buffer.alloc(512));
+  }
+  const [source] = known;
+  assert.deepEqual([known.length, source?.length, source?.version], [1, BASE, undefined]);
+  assert.deepEqual(source?.zeroes, [[MIB, MIB]]);
+  await scene.source.die();
+  const policy = { onSourceError: { holdMs: 0, afterwards: "error" } } as const;
+  {
+    await using disk = await serveDisk(options(scene, { ...policy, knownSources: known }));
+    await using guest = await connectNbd(disk.uri);
+    // Zeroes of the source, then local data.
+    const bytes = Buffer.alloc(2 * MIB, 1);
+    await guest.read(MIB, bytes);
+    assert(bytes.equals(scene.expected.subarray(MIB, 3 * MIB)));
+    await assert.rejects(guest.read(MIB - 512, Buffer.alloc(1024)), { code: "io" });
+    await scene.source.revive();
+    while ((await disk.info()).source.state !== "ok") await sleep(10);
+    await guest.read(0, bytes);
+    assert(bytes.equals(scene.expected.subarray(0, 2 * MIB)));
+    await scene.source.die();
+    const zeroes = Buffer.alloc(MIB, 1);
+    await guest.read(MIB, zeroes);
+    assert(zeroes.equals(Buffer.alloc(MIB)));
+  }
+  // Another one in its place: also where it is shorter only.
+  await scene.source.revive();
+  const other = known.map((one) => ({ ...one, length: one.length + 512 }));
+  await using disk = await serveDisk(options(scene, { ...policy, knownSources: other }));
+  const { state, message } = (await disk.info()).source;
+  assert.equal(state, "changed");
+  assert.match(message ?? "", new RegExp(`is not what it was: it has ${BASE} bytes, and had ${BASE + 512}`));
+  await using guest = await connectNbd(disk.uri);
+  const local = Buffer.alloc(MIB);
+  await guest.read(LOCAL, local);
+  assert(local.equals(scene.expected.subarray(LOCAL, LOCAL + MIB)));
+  await assert.rejects(guest.read(MIB, local), { code: "io" });
+});
+
+test("an object of another version is not mixed with what was fetched of the old one, over a restart", async (t) => {
+  const scene = await sceneOf(t, { death: HTTP_DEATHS.find(({ kind }) => kind === "changed")!, format: "raw" });
+  const was: KnownSource = { source: scene.source.uri, length: BASE, version: '"1"', zeroes: [] };
+  await using disk = await serveDisk(options(scene, { knownSources: [was], stream: true }));
+  assert.equal((await disk.info()).source.state, "changed");
+  await assert.rejects(disk.hydrated(), { code: "changed" });
+});
+
 test("a daemon that is started while a source is away serves its disk, and the stream goes on when it comes", async (t) => {
   const death = DEATHS[0]!;
   const directory = temporaryDirectory(t);
   const base = join(directory, "base.raw");
-  writeFileSync(base, noise(BASE, 3));
+  writeFileSync(base, noise(5 * MIB, 3));
+  truncateSync(base, BASE);
   await using source = await death.start(base);
   await using daemon = new DaemonProcess(directory, ["--allow", source.uri]);
   await daemon.start();
   const order = { name: "vm", backing: source.uri, backingFormat: "raw", stream: { speed: MIB / 2 } } as const;
   await daemon.client.call("createDisk", { body: order });
-  await daemon.stop("SIGKILL");
+  await daemon.stop();
   await source.die();
   await daemon.start();
   const vm = daemon.client.disk("vm");
@@ -163,7 +224,9 @@ test("a daemon that is started while a source is away serves its disk, and the s
   const disk = await vm.info();
   assert.deepEqual([disk.state, disk.source?.state, disk.stream?.state], ["ready", "lost", "waiting"]);
   await using guest = await connectNbd(disk.uri ?? "");
-  await guest.write(BASE - MIB, Buffer.alloc(MIB));
+  const zeroes = Buffer.alloc(MIB, 1);
+  await guest.read(5 * MIB, zeroes);
+  assert(zeroes.equals(Buffer.alloc(MIB)), "it remembers what is zero");
   // Nothing is made over what is not there.
   await assert.rejects(daemon.client.call("createDisk", { body: { ...order, name: "other" } }), {
     code: "source-lost",
@@ -175,6 +238,36 @@ test("a daemon that is started while a source is away serves its disk, and the s
   const types = events.map(({ type }) => type);
   for (const type of ["source-lost", "job-waiting", "source-back", "hydrated"] as const)
     assert(types.includes(type), type);
+});
+
+test("what was known of a source is forgotten with it", async (t) => {
+  const directory = temporaryDirectory(t);
+  for (const name of ["images", "sockets"]) mkdirSync(join(directory, name));
+  const base = join(directory, "base.raw");
+  writeFileSync(base, noise(MIB, 3));
+  truncateSync(base, 2 * MIB);
+  await using old = await DEATHS[0]!.start(base);
+  await using moved = await DEATHS[0]!.start(base);
+  await using store = new MemoryStore();
+  await using daemon = await Daemon.start(store, {
+    version: "0",
+    imageDirectory: join(directory, "images"),
+    socketDirectory: join(directory, "sockets"),
+    allow: [old.uri, moved.uri],
+    allowKeys: [],
+    sourceOptions: {},
+    maxStreams: 4,
+    keep: { events: 1000, jobs: 100 },
+  });
+  const order = { name: "vm", backing: old.uri, backingFormat: "raw" };
+  await daemon.createDisk({ params: {}, query: {}, body: ROUTES.createDisk.body.parse(order) });
+  const known = async () => (await store.disks())[0]?.known?.map(({ source }) => source);
+  while ((await known()) === undefined) await sleep(20);
+  assert.deepEqual(await known(), [old.uri]);
+  const body = ROUTES.replaceSource.body.parse({ backing: moved.uri, backingFormat: "raw" });
+  await daemon.replaceSource({ params: { disk: "vm" }, query: {}, body });
+  while ((await known()) === undefined) await sleep(20);
+  assert.deepEqual(await known(), [moved.uri]);
 });
 
 test("a server that gives no answer is waited for a while, and its answer taken when it comes", async (t) => {
