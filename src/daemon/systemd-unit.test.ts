@@ -63,6 +63,11 @@ test("a system's daemon may write where its settings say and nowhere else", asyn
   ]);
   const elsewhere = { socket: "/run/sd/api.sock", tokenFile: "/etc/sd/token", listen: { host: "127.0.0.1", port: 1 } };
   assert.deepEqual(places(await unitOf({}, elsewhere)).slice(2), ["/run/sd", "/etc/sd"]);
+  assert.doesNotMatch(
+    await unitOf(),
+    /^(?:ProtectClock|Device|PrivateDevices|PrivateTmp)/m,
+    "images may be block devices",
+  );
   const user = await unitOf({ scope: "user" }, { allow });
   assert.deepEqual(places(user), []);
   assert.match(user, /^WantedBy=default\.target$/m);

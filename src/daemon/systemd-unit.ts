@@ -72,18 +72,20 @@ function serviceSection({ settings, command, scope, notifies, environment }: Sys
     "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
     "SystemCallArchitectures=native",
-    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
     ...(scope === "system" ? confined(settings) : []),
   ];
 }
 
-/** The log of acknowledged writes is in /dev/shm, which stays writable. */
+/**
+ * The log of acknowledged writes is in /dev/shm, which stays writable. Devices stay open to it, since images may be block devices: what
+ * sets a `DeviceAllow=` would close them (`ProtectClock=` does).
+ */
 function confined(settings: DaemonSettings): string[] {
   return [
     "ProtectSystem=strict",
     "ProtectHome=read-only",
     ...writablePlaces(settings),
-    "ProtectClock=yes",
     "ProtectControlGroups=yes",
     "ProtectHostname=yes",
     "ProtectKernelLogs=yes",

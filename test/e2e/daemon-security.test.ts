@@ -6,9 +6,11 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { ROUTES, type RouteParts } from "../../src/api/index.ts";
 import { noise, peer, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
+import { serveRanges } from "../support/http-server.ts";
 import { makeCertificates } from "../support/tls-files.ts";
 
 const MIB = 2 ** 20;
@@ -169,6 +171,37 @@ test("keys where images may lie are refused, though they are allowed", async (t)
   writeFileSync(image, noise(MIB, 1));
   const body = { name: "e", image, format: "raw" as const, tlsCertificates: keys };
   await assert.rejects(daemon.client.call("addExport", { body }), { code: "refused", message: /read as an image/ });
+});
+
+test("what gives access to a source, and to the API, is in no log, event, answer or error", async (t) => {
+  await using far = await serveRanges("open-sesame");
+  const origin = new URL(far.origin);
+  const allow = `${origin.protocol}//vera:hush@${origin.host}/`;
+  await using walk = new Walk(t, ["--log-level", "debug", "--allow", `${far.origin}/`, "--allow", allow]);
+  await walk.start();
+  const { client, images } = walk.daemon;
+  const base = join(images, "base.raw");
+  writeFileSync(base, noise(16 * MIB, 1));
+  const backing = `${allow}${base.slice(1)}?token=open-sesame`;
+  const answers: unknown[] = [];
+  answers.push(
+    await client.call("createDisk", { body: { name: "vm1", backing, backingFormat: "raw", stream: { speed: MIB } } }),
+  );
+  answers.push(await client.call("listSources", {}));
+  await far[Symbol.asyncDispose]();
+  while (!(await walk.types()).includes("source-lost")) await sleep(50);
+  answers.push(await client.disk("vm1").info());
+  answers.push(
+    await client.call("createDisk", { body: { name: "vm2", backing } }).catch((error: Error) => error.message),
+  );
+  answers.push(await client.call("listEvents", { query: { limit: 1000 } }), await client.call("listJobs", {}));
+  const headers = { Host: `127.0.0.1:${walk.port}`, Authorization: `Bearer ${walk.token}` };
+  answers.push(await walk.send("GET", "/metrics", headers));
+  const { stderr = "", stdout = "" } = (await walk.daemon.stop()) ?? {};
+  assert.match(stderr, /"msg":"Request"/, "there is a log");
+  const said = `${JSON.stringify(answers)}${stderr}${stdout}`;
+  for (const secret of ["hush", "open-sesame", walk.token])
+    assert(!said.includes(secret), said.slice(said.indexOf(secret) - 400));
 });
 
 test("clients that are slow, or send too much, are in nobody's way", async (t) => {

@@ -196,13 +196,17 @@ test("an export serves others, and a disk of another daemon comes from it", asyn
   await using host = new Bench(t, ["--allow", uri.replace(/\/debian$/, "/")]);
   await host.daemon.start();
   await host.ok("disk", "create", "vm1", "--backing", uri, "--backing-format", "raw", "--stream", "--speed", "1M");
-  // The repository dies and comes back, under the same address.
+  const job = () => host.daemon.client.disk("vm1").streamInfo();
+  while ((await job()).copiedBytes === 0) await sleep(20);
+  // The repository dies in mid-stream and comes back, under the same address.
   await repository.daemon.stop("SIGKILL");
   for (;;) {
     const { stream } = await host.json<DiskJson>("info", "vm1");
     if (stream?.state === "waiting") break;
     assert.equal(stream?.state, "running");
   }
+  const { missingBytes } = await job();
+  assert(missingBytes > 0 && missingBytes < SIZE, `${missingBytes} bytes are missing`);
   assert.match((await host.ok("source", "ls")).stdout, /lost/);
   await repository.daemon.start();
   assert.match((await repository.ok("export", "ls")).stdout, new RegExp(`debian .*${uri}`));
