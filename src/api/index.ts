@@ -16,6 +16,7 @@ export {
   type Disk,
   type Event,
   type Job,
+  type Limit,
   type Live,
   type LoadSample,
   type MapRun,

@@ -13,6 +13,7 @@ import {
   formatName,
   job,
   jobState,
+  limit as limitSchema,
   live,
   loadSample,
   mapRun,
@@ -325,6 +326,31 @@ export const ROUTES = {
     path: "/v1/sources",
     summary: "Where the disks' bytes come from, and who still needs them",
     result: z.object({ sources: z.array(source) }),
+    status: 200,
+    errors: [],
+  }),
+  listLimits: route({
+    method: "GET",
+    path: "/v1/limits",
+    summary: "How fast streams may be together; what guests read is never limited",
+    result: z.object({ limits: z.array(limitSchema) }),
+    status: 200,
+    errors: [],
+  }),
+  setLimit: route({
+    method: "PUT",
+    path: "/v1/limits",
+    summary: "Change how fast the streams from a place may be together, from now on and after every restart",
+    body: z
+      .object({
+        place: z
+          .string()
+          .regex(/^[^\0]{1,4096}$/)
+          .describe("`all`, `each` (source), an absolute path, or the beginning of a URI"),
+        speed: bytes.min(1).nullable().optional().describe("null: no limit; left out: what the settings say"),
+      })
+      .strict(),
+    result: z.object({ limits: z.array(limitSchema) }),
     status: 200,
     errors: [],
   }),

@@ -57,6 +57,10 @@ export const job = z
     rate: z.number().describe("Bytes a second, lately"),
     etaSeconds: z.number().optional(),
     speed: rate.optional(),
+    share: z
+      .number()
+      .optional()
+      .describe("Bytes a second that it may take now: its speed, or its part of the limits of all and of its sources"),
     priority: z.number().int(),
     createdAt: z.number(),
     startedAt: z.number().optional(),
@@ -214,6 +218,15 @@ export const source = z
   })
   .describe("Where the bytes of disks come from");
 
+/** What is said of how fast streams may be. */
+export const limit = z
+  .object({
+    place: z.string().describe("`all` streams, `each` source by itself, or a path or the beginning of a URI"),
+    speed: rate.nullable().describe("Bytes a second, shared by the streams from there; null: no limit"),
+    setBy: z.enum(["api", "settings", "default"]).describe("api: it was set here, and is remembered"),
+  })
+  .describe("How fast the streams from a place may be together");
+
 export const event = z
   .object({
     id: z.number().int(),
@@ -297,6 +310,7 @@ export type NewDisk = z.infer<typeof newDisk>;
 export type NbdExportView = z.infer<typeof nbdExport>;
 export type NewExport = z.infer<typeof newExport>;
 export type Job = z.infer<typeof job>;
+export type Limit = z.infer<typeof limit>;
 export type Source = z.infer<typeof source>;
 export type Event = z.infer<typeof event>;
 export type NbdClient = z.infer<typeof nbdClient>;
@@ -317,6 +331,7 @@ export const NAMED_SCHEMAS: Readonly<Record<string, z.ZodType>> = {
   Job: job,
   LoadSample: loadSample,
   Live: live,
+  Limit: limit,
   MapRun: mapRun,
   NbdClient: nbdClient,
   NewDisk: newDisk,

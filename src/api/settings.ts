@@ -12,6 +12,7 @@ const mode = z
   .regex(/^0?[0-7]{3}$/, 'expected three octal digits, such as "660"')
   .transform((digits) => Number.parseInt(digits, 8));
 const group = z.string().min(1).max(255);
+const speed = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
 const count = z.number().int().min(0).max(1_000_000_000);
 
 export const settingsFile = z
@@ -40,7 +41,12 @@ export const settingsFile = z
       .strict()
       .describe("Certificates and keys for sources that speak TLS"),
     maxStreams: z.number().int().min(1).max(10_000).describe("How many streams may run at once"),
-    speed: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER).describe("Bytes a second of a stream that says none"),
+    speed: speed.describe("Bytes a second of a stream that says none"),
+    hostSpeed: speed.describe("Bytes a second of all streams together"),
+    sourceSpeed: speed.describe("Bytes a second of all streams from one source together"),
+    sources: z
+      .record(place, z.object({ speed }).strict())
+      .describe("The same of one source, or of all that lie below a path or the beginning of a URI"),
     keep: z
       .object({ events: count, jobs: count })
       .partial()

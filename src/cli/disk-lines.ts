@@ -1,5 +1,5 @@
 /** Disks, streams and events of the daemon as lines for people. */
-import type { Disk, Event, Job, NbdExportView, Source } from "../api/index.ts";
+import type { Disk, Event, Job, Limit, NbdExportView, Source } from "../api/index.ts";
 import { hasEnded } from "../jobs/index.ts";
 import { timeOf } from "./client-lines.ts";
 import { columns, sizeWithBytes } from "./output.ts";
@@ -119,6 +119,17 @@ export function sourcesTable(sources: readonly Source[]): string[] {
   ]);
   return columns([["SOURCE", "STATE", "MISSING", "NEEDED BY"], ...rows]);
 }
+
+export function limitsTable(limits: readonly Limit[]): string[] {
+  const rows = limits.map(({ place, speed, setBy }) => [
+    LIMITED[place] ?? place,
+    speed === null ? "no limit" : `${formatSize(speed)}/s`,
+    setBy === "api" ? "set here" : setBy,
+  ]);
+  return columns([["STREAMS FROM", "TOGETHER", "BY"], ...rows]);
+}
+
+const LIMITED: Readonly<Record<string, string>> = { all: "everywhere (all)", each: "one source (each)" };
 
 export function eventLine({ time, type, message }: Event): string {
   return `${timeOf(time)}  ${type.padEnd(15)}  ${message}`;

@@ -28,7 +28,7 @@ export class AllowedPaths {
   static async of(settings: Pick<DaemonSettings, "imageDirectory" | "allow" | "allowKeys">): Promise<AllowedPaths> {
     const { imageDirectory, allow, allowKeys } = settings;
     const places = [imageDirectory, ...allow.filter((place) => !isUri(place))];
-    const [roots, keys] = await Promise.all([places, allowKeys].map((each) => Promise.all(each.map(resolved))));
+    const [roots, keys] = await Promise.all([places, allowKeys].map((each) => Promise.all(each.map(resolvedPath))));
     return new AllowedPaths(roots ?? [], allow.filter(isUri), keys ?? []);
   }
 
@@ -47,7 +47,7 @@ export class AllowedPaths {
     if (kind !== "file" || path.includes("\0")) {
       throw new StreamdiskError("invalid-argument", `'${shownReference(path)}' is not the path of a file`);
     }
-    const real = await resolved(resolve(this.#imageDirectory, fromFileUri(path)));
+    const real = await resolvedPath(resolve(this.#imageDirectory, fromFileUri(path)));
     if (this.#roots.some((root) => isBelow(real, root))) return real;
     throw refusal(path, real);
   }
@@ -69,7 +69,7 @@ export class AllowedPaths {
    * @throws {StreamdiskError} `refused`, `invalid-argument`
    */
   async keys(path: string): Promise<string> {
-    const real = await resolved(path);
+    const real = await resolvedPath(path);
     if (!this.#keys.some((place) => isBelow(real, place))) {
       const message = `This daemon may not use the keys in '${path}': start it with --allow-keys '${real}' to let it`;
       throw new StreamdiskError("refused", message, { node: path });
@@ -97,12 +97,12 @@ function isBelow(path: string, root: string): boolean {
 }
 
 /** Resolves symbolic links as far as there is anything; what is not there has none. */
-async function resolved(path: string): Promise<string> {
+export async function resolvedPath(path: string): Promise<string> {
   if (!isAbsolute(path)) throw new StreamdiskError("invalid-argument", `'${path}' is not an absolute path`);
   try {
     return await realpath(path);
   } catch {
     const parent = dirname(path);
-    return parent === path ? path : join(await resolved(parent), basename(path));
+    return parent === path ? path : join(await resolvedPath(parent), basename(path));
   }
 }

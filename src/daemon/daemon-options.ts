@@ -12,6 +12,9 @@ export interface DaemonOptions
     | "sourceOptions"
     | "maxStreams"
     | "speed"
+    | "hostSpeed"
+    | "sourceSpeed"
+    | "sources"
     | "keep"
   > {
   readonly version: string;

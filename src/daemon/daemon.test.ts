@@ -198,6 +198,39 @@ test("no more streams run than may, and the queue goes by priority", async (t) =
   assert.deepEqual(started, ["first", "high", "low"]);
 });
 
+test("two streams share their source's limit evenly, guests do not, and a changed limit outlives the daemon", async (t) => {
+  const bench = new Bench(t, { sourceSpeed: MIB });
+  await bench.start();
+  const a = await bench.create({ name: "a", stream: true });
+  await bench.until("a", "running");
+  await bench.create({ name: "b", stream: true });
+  await bench.until("b", "running");
+  const shares = async () => Promise.all(["a", "b"].map(async (name) => (await bench.disk(name)).stream?.share));
+  while ((await shares()).some((share) => share !== MIB / 2)) await sleep(10);
+  {
+    await using guest = await connectNbd(a.uri ?? "");
+    const bytes = Buffer.alloc(SIZE);
+    await guest.read(0, bytes);
+    assert(bytes.equals(bench.content));
+  }
+  assert.equal(
+    (await bench.disk("b")).stream?.state,
+    "running",
+    "the guest of 'a' did not wait for what the limit allows",
+  );
+  const set = (place: string, speed?: number | null) =>
+    bench.daemon.setLimit({ params: {}, query: {}, body: { place, ...(speed !== undefined && { speed }) } });
+  await set("all", MIB / 2);
+  assert.deepEqual(await shares(), [MIB / 4, MIB / 4]);
+  await bench.restart();
+  const { limits } = await bench.daemon.listLimits({ params: {}, query: {}, body: {} });
+  assert.deepEqual(limits[0], { place: "all", speed: MIB / 2, setBy: "api" });
+  for (const place of ["all", "each"]) await set(place, null);
+  for (const name of ["a", "b"]) assert.equal((await bench.until(name, "completed")).hydrated, true);
+  const told = (await bench.events()).filter(({ type }) => type === "limit-changed");
+  assert.match(told[0]?.message ?? "", /^All streams together may take 524288 bytes a second/);
+});
+
 test("a disk whose making fails leaves nothing behind", async (t) => {
   const bench = new Bench(t);
   await bench.start();

@@ -10,6 +10,7 @@
  * has more than one step is written down before the first (see disks.ts).
  */
 import type { CheckedInput, Live, RouteResult, Service } from "../api/index.ts";
+import { systemClock } from "../block/index.ts";
 import type { DiskLive } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { rebaseImage } from "../image/index.ts";
@@ -23,6 +24,8 @@ import { Exports, type HeldExport } from "./exports.ts";
 import { JobRunner } from "./job-runner.ts";
 import { type Log, noLog } from "./log.ts";
 import { sourcesOf } from "./source-list.ts";
+import { limitChanged, SpeedLimits } from "./speed-limits.ts";
+import { StreamShares } from "./stream-shares.ts";
 import { cellsView, diskView, exportView, jobView, liveView } from "./views.ts";
 
 type Input<N extends keyof Service> = CheckedInput<N>;
@@ -33,10 +36,18 @@ const MOST_ASKED = 16;
 /** How long a start waits for images that have no answer yet: the others are served meanwhile, and these when they can be. */
 const PATIENCE_MS = 5_000;
 
+interface DaemonParts {
+  readonly allowed: AllowedPaths;
+  readonly limits: SpeedLimits;
+  readonly log: Log;
+}
+
 export class Daemon implements Service, AsyncDisposable {
   readonly #store: Store;
   readonly #options: DaemonOptions;
   readonly #events: EventHub;
+  readonly #limits: SpeedLimits;
+  readonly #shares: StreamShares;
   readonly #runner: JobRunner;
   readonly #disks: Disks;
   readonly #exports: Exports;
@@ -45,13 +56,15 @@ export class Daemon implements Service, AsyncDisposable {
   #restoring: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | undefined;
 
-  private constructor(store: Store, options: DaemonOptions, allowed: AllowedPaths, log: Log) {
+  private constructor(store: Store, options: DaemonOptions, { allowed, limits, log }: DaemonParts) {
     this.#store = store;
     this.#options = options;
     this.#allowed = allowed;
     const events = new EventHub(store, log, options.keep);
     this.#events = events;
-    this.#runner = new JobRunner({ store, events, log, maxStreams: options.maxStreams });
+    this.#limits = limits;
+    this.#shares = new StreamShares(limits, systemClock);
+    this.#runner = new JobRunner({ store, events, log, maxStreams: options.maxStreams, shares: this.#shares });
     this.#disks = new Disks({ store, events, allowed, options, runner: this.#runner });
     this.#exports = new Exports({ store, events, allowed, options });
   }
@@ -63,7 +76,8 @@ export class Daemon implements Service, AsyncDisposable {
    */
   static async start(store: Store, options: DaemonOptions, log: Log = noLog): Promise<Daemon> {
     const allowed = await AllowedPaths.of(options);
-    const daemon = new Daemon(store, options, allowed, log);
+    const limits = await SpeedLimits.of(options, store);
+    const daemon = new Daemon(store, options, { allowed, limits, log });
     await daemon.#start();
     return daemon;
   }
@@ -294,6 +308,17 @@ export class Daemon implements Service, AsyncDisposable {
 
   async listSources(_input: Input<"listSources">): Result<"listSources"> {
     return { sources: await sourcesOf(this.#disks.all()) };
+  }
+
+  async listLimits(_input: Input<"listLimits">): Result<"listLimits"> {
+    return { limits: this.#limits.views };
+  }
+
+  async setLimit({ body: { place, speed } }: Input<"setLimit">): Result<"setLimit"> {
+    const changed = await this.#limits.set(place, speed);
+    await this.#shares.divide();
+    await this.#events.tell("limit-changed", limitChanged(changed));
+    return { limits: this.#limits.views };
   }
 
   async listEvents({ query }: Input<"listEvents">): Result<"listEvents"> {

@@ -7,6 +7,8 @@
  * truth of how far it is, so that the next stream goes on there. What is written down is what people see meanwhile: at each change
  * of state, and every few seconds.
  *
+ * How fast a stream may be is what its order says, and its part of what all may take together (`stream-shares.ts`).
+ *
  * Acts upon one disk's job come one at a time (`turns.ts`); what the stream tells comes at any time, and changes the record at once.
  */
 import { randomUUID } from "node:crypto";
@@ -26,12 +28,15 @@ import type { StreamProgress } from "../stream/index.ts";
 import type { EventHub } from "./event-hub.ts";
 import { JobStories } from "./job-stories.ts";
 import type { Log } from "./log.ts";
+import type { StreamShares } from "./stream-shares.ts";
 
 /** How a running job is, beside what is remembered of it. */
 export interface JobPulse {
   readonly rate: number;
   readonly eta?: number;
   readonly retryIn?: number;
+  /** Bytes a second that it may take. */
+  readonly share?: number;
 }
 
 interface Active {
@@ -40,8 +45,6 @@ interface Active {
   copiedBefore: number;
   pulse: JobPulse;
   writtenAt: number;
-  /** Whether the engine has been asked for its stream. */
-  streams: boolean;
 }
 
 interface Attached {
@@ -55,6 +58,7 @@ export interface JobRunnerOptions {
   readonly events: EventHub;
   readonly log: Log;
   readonly maxStreams: number;
+  readonly shares: StreamShares;
 }
 
 const WRITE_EVERY_MS = 5_000;
@@ -66,6 +70,7 @@ export class JobRunner {
   readonly #log: Log;
   readonly #stories: JobStories;
   readonly #maxStreams: number;
+  readonly #shares: StreamShares;
   /** Jobs that have not ended, by the id of their disk: there is one a disk. */
   readonly #active = new Map<string, Active>();
   readonly #attached = new Map<string, Attached>();
@@ -74,11 +79,12 @@ export class JobRunner {
   #mayRun = false;
   #stopped = false;
 
-  constructor({ store, events, log, maxStreams }: JobRunnerOptions) {
+  constructor({ store, events, log, maxStreams, shares }: JobRunnerOptions) {
     this.#store = store;
     this.#log = log;
     this.#stories = new JobStories(events);
     this.#maxStreams = maxStreams;
+    this.#shares = shares;
   }
 
   /** How many streams run. */
@@ -91,7 +97,7 @@ export class JobRunner {
     for (const job of await this.#store.jobs({ states: UNFINISHED_STATES, limit: ALL })) {
       const why: JobReason = { code: "queued", message: "The daemon was started again, and its turn comes" };
       const record = jobAfter(job, "wait", Date.now(), why) ?? job;
-      this.#active.set(job.disk, { record, copiedBefore: job.copiedBytes, pulse: CALM, writtenAt: 0, streams: false });
+      this.#active.set(job.disk, { record, copiedBefore: job.copiedBytes, pulse: CALM, writtenAt: 0 });
     }
   }
 
@@ -123,7 +129,10 @@ export class JobRunner {
 
   /** The job of a disk that has not ended, as it is now. */
   active(id: string): { readonly record: JobRecord; readonly pulse: JobPulse } | undefined {
-    return this.#active.get(id);
+    const active = this.#active.get(id);
+    const share = this.#shares.shareOf(id);
+    if (active === undefined || share === undefined) return active;
+    return { record: active.record, pulse: { ...active.pulse, share } };
   }
 
   /** @throws {StreamdiskError} `in-use` when the disk has a job already */
@@ -145,7 +154,7 @@ export class JobRunner {
       copiedBytes: 0,
       createdAt: Date.now(),
     };
-    const active = { record, copiedBefore: 0, pulse: CALM, writtenAt: Date.now(), streams: false };
+    const active = { record, copiedBefore: 0, pulse: CALM, writtenAt: Date.now() };
     this.#active.set(id, active);
     try {
       await this.#store.putJob(record);
@@ -195,7 +204,7 @@ export class JobRunner {
     const { speed: _before, ...rest } = active.record;
     active.record = { ...rest, ...(speed !== undefined && { speed }) };
     await this.#save(active);
-    if (active.streams && isUnderWay(active.record)) await this.#attached.get(id)?.served.setSpeed(speed);
+    await this.#shares.setSpeed(id, speed);
     return active.record;
   }
 
@@ -203,6 +212,7 @@ export class JobRunner {
   stop(): void {
     this.#mayRun = false;
     this.#stopped = true;
+    this.#shares.close();
     for (const active of this.#active.values()) this.#logged(this.#save(active));
   }
 
@@ -228,16 +238,22 @@ export class JobRunner {
     const attached = this.#attached.get(id);
     if (active === undefined || attached === undefined) return;
     active.copiedBefore = active.record.copiedBytes;
-    active.streams = false;
     this.#becomeAnyway(active, "run");
     try {
-      const { hydrated } = await attached.served.info();
+      const { served } = attached;
+      const { hydrated, below } = await served.info();
       // It may have been paused or taken away meanwhile.
-      if (active.record.state !== "running" || this.#attached.get(id) !== attached) return;
+      const isWanted = (): boolean => active.record.state === "running" && this.#attached.get(id) === attached;
+      if (!isWanted()) return;
       if (hydrated) return this.#hydrated(id);
-      const { speed } = active.record;
-      active.streams = true;
-      await attached.served.stream(speed === undefined ? {} : { speed });
+      await this.#shares.join(id, {
+        speed: active.record.speed,
+        sources: below,
+        begin: async (speed) => {
+          if (isWanted()) await served.stream(speed === undefined ? {} : { speed });
+        },
+        setSpeed: (speed) => served.setSpeed(speed),
+      });
     } catch (error) {
       // With its thread: then it is taken away, and opened again.
       if (attached.served.lost !== undefined) return;
@@ -252,6 +268,7 @@ export class JobRunner {
     if (active === undefined || !isUnderWay(active.record)) return;
     if (now.state !== "running" && now.state !== "waiting") return;
     const { offset, length, localBytes, missingBytes, copiedBytes, rate, eta, reason } = now;
+    this.#shares.hear(id, now);
     const copied = active.copiedBefore + copiedBytes;
     active.record = { ...active.record, offset, length, localBytes, missingBytes, copiedBytes: copied };
     active.pulse = {
@@ -299,6 +316,7 @@ export class JobRunner {
     if (record === undefined) return Promise.resolve();
     active.record = record;
     if (record.state !== "running") active.pulse = record.state === "waiting" ? { ...active.pulse, rate: 0 } : CALM;
+    if (!isUnderWay(record)) this.#shares.leave(record.disk);
     if (hasEnded(record) && this.#active.get(record.disk) === active) this.#active.delete(record.disk);
     const saved = this.#save(active);
     void this.#stories.changed(this.#attached.get(record.disk)?.name ?? nameOf(record.disk), before, record);

@@ -13,16 +13,26 @@ import { MIGRATIONS } from "./schema.ts";
 import { SqliteStore } from "./sqlite-store.ts";
 import { openStateDirectory, type StateDirectory } from "./state-directory.ts";
 
-const FIXTURE = join(import.meta.dirname, "../../test/fixtures/state-1");
-const CONTENT = JSON.parse(readFileSync(join(FIXTURE, "content.json"), "utf8"), (key, value) =>
-  key === "holdMs" && value === null ? Number.POSITIVE_INFINITY : value,
-) as { events: EventRecord[] };
+/** The schema of this version. */
+const NOW = MIGRATIONS.length;
+const CONTENT = contentLeft(NOW);
 const ALL = 1000;
 
-/** A state directory as schema 1 left it. */
-function olderState(t: TestContext): StateDirectory {
+function fixture(version: number, name: string): string {
+  return join(import.meta.dirname, `../../test/fixtures/state-${version}`, name);
+}
+
+function contentLeft(version: number): { readonly events: readonly EventRecord[] } {
+  const content = JSON.parse(readFileSync(fixture(version, "content.json"), "utf8"), (key, value) =>
+    key === "holdMs" && value === null ? Number.POSITIVE_INFINITY : value,
+  );
+  return { speedLimits: [], ...content };
+}
+
+/** A state directory as a version has left it. */
+function stateLeft(t: TestContext, version = NOW): StateDirectory {
   const path = temporaryDirectory(t);
-  copyFileSync(join(FIXTURE, "state.db"), join(path, "state.db"));
+  copyFileSync(fixture(version, "state.db"), join(path, "state.db"));
   const directory = openStateDirectory(path);
   t.after(() => directory[Symbol.dispose]());
   return directory;
@@ -30,7 +40,8 @@ function olderState(t: TestContext): StateDirectory {
 
 async function contentOf(store: Store): Promise<object> {
   const [jobs, events] = [await store.jobs({ limit: ALL }), await store.events({ limit: ALL })];
-  return { disks: await store.disks(), exports: await store.exports(), jobs, events };
+  const [disks, exports] = [await store.disks(), await store.exports()];
+  return { disks, exports, jobs, events, speedLimits: await store.speedLimits() };
 }
 
 /** All files but the lock, which must not be opened. */
@@ -39,23 +50,25 @@ function filesOf({ path }: StateDirectory): Record<string, string> {
   return Object.fromEntries(names.sort().map((name) => [name, readFileSync(join(path, name), "base64")]));
 }
 
-test("the state of schema 1 is opened", async (t) => {
-  await using store = new SqliteStore(olderState(t));
-  assert.deepEqual(await contentOf(store), CONTENT);
-  assert.equal((await store.addEvent(anEvent())).id, 4);
-});
+for (let version = 1; version <= NOW; version++) {
+  test(`the state of schema ${version} is opened`, async (t) => {
+    await using store = new SqliteStore(stateLeft(t, version));
+    assert.deepEqual(await contentOf(store), contentLeft(version));
+    assert.equal((await store.addEvent(anEvent())).id, 4);
+  });
+}
 
 const NEXT_STEP = "ALTER TABLE export ADD COLUMN note TEXT; UPDATE job SET id = id";
 
 test("an older schema is brought up to date, after a copy was made", async (t) => {
-  const directory = olderState(t);
+  const directory = stateLeft(t);
   const migrations = [...MIGRATIONS, NEXT_STEP];
   for (const round of [1, 2]) {
     await using store = new SqliteStore(directory, { migrations });
     assert.equal(store.notes.length, round === 1 ? 1 : 0);
     assert.deepEqual(await contentOf(store), CONTENT);
   }
-  const backup = `${directory.database}.schema-1`;
+  const backup = `${directory.database}.schema-${NOW}`;
   assert(existsSync(backup));
   copyFileSync(backup, directory.database);
   await using older = new SqliteStore(directory);
@@ -63,16 +76,19 @@ test("an older schema is brought up to date, after a copy was made", async (t) =
 });
 
 test("a step that fails leaves the store as it was, and says where its copy is", async (t) => {
-  const directory = olderState(t);
+  const directory = stateLeft(t);
   const migrations = [...MIGRATIONS, NEXT_STEP, "CREATE TABLE more (id TEXT); INSERT INTO nowhere VALUES (1)"];
-  const expected = { code: "io", message: /from schema 1 to 3: .*no such table.*'.*state\.db\.schema-1'/ };
+  const expected = {
+    code: "io",
+    message: new RegExp(`from schema ${NOW} to ${NOW + 2}: .*no such table.*'.*state\\.db\\.schema-${NOW}'`),
+  };
   assert.throws(() => new SqliteStore(directory, { migrations }), expected);
-  await using store = new SqliteStore(directory, { migrations: migrations.slice(0, 2) });
+  await using store = new SqliteStore(directory, { migrations: migrations.slice(0, -1) });
   assert.deepEqual(await contentOf(store), CONTENT);
 });
 
 test("a store of a newer version is refused and left untouched, also when it is to be rebuilt", (t) => {
-  const directory = olderState(t);
+  const directory = stateLeft(t);
   {
     using db = new DatabaseSync(directory.database);
     db.exec("PRAGMA user_version = 99; CREATE TABLE later (id TEXT)");
@@ -80,7 +96,7 @@ test("a store of a newer version is refused and left untouched, also when it is 
   const before = filesOf(directory);
   const expected = {
     code: "unsupported",
-    message: /'.*state\.db' is of a newer streamdisk \(schema 99; this one knows 1\)/,
+    message: new RegExp(`'.*state\\.db' is of a newer streamdisk \\(schema 99; this one knows ${NOW}\\)`),
   };
   assert.throws(() => new SqliteStore(directory), expected);
   assert.throws(() => new SqliteStore(directory, { rebuild: true }), expected);
@@ -107,7 +123,7 @@ const DAMAGES: readonly (readonly [what: string, damage: (path: string) => void,
 
 for (const [what, damage, why] of DAMAGES) {
   test(`a store that ${what} is reported by its name, and rebuilt when asked`, async (t) => {
-    const directory = olderState(t);
+    const directory = stateLeft(t);
     damage(directory.database);
     const before = filesOf(directory);
     assert.throws(
@@ -137,13 +153,13 @@ for (const [what, damage, why] of DAMAGES) {
 }
 
 test("a store in order is not rebuilt", async (t) => {
-  await using store = new SqliteStore(olderState(t), { rebuild: true });
+  await using store = new SqliteStore(stateLeft(t), { rebuild: true });
   assert.deepEqual(store.notes, []);
   assert.deepEqual(await contentOf(store), CONTENT);
 });
 
 test("a flipped byte is reported, or does no harm", async (t) => {
-  const directory = olderState(t);
+  const directory = stateLeft(t);
   const whole = readFileSync(directory.database);
   const random = rng("flipped bytes of a store");
   const counts = { reported: 0, harmless: 0 };

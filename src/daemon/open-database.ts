@@ -31,7 +31,7 @@ export interface OpenedDatabase {
 }
 
 /** Tables with their keys, for the look at all sums. */
-const KEYS = { disk: "id", export: "name", job: "id", event: "id" } as const;
+const KEYS = { disk: "id", export: "name", job: "id", event: "id", speed_limit: "place" } as const;
 const HEADER_BYTES = 100;
 const BESIDE = ["", "-wal", "-journal"] as const;
 
@@ -101,6 +101,8 @@ function verify(db: DatabaseSync, path: string, migrations: readonly string[]): 
   migrate(model, 0, migrations);
   if (schemaText(db) !== schemaText(model)) throw damaged(path, "its tables are not those of a store");
   for (const [table, key] of Object.entries(KEYS)) {
+    // An older schema may not have it yet.
+    if (db.prepare("SELECT 1 FROM sqlite_schema WHERE name = ?").get(table) === undefined) continue;
     const rows = db.prepare(`SELECT ${key} AS key, record, sum FROM ${table}`).iterate();
     for (const row of rows as Iterable<Row & { key: string | number }>) {
       if (fromRow(row.key, row) === undefined)

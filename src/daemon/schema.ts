@@ -39,6 +39,11 @@ export const MIGRATIONS: readonly string[] = [
      disk TEXT AS (record ->> '$.disk')
    ) STRICT;
    CREATE INDEX event_of_disk ON event (disk, id);`,
+  `CREATE TABLE speed_limit (
+     place TEXT NOT NULL PRIMARY KEY,
+     record TEXT NOT NULL,
+     sum INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;`,
 ];
 
 /** Takes a database through the steps from its `version` on, each whole or not at all. */

@@ -38,6 +38,12 @@ export interface DaemonSettings {
   readonly maxStreams: number;
   /** Bytes a second of each stream that does not say; undefined for no limit. */
   readonly speed?: number;
+  /** Bytes a second of all streams together; undefined for no limit. */
+  readonly hostSpeed?: number;
+  /** Bytes a second of all streams from one source together; undefined for no limit. */
+  readonly sourceSpeed?: number;
+  /** The same by source: absolute paths and beginnings of URIs, each with all that lies below it. */
+  readonly sources?: Readonly<Record<string, { readonly speed: number }>>;
   /** @default 10,000 events and 1,000 jobs */
   readonly keep: { readonly events: number; readonly jobs: number };
   /** @default "info" */
@@ -87,6 +93,7 @@ export async function readSettings(from: SettingsSources = {}): Promise<DaemonSe
     ...said,
     stateDirectory,
     sourceOptions,
+    ...(file.sources !== undefined && { sources: { ...file.sources, ...said.sources } }),
     keep: { ...DEFAULT_KEEP, ...said.keep },
   };
   refuseWhatCannotBe(settings);

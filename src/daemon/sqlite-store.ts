@@ -15,6 +15,7 @@ import {
   type ExportRecord,
   type JobQuery,
   type JobRecord,
+  type SpeedLimitRecord,
   type Store,
 } from "../jobs/index.ts";
 import { type OpenDatabaseOptions, openDatabase } from "./open-database.ts";
@@ -111,6 +112,22 @@ export class SqliteStore implements Store {
       "INSERT INTO job (id, record, sum) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record, sum = excluded.sum",
       [job.id, record, sum],
     );
+  }
+
+  async speedLimits(): Promise<SpeedLimitRecord[]> {
+    return this.#records("SELECT place AS key, record, sum FROM speed_limit ORDER BY place");
+  }
+
+  async putSpeedLimit(limit: SpeedLimitRecord): Promise<void> {
+    const { record, sum } = toRow(limit.place, limit);
+    this.#write(
+      "INSERT INTO speed_limit (place, record, sum) VALUES (?, ?, ?) ON CONFLICT (place) DO UPDATE SET record = excluded.record, sum = excluded.sum",
+      [limit.place, record, sum],
+    );
+  }
+
+  async deleteSpeedLimit(place: string): Promise<void> {
+    this.#write("DELETE FROM speed_limit WHERE place = ?", [place]);
   }
 
   async addEvent(event: Omit<EventRecord, "id">): Promise<EventRecord> {

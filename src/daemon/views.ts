@@ -9,13 +9,14 @@ import { type JobPulse, nameOf } from "./job-runner.ts";
 
 export function jobView(record: JobRecord, pulse?: JobPulse): Job {
   const { disk, reason, ...rest } = record;
-  const { rate = 0, eta, retryIn } = pulse ?? {};
+  const { rate = 0, eta, retryIn, share } = pulse ?? {};
   return {
     ...rest,
     disk: nameOf(disk),
     ...(reason !== undefined && { reason: { ...reason, ...(retryIn !== undefined && { retryInMs: retryIn }) } }),
     rate,
     ...(eta !== undefined && Number.isFinite(eta) && { etaSeconds: eta }),
+    ...(share !== undefined && { share }),
   };
 }
 

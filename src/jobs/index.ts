@@ -1,4 +1,5 @@
 export type { EventFeed } from "./event-feed.ts";
+export { fairShares, type Taker } from "./fair-shares.ts";
 export { ENDED_STATES, hasEnded, type JobAct, jobAfter, nextState, UNFINISHED_STATES } from "./life-cycle.ts";
 export { isQueued, nextToRun } from "./queue.ts";
 export {
@@ -12,5 +13,6 @@ export {
   type JobReason,
   type JobRecord,
   type JobState,
+  type SpeedLimitRecord,
 } from "./records.ts";
 export type { EventQuery, JobQuery, Store } from "./store.ts";

@@ -91,6 +91,14 @@ export interface JobRecord {
   readonly endedAt?: number;
 }
 
+/** How fast the streams from a place may be together, as it was said through the API. */
+export interface SpeedLimitRecord {
+  /** `all`, `each` (source), a path or the beginning of a URI. */
+  readonly place: string;
+  /** Bytes a second; null for no limit, whatever the settings say. */
+  readonly speed: number | null;
+}
+
 /** Something that happened: what, where, why, and what happens next. */
 export interface EventRecord {
   /** Ascending, never used twice. */
@@ -122,6 +130,7 @@ export const EVENT_TYPES = [
   "source-back",
   "source-changed",
   "source-deleted",
+  "limit-changed",
   "pause-wanted",
   "job-created",
   "job-started",

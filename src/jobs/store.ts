@@ -2,7 +2,7 @@
  * The port to whatever remembers for a daemon. All of it is durable when its promise resolves. Records are replaced whole; the
  * store knows no life cycle, and keeps what it is given. To delete what is not there is no error. Once closed, all else is `shutdown`.
  */
-import type { DiskRecord, EventRecord, ExportRecord, JobRecord, JobState } from "./records.ts";
+import type { DiskRecord, EventRecord, ExportRecord, JobRecord, JobState, SpeedLimitRecord } from "./records.ts";
 
 export interface JobQuery {
   /** Id of a disk. */
@@ -42,6 +42,12 @@ export interface Store extends AsyncDisposable {
   jobs(query: JobQuery): Promise<JobRecord[]>;
   job(id: string): Promise<JobRecord | undefined>;
   putJob(job: JobRecord): Promise<void>;
+
+  /** In the order of their places. */
+  speedLimits(): Promise<SpeedLimitRecord[]>;
+  /** Adds a limit, or takes the place of the one of that place. */
+  putSpeedLimit(limit: SpeedLimitRecord): Promise<void>;
+  deleteSpeedLimit(place: string): Promise<void>;
 
   /** Gives it the next id. */
   addEvent(event: Omit<EventRecord, "id">): Promise<EventRecord>;

@@ -151,6 +151,7 @@ test("the speed limit holds", async () => {
   await clock.advance(4000);
   assert.ok(job.progress.copiedBytes >= 4 * MIB && job.progress.copiedBytes <= 6 * MIB);
   assert.ok(Math.abs(job.progress.rate - MIB) < MIB / 2, `rate ${job.progress.rate}`);
+  assert.equal(job.progress.throttled, true);
   await clock.runUntil(ended);
   assert.ok(clock.now() >= 9000);
 });
@@ -367,4 +368,24 @@ test("the speed can be changed while the job runs", async () => {
   await clock.runUntil(running);
   assert.equal(job.progress.state, "completed");
   assert.ok(clock.now() < 15_000);
+});
+
+test("a stream whose source is slower than its speed is not held back by it", async () => {
+  const clock = new ManualClock();
+  const source = MemoryNode.of(Buffer.alloc(8 * MIB, 1));
+  const read = source.read.bind(source);
+  source.read = async (offset, target) => {
+    await clock.sleep(1000);
+    await read(offset, target);
+  };
+  const overlay = new MemoryOverlay({ length: 8 * MIB, backing: source });
+  const job = new StreamJob(overlayTarget(overlay), { clock, speed: 4 * MIB, window: MIB });
+  const running = job.run();
+  await clock.advance(4000);
+  assert.equal(job.progress.throttled, false);
+  job.setSpeed(MIB / 4);
+  await clock.advance(3000);
+  assert.equal(job.progress.throttled, true);
+  job.cancel();
+  await assert.rejects(clock.runUntil(running));
 });

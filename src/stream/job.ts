@@ -37,6 +37,10 @@ export interface StreamOptions {
 
 const DEFAULT_CHUNK = 2 ** 20;
 const PROGRESS_MS = 200;
+/** A second's worth: what holds it back is to be known soon. */
+const WAIT_SAMPLES = 6;
+/** Milliseconds of a second that it waits for its speed when that is what it waits for. */
+const MOSTLY = 900;
 const FIRST_RETRY_MS = 250;
 const LONGEST_RETRY_MS = 10_000;
 
@@ -47,6 +51,7 @@ export class StreamJob {
   readonly #pump: Pump;
   readonly #feed = new ProgressFeed();
   readonly #meter = new RateMeter();
+  readonly #waits = new RateMeter(WAIT_SAMPLES);
   readonly #stop = new AbortController();
   readonly #warnings: string[] = [];
   #state: StreamState = "created";
@@ -92,6 +97,7 @@ export class StreamJob {
       copiedBytes: copied,
       rate,
       ...(rate > 0 && { eta: tally.fetch / rate }),
+      throttled: this.#state === "running" && this.#waits.rate >= MOSTLY,
       window: window.size,
       warnings: this.#warnings,
     };
@@ -189,7 +195,7 @@ export class StreamJob {
     await this.#pump.survey();
     if (this.#stop.signal.aborted || this.#paused) return undefined;
     await this.#checkSpace();
-    this.#meter.sample(this.#clock.now(), this.#pump.copied);
+    this.#sample();
     this.#become("running");
     const { missing } = this.#pump.tally;
     if (missing === 0) {
@@ -263,9 +269,15 @@ export class StreamJob {
       await this.#clock.sleep(PROGRESS_MS, over);
       if (over.aborted || this.#state !== "running") continue;
       this.#pump.durability.tick();
-      this.#meter.sample(this.#clock.now(), this.#pump.copied);
+      this.#sample();
       this.#feed.push(this.progress);
     }
+  }
+
+  #sample(): void {
+    const now = this.#clock.now();
+    this.#meter.sample(now, this.#pump.copied);
+    this.#waits.sample(now, this.#pump.waitedMs);
   }
 
   #become(state: StreamState, reason?: StreamReason): void {

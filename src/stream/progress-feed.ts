@@ -32,20 +32,27 @@ export class ProgressFeed {
 
 const SAMPLES = 16;
 
-/** Bytes a second over the last samples. */
+/** How fast an amount grows: bytes, or milliseconds of waiting. */
 export class RateMeter {
-  readonly #samples: { now: number; bytes: number }[] = [];
+  readonly #samples: { now: number; amount: number }[] = [];
+  readonly #most: number;
 
-  /** @param bytes in all, so far */
-  sample(now: number, bytes: number): void {
-    this.#samples.push({ now, bytes });
-    if (this.#samples.length > SAMPLES) this.#samples.shift();
+  /** @param most samples that it looks back over */
+  constructor(most = SAMPLES) {
+    this.#most = most;
   }
 
+  /** @param amount in all, so far */
+  sample(now: number, amount: number): void {
+    this.#samples.push({ now, amount });
+    if (this.#samples.length > this.#most) this.#samples.shift();
+  }
+
+  /** Of the amount, a second. */
   get rate(): number {
     const first = this.#samples[0];
     const last = this.#samples.at(-1);
     if (first === undefined || last === undefined || last.now <= first.now) return 0;
-    return Math.round(((last.bytes - first.bytes) * 1000) / (last.now - first.now));
+    return Math.round(((last.amount - first.amount) * 1000) / (last.now - first.now));
   }
 }

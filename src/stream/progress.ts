@@ -36,6 +36,8 @@ export interface StreamProgress {
   readonly rate: number;
   /** Seconds to go at that rate; undefined while it is not known. */
   readonly eta?: number;
+  /** Whether its speed is what holds it back, lately, and nothing else. */
+  readonly throttled: boolean;
   /** Bytes that may be under way at once. */
   readonly window: number;
   /** What its user should know: "the file system has room for ... only". */

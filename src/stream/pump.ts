@@ -76,6 +76,11 @@ export class Pump {
     this.#limit.speed = speed ?? Number.POSITIVE_INFINITY;
   }
 
+  /** Milliseconds that the speed has held it back since the start. */
+  get waitedMs(): number {
+    return this.#limit.waitedMs;
+  }
+
   /** As of the last survey, kept up to date since. */
   get tally(): Readonly<Tally> {
     return this.#tally;

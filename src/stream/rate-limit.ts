@@ -14,6 +14,8 @@ export class RateLimit {
   readonly #clock: Clock;
   #tokens = 0;
   #filledAt: number;
+  #waitedMs = 0;
+  #waitingSince: number | undefined;
 
   /** @param speed bytes a second; Infinity for no limit */
   constructor(speed: number, clock: Clock) {
@@ -33,12 +35,20 @@ export class RateLimit {
     return this.#bytesPerMs === Number.POSITIVE_INFINITY;
   }
 
-  /** Resolves when `bytes` may pass, or at once when the signal aborts. */
+  /** Milliseconds that it has held requests back since the start. */
+  get waitedMs(): number {
+    return this.#waitedMs + (this.#waitingSince === undefined ? 0 : this.#clock.now() - this.#waitingSince);
+  }
+
+  /** Resolves when `bytes` may pass, or at once when the signal aborts. One asks at a time. */
   async take(bytes: number, signal: AbortSignal): Promise<void> {
     this.#fill();
     while (this.#tokens < 0 && !signal.aborted) {
-      await this.#clock.sleep(Math.min(LONGEST_SLEEP_MS, -this.#tokens / this.#bytesPerMs), signal);
+      this.#waitingSince = this.#filledAt;
+      await this.#clock.sleep(Math.min(LONGEST_SLEEP_MS, Math.ceil(-this.#tokens / this.#bytesPerMs)), signal);
       this.#fill();
+      this.#waitedMs += this.#filledAt - this.#waitingSince;
+      this.#waitingSince = undefined;
     }
     this.#tokens -= bytes;
   }

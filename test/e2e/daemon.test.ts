@@ -131,6 +131,8 @@ test("commands for people: lists, one disk, its map, its size, its source", asyn
   writeFileSync(moved, bench.content);
   assert.equal((await bench.json<DiskJson>("disk", "replace-source", "vm1", "./moved.raw")).backing, moved);
   assert.match((await bench.ok("source", "ls")).stdout, /moved\.raw +ok +9 MiB +vm1$/m);
+  assert.match((await bench.ok("source", "limit", "./", "5M/s")).stdout, /images +5 MiB\/s +set here$/m);
+  assert.match((await bench.ok("source", "limit", "./", "default")).stdout, /all\) +no limit +default$/m);
   assert.match((await bench.ok("stream", "vm1")).stdout, /'vm1' stands alone now/);
   const { image } = await bench.json<DiskJson>("disk", "show", "vm1");
   await bench.ok("disk", "rm", "vm1", "--delete-file");

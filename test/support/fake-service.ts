@@ -88,6 +88,7 @@ export function fakeService(): FakeService {
     answer("listExports", { exports: [EXPORT] }),
     answer("addExport", EXPORT),
     answer("listSources", { sources: [] }),
+    ...(["listLimits", "setLimit"] as const).map((name) => answer(name, { limits: [] })),
     answer("listEvents", { events: [] }),
   );
 }

@@ -11,6 +11,7 @@ import {
   hasEnded,
   type JobQuery,
   type JobRecord,
+  type SpeedLimitRecord,
   type Store,
 } from "../../src/jobs/index.ts";
 
@@ -19,6 +20,7 @@ export class MemoryStore implements Store {
   readonly #exports = new Map<string, ExportRecord>();
   /** In the order in which they were made: a map keeps the place of a key whose value is replaced. */
   readonly #jobs = new Map<string, JobRecord>();
+  readonly #speedLimits = new Map<string, SpeedLimitRecord>();
   #events: EventRecord[] = [];
   #lastEvent = 0;
   #closed = false;
@@ -77,6 +79,21 @@ export class MemoryStore implements Store {
   async putJob(job: JobRecord): Promise<void> {
     this.#check();
     this.#jobs.set(job.id, copy(job));
+  }
+
+  async speedLimits(): Promise<SpeedLimitRecord[]> {
+    this.#check();
+    return [...this.#speedLimits.values()].sort((a, b) => (a.place < b.place ? -1 : 1)).map(copy);
+  }
+
+  async putSpeedLimit(limit: SpeedLimitRecord): Promise<void> {
+    this.#check();
+    this.#speedLimits.set(limit.place, copy(limit));
+  }
+
+  async deleteSpeedLimit(place: string): Promise<void> {
+    this.#check();
+    this.#speedLimits.delete(place);
   }
 
   async addEvent(event: Omit<EventRecord, "id">): Promise<EventRecord> {

@@ -17,6 +17,7 @@ export function testStore(name: string, open: (t: TestContext) => Promise<Store>
     assert.deepEqual(await store.disks(), []);
     assert.deepEqual(await store.exports(), []);
     assert.deepEqual(await store.jobs({ limit: ALL }), []);
+    assert.deepEqual(await store.speedLimits(), []);
     assert.deepEqual(await store.events({ limit: ALL }), []);
     assert.equal(await store.lastEvent(), 0);
     assert.equal(await store.job("none"), undefined);
@@ -114,6 +115,17 @@ export function testStore(name: string, open: (t: TestContext) => Promise<Store>
     assert.deepEqual(await idsOf(store, { before: "j3", disk: "0", states: ["completed"] }), ["j0"]);
     assert.deepEqual(await idsOf(store, { before: "j0" }), []);
     await assert.rejects(idsOf(store, { before: "j9" }), { code: "not-found", message: /'j9'/ });
+  });
+
+  testWith("keeps limits by their places", async (store) => {
+    await store.putSpeedLimit({ place: "nbd://host/", speed: 5 });
+    await store.putSpeedLimit({ place: "all", speed: 7 });
+    await store.putSpeedLimit({ place: "nbd://host/", speed: null });
+    const left = { place: "nbd://host/", speed: null };
+    assert.deepEqual(await store.speedLimits(), [{ place: "all", speed: 7 }, left]);
+    await store.deleteSpeedLimit("all");
+    await store.deleteSpeedLimit("all");
+    assert.deepEqual(await store.speedLimits(), [left]);
   });
 
   testWith("numbers events in ascending order", async (store) => {

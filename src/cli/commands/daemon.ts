@@ -10,6 +10,7 @@ import { Interrupted, interruptible } from "../interrupt.ts";
 import { parseCount, parseMode, parsePort } from "../numbers.ts";
 import { jsonOption, type SourceFlags, sourceOptions, told } from "../options.ts";
 import { printJsonLine, printLines, printWarnings } from "../output.ts";
+import { placeForDaemon } from "../targets.ts";
 import { parseRate } from "../units.ts";
 import { packageVersion } from "../version.ts";
 
@@ -30,6 +31,9 @@ interface Flags extends SourceFlags {
   readonly allowKeys?: readonly string[];
   readonly maxStreams?: number;
   readonly speed?: number;
+  readonly hostSpeed?: number;
+  readonly sourceSpeed?: number;
+  readonly sourceLimit?: NonNullable<SettingsFlags["sources"]>;
   readonly keepEvents?: number;
   readonly keepJobs?: number;
   readonly logLevel?: NonNullable<SettingsFlags["logLevel"]>;
@@ -75,6 +79,13 @@ export function define(command: Command): void {
     .option("--tls-certificates <dir>", "the API over TCP by TLS, with server-cert.pem and server-key.pem from there")
     .option("--max-streams <number>", "streams that run at once; without it, 4", parseCount)
     .option("--speed <rate>", "bytes a second at most of a stream that says none, for example 50M", parseRate)
+    .option("--host-speed <rate>", "bytes a second of all streams together; guests' reads are not counted", parseRate)
+    .option("--source-speed <rate>", "bytes a second of all streams from one source together", parseRate)
+    .option(
+      "--source-limit <place=rate>",
+      "the same of a path or the beginning of a URI with all below it (repeatable)",
+      moreLimits,
+    )
     .option("--keep-events <number>", "how many events are remembered; without it, 10000", parseCount)
     .option("--keep-jobs <number>", "how many streams that have ended are remembered; without it, 1000", parseCount)
     .option("--log-level <level>", `${LOG_LEVELS.join(", ")}; without it, info`, parseLevel)
@@ -179,6 +190,7 @@ function settingsFlags(flags: Flags): SettingsFlags {
     diskSocketGroup,
   } = flags;
   const { port, bind, tokenFile, tlsCertificates, maxStreams, speed, keepEvents, keepJobs, logLevel } = flags;
+  const { hostSpeed, sourceSpeed, sourceLimit: sources } = flags;
   if (bind !== undefined && port === undefined) {
     throw new StreamdiskError("invalid-argument", "Option '--bind' needs '--port'");
   }
@@ -199,7 +211,7 @@ function settingsFlags(flags: Flags): SettingsFlags {
       diskSocketGroup,
     },
     sourceOptions: told(flags),
-    ...{ tokenFile, tlsCertificates, maxStreams, speed, logLevel },
+    ...{ tokenFile, tlsCertificates, maxStreams, speed, hostSpeed, sourceSpeed, sources, logLevel },
     listen: port === undefined ? undefined : { host: bind ?? "127.0.0.1", port },
     keep: { events: keepEvents, jobs: keepJobs },
   };
@@ -208,6 +220,13 @@ function settingsFlags(flags: Flags): SettingsFlags {
 
 function more(place: string, before: readonly string[] = []): readonly string[] {
   return [...before, place];
+}
+
+/** A URI may have `=` in it, a rate has none. */
+function moreLimits(text: string, before: NonNullable<SettingsFlags["sources"]> = {}) {
+  const at = text.lastIndexOf("=");
+  if (at > 0) return { ...before, [placeForDaemon(text.slice(0, at))]: { speed: parseRate(text.slice(at + 1)) } };
+  throw new StreamdiskError("invalid-argument", `'${text}' is no limit: write for example nbd://images.example/=50M`);
 }
 
 function parseLevel(text: string): (typeof LOG_LEVELS)[number] {

@@ -52,7 +52,11 @@ export class BlockStream {
       state: this.#state,
       ...(this.#reason !== undefined && { reason: this.#reason }),
       ...{ offset: done, length, localBytes: done, zeroBytes: 0, missingBytes: length - done, copiedBytes: done },
-      ...{ rate: elapsed > 0 && this.#state === "running" ? (done / elapsed) * 1000 : 0, window: 512 * 1024 },
+      ...{
+        rate: elapsed > 0 && this.#state === "running" ? (done / elapsed) * 1000 : 0,
+        window: 512 * 1024,
+        throttled: false,
+      },
       warnings: this.#options.warnings,
     };
   }
