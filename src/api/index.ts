@@ -14,6 +14,7 @@ export {
   type Cells,
   type DaemonInfo,
   type Disk,
+  diskName,
   type Event,
   type Job,
   type Limit,

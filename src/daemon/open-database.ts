@@ -28,6 +28,8 @@ export interface OpenedDatabase {
   readonly db: DatabaseSync;
   /** What was done that its owner should know, as sentences. */
   readonly notes: readonly string[];
+  /** Whether a damaged one was moved aside. */
+  readonly rebuilt: boolean;
 }
 
 /** Tables with their keys, for the look at all sums. */
@@ -42,14 +44,15 @@ export function openDatabase(path: string, options: OpenDatabaseOptions = {}): O
   const migrations = options.migrations ?? MIGRATIONS;
   try {
     if (BESIDE.some((end) => existsSync(path + end))) return openExisting(path, migrations);
-    return { db: opened(createDatabase(path, migrations, 0)), notes: [] };
+    return { db: opened(createDatabase(path, migrations, 0)), notes: [], rebuilt: false };
   } catch (error) {
     const problem = storeError(error, path, "open");
     if (!options.rebuild || !(problem instanceof StreamdiskError) || problem.code !== "invalid-store") throw problem;
     const aside = moveAside(path);
     // Followers of events that were numbered by the old store go on from their last id: the new ones come after it.
     const db = opened(createDatabase(path, migrations, Date.now()));
-    return { db, notes: [`The damaged store was moved to '${aside}', and a new one begun: ${problem.message}`] };
+    const note = `The damaged store was moved to '${aside}', and a new one begun: ${problem.message}`;
+    return { db, notes: [note], rebuilt: true };
   }
 }
 
@@ -66,7 +69,7 @@ function openExisting(path: string, migrations: readonly string[]): OpenedDataba
       throw verifyError(error, path);
     }
     const notes = version < migrations.length ? [upgrade(db, path, version, migrations)] : [];
-    return { db: opened(db), notes };
+    return { db: opened(db), notes, rebuilt: false };
   } catch (error) {
     db.close();
     throw error;

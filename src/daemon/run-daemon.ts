@@ -5,6 +5,7 @@
 import { mkdir } from "node:fs/promises";
 import { wrapSystemError } from "../errors/index.ts";
 import { groupId, serviceManager } from "../host/index.ts";
+import { adoptImages } from "./adopt-images.ts";
 import { Daemon } from "./daemon.ts";
 import { httpApp } from "./http-app.ts";
 import { type HttpServer, serveTcp, serveUnix } from "./http-server.ts";
@@ -18,7 +19,7 @@ import { tokenIn } from "./token-file.ts";
 
 export interface RunDaemonOptions {
   readonly version: string;
-  /** Begins anew when the store is damaged, and keeps the damaged one aside. @default false */
+  /** Begins anew when the store is damaged, with the images that are there, and keeps the damaged one aside. @default false */
   readonly rebuildStore?: boolean;
 }
 
@@ -77,7 +78,9 @@ async function start(
   reports.status("Disks and exports are served again");
   const store = new SqliteStore(directory, { rebuild: rebuildStore });
   ends.push(() => store.close());
-  for (const note of store.notes) log.warn({}, note);
+  const places = { imageDirectory: settings.imageDirectory, socketDirectory: directory.sockets };
+  const notes = [...store.notes, ...(store.rebuilt ? await adoptImages(store, places) : [])];
+  for (const note of notes) log.warn({}, note);
   const [disks, exports] = await Promise.all([store.disks(), store.exports()]);
   const daemon = await Daemon.start(store, { ...settings, version, socketDirectory: directory.sockets }, log);
   ends.push(() => daemon.close());
@@ -107,7 +110,7 @@ async function start(
     addresses: servers.map(({ address }) => address),
     disks: disks.length,
     exports: exports.length,
-    notes: store.notes,
+    notes,
   };
 }
 

@@ -55,7 +55,7 @@ export function verifyError(error: unknown, path: string): Error {
 export function damaged(path: string, why: string, cause?: unknown): StreamdiskError {
   const message =
     `The daemon's store '${path}' is damaged: ${why}. Put a copy of it back, or begin anew with 'streamdisk daemon --rebuild-store', ` +
-    "which moves it aside. Images are not touched; their disks are to be added again";
+    "which moves it aside and makes disks of the images in the image directory. No image is touched; exports and other disks are to be added again";
   return new StreamdiskError("invalid-store", message, { node: path }, cause);
 }
 

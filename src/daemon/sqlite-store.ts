@@ -29,6 +29,8 @@ const ENDED = ENDED_STATES.map((state) => `'${state}'`).join(", ");
 export class SqliteStore implements Store {
   /** What was done at the opening that its owner should know, as sentences. */
   readonly notes: readonly string[];
+  /** Whether it was begun anew for one that was damaged. */
+  readonly rebuilt: boolean;
   readonly #db: DatabaseSync;
   readonly #path: string;
   readonly #statements = new Map<string, StatementSync>();
@@ -41,9 +43,10 @@ export class SqliteStore implements Store {
    */
   constructor(directory: StateDirectory, options: OpenDatabaseOptions = {}) {
     this.#path = directory.database;
-    const { db, notes } = openDatabase(this.#path, options);
+    const { db, notes, rebuilt } = openDatabase(this.#path, options);
     this.#db = db;
     this.notes = notes;
+    this.rebuilt = rebuilt;
     const [last] = this.#rows<{ seq: number }>("SELECT seq FROM sqlite_sequence WHERE name = 'event'");
     const [greatest] = this.#rows<{ id: number | null }>("SELECT max(id) AS id FROM event");
     this.#lastEvent = Math.max(last?.seq ?? 0, greatest?.id ?? 0);

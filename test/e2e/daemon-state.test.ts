@@ -1,10 +1,11 @@
-/** A daemon on a state directory that another version of it has left. */
+/** A daemon on a state directory that another version of it has left, or that was damaged. */
 import assert from "node:assert/strict";
-import { copyFileSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { type TestContext, test } from "node:test";
 import { MIGRATIONS } from "../../src/daemon/schema.ts";
+import { connectNbd } from "../../src/nbd/index.ts";
 import { assertFails, cli, hashes, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 
@@ -67,4 +68,40 @@ test("a state directory of a newer version is refused, and nothing of it is touc
     readdirSync(state).filter((name) => name.startsWith("state.db")),
     ["state.db"],
   );
+});
+
+test("a store with a flipped byte is reported, and rebuilt from the images when asked", async (t) => {
+  const directory = temporaryDirectory(t);
+  const base = join(directory, "images", "base.raw");
+  const written = Buffer.alloc(4096, 7);
+  let uri: string;
+  {
+    await using daemon = new DaemonProcess(directory);
+    writeFileSync(base, Buffer.alloc(2 ** 20, 1));
+    await daemon.start();
+    const body = { name: "vm1", backing: base, backingFormat: "raw" } as const;
+    uri = (await daemon.client.call("createDisk", { body })).uri ?? "";
+    await using guest = await connectNbd(uri);
+    await guest.write(8192, written);
+    await guest.flush();
+    await daemon.stop();
+  }
+  const path = join(directory, "state", "state.db");
+  const bytes = readFileSync(path);
+  const at = bytes.indexOf(`"name":"vm1"`);
+  assert(at > 0);
+  bytes.write("w", at + 8);
+  writeFileSync(path, bytes);
+  const end = await cli(["daemon", "--state-directory", join(directory, "state")]);
+  assertFails(end, 65, /state\.db' is damaged: .*--rebuild-store/s);
+
+  await using daemon = new DaemonProcess(directory, ["--rebuild-store"]);
+  await daemon.start();
+  const disk = await daemon.client.disk("vm1").info();
+  assert.deepEqual([disk.state, disk.uri, disk.backing], ["ready", uri, base]);
+  await using guest = await connectNbd(uri);
+  const read = Buffer.alloc(8192);
+  await guest.read(8192, read);
+  assert(read.equals(Buffer.concat([written, Buffer.alloc(4096, 1)])));
+  await daemon.stop();
 });

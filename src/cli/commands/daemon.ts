@@ -89,7 +89,10 @@ export function define(command: Command): void {
     .option("--keep-events <number>", "how many events are remembered; without it, 10000", parseCount)
     .option("--keep-jobs <number>", "how many streams that have ended are remembered; without it, 1000", parseCount)
     .option("--log-level <level>", `${LOG_LEVELS.join(", ")}; without it, info`, parseLevel)
-    .option("--rebuild-store", "when what it remembers is damaged: keep that aside and begin anew");
+    .option(
+      "--rebuild-store",
+      "when what it remembers is damaged: keep that aside and begin anew, with the images there are",
+    );
   sourceOptions(command)
     .option("--json", "print where it listens as JSON")
     .addHelpText(
