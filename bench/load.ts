@@ -28,6 +28,7 @@ export interface LoadResult {
   readonly perSecond: number;
   /** Latencies in milliseconds. */
   readonly p50: number;
+  readonly p95: number;
   readonly p99: number;
   readonly most: number;
 }

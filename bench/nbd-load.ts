@@ -68,6 +68,7 @@ class LoadClient {
       count: sorted.length,
       perSecond: (sorted.length * 1000) / elapsed,
       p50: at(0.5),
+      p95: at(0.95),
       p99: at(0.99),
       most: at(1),
     };

@@ -54,15 +54,25 @@ function length(text: string): number {
   return text.length;
 }
 
-/** The page that `--write` keeps. */
-export function page({ date, machine, sections }: Report): string {
-  const facts = Object.entries(machine).map(([name, value]) => `${name} ${value}`);
+/**
+ * The page that `--write` keeps.
+ *
+ * @param before what it was: parts that were not measured stay as they are
+ */
+export function page({ date, machine, sections }: Report, before: string): string {
+  const { "load average before": load, ...rest } = machine;
+  const facts = Object.entries(rest).map(([name, value]) => `${name} ${value}`);
+  const [, ...parts] = before.split(/^## /m);
+  const all = new Map(parts.map((part) => [part.slice(0, part.indexOf("\n")), part.trimEnd()]));
+  for (const { heading, about, rows } of sections) {
+    all.set(heading, `${heading}\n\n${about} ${date}, load average before ${load}.\n\n${table(rows)}`);
+  }
   return `# Measured speed
 
-\`npm run bench -- --write\` keeps this page. ${date}: ${facts.join(", ")}.
+\`npm run bench -- --write\` keeps this page: ${facts.join(", ")}.
 
 Peers get the same work, in turn with us, in the same run; figures are medians. Behind a ratio stand what must be reached and what
 would be fine. Sources are in the page cache.
 
-${sections.map(({ heading, about, rows }) => `## ${heading}\n\n${about}\n\n${table(rows)}\n`).join("\n")}`;
+${[...all.values()].map((part) => `## ${part}\n`).join("\n")}`;
 }

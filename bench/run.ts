@@ -2,10 +2,11 @@
  * `npm run bench`: streamdisk as a user runs it (the built program in a process of its own) against its peers, in turn: ours,
  * theirs, ours, theirs. Prints tables; judges nothing.
  */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { daemonSection } from "./daemon-load.ts";
 import { guestSection } from "./guest.ts";
 import { offlineSection } from "./offline.ts";
 import { describeMachine, type MeasuredSection, page, type Report, table } from "./report.ts";
@@ -15,7 +16,8 @@ import { streamSection } from "./stream.ts";
 
 const HELP = `npm run bench -- [OPTIONS]
 
-  --group NAMES  only some parts, separated by commas: offline, stream, server, guest
+  --group NAMES  only some parts, separated by commas: offline, stream, server, guest, and daemon, which is
+                 left out unless it is named
   --rows NAMES   only rows whose names contain one of these, separated by commas
   --runs N       runs of each side (3)
   --size MIB     virtual size of images in MiB (offline 4096, stream 1024, server 1024)
@@ -52,13 +54,16 @@ try {
     size: wholeNumber("--size", values.size),
     seconds: wholeNumber("--seconds", values.seconds),
   };
-  const makers = [offlineSection, streamSection, serverSection, guestSection];
+  const makers = [offlineSection, streamSection, serverSection, guestSection, daemonSection];
   const chosen = choose(makers.map((make) => make(directory, sizes)));
   const sections: MeasuredSection[] = [];
   for (const section of chosen) sections.push(await measure(section));
   const report: Report = { date: new Date().toISOString().slice(0, 10), machine, sections };
   if (values.json) console.log(JSON.stringify(report, null, 2));
-  if (values.write) writeFileSync(join(import.meta.dirname, "RESULTS.md"), page(report));
+  if (values.write) {
+    const results = join(import.meta.dirname, "RESULTS.md");
+    writeFileSync(results, page(report, readFileSync(results, "utf8")));
+  }
 } finally {
   rmSync(directory, { recursive: true, force: true });
 }
@@ -67,11 +72,9 @@ try {
 function choose(all: readonly Section[]): Section[] {
   const groups = values.group?.split(",");
   const parts = values.rows?.split(",");
-  if (values.write && (groups ?? parts) !== undefined) {
-    throw new Error("--write keeps whole tables: leave --group and --rows away");
-  }
+  if (values.write && parts !== undefined) throw new Error("--write keeps whole tables: leave --rows away");
   const chosen = all
-    .filter(({ name }) => groups?.includes(name) ?? true)
+    .filter(({ name, optIn }) => groups?.includes(name) ?? !optIn)
     .map((section) => ({
       ...section,
       rows: section.rows.filter(({ name }) => parts?.some((part) => name.includes(part)) ?? true),

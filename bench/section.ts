@@ -3,6 +3,8 @@
 export interface Section {
   /** For --group. */
   readonly name: string;
+  /** Measured only when it is asked for. */
+  readonly optIn?: true;
   readonly heading: string;
   /** How it is measured, and what its figures mean. */
   readonly about: string;

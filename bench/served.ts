@@ -16,6 +16,8 @@ export interface ServerProcess extends AsyncDisposable {
   cpu(): number;
   /** High-water mark of resident memory, in bytes (proc(5), "status", VmHWM). */
   peak(): number;
+  /** Resident memory now, in bytes (proc(5), "status", VmRSS). */
+  memory(): number;
   /** Lines of standard output so far. */
   said(): readonly string[];
 }
@@ -40,14 +42,16 @@ export async function startServer(command: readonly string[], socket: string): P
       const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
       return (Number(fields[11]) + Number(fields[12])) * TICK_MS;
     },
-    peak() {
-      const status = readFileSync(`/proc/${child.pid}/status`, "latin1");
-      return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
-    },
+    peak: () => fieldOf(child.pid, /^VmHWM:\s+(\d+) kB$/m),
+    memory: () => fieldOf(child.pid, /^VmRSS:\s+(\d+) kB$/m),
     said: () => said.split("\n").slice(0, -1),
     async [Symbol.asyncDispose]() {
       child.kill("SIGTERM");
       await exited;
     },
   };
+}
+
+function fieldOf(pid: number | undefined, field: RegExp): number {
+  return Number(field.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]) * 1024;
 }
