@@ -57,6 +57,8 @@ export class Demo implements AsyncDisposable {
   readonly #format: FormatName;
   readonly #isShown: boolean;
   readonly #signal: AbortSignal;
+  /** Ends what still waits when the story has broken off. */
+  readonly #over = new AbortController();
   readonly #directory: string;
   readonly #model = new DiskModel(MEBIBYTES, GUEST_WRITES);
   readonly #repository: Repository;
@@ -77,7 +79,7 @@ export class Demo implements AsyncDisposable {
     this.#directory = directory;
     this.#format = format;
     this.#isShown = isShown;
-    this.#signal = signal;
+    this.#signal = AbortSignal.any([signal, this.#over.signal]);
     this.#repository = new Repository(this.#base);
     this.#daemon = new DaemonChild(directory);
   }
@@ -116,6 +118,7 @@ export class Demo implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#over.abort();
     await this.#guest?.[Symbol.asyncDispose]();
     await this.#daemon[Symbol.asyncDispose]();
     await this.#repository[Symbol.asyncDispose]();
