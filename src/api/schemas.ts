@@ -215,6 +215,15 @@ export const source = z
     state: z.enum(["ok", "deleted", "lost", "changed"]).describe("deleted: read on until its disks are closed"),
     disks: z.array(z.string()).describe("Which of them still need it; empty: it may go"),
     missingBytes: bytes,
+    requests: z.number().int().describe("That it was asked since its disks were opened"),
+    fetchedBytes: bytes.describe("That it gave since then"),
+    errors: z.number().int().describe("Requests that it failed"),
+    lastError: z.object({ code: z.string(), message: z.string(), time: z.number() }).optional(),
+    latency: z
+      .object({ p50: z.number(), p99: z.number() })
+      .optional()
+      .describe("Milliseconds within which half of the reads, and 99 of 100, were answered"),
+    speed: rate.optional().describe("Bytes a second that the streams from it may take together"),
   })
   .describe("Where the bytes of disks come from");
 

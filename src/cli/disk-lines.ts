@@ -111,13 +111,17 @@ export function exportsTable(exports: readonly NbdExportView[]): string[] {
 
 export function sourcesTable(sources: readonly Source[]): string[] {
   if (sources.length === 0) return ["No disk of the daemon has a source"];
-  const rows = sources.map(({ uri, state, disks, missingBytes }) => [
+  const rows = sources.map(({ uri, state, disks, missingBytes, fetchedBytes, errors, latency, speed }) => [
     uri,
     disks.length === 0 ? "-" : state,
     formatSize(missingBytes),
+    formatSize(fetchedBytes),
+    String(errors),
+    latency === undefined ? "-" : `${latency.p50.toPrecision(2)}/${latency.p99.toPrecision(2)} ms`,
+    speed === undefined ? "-" : `${formatSize(speed)}/s`,
     disks.length === 0 ? "none: it may go" : disks.join(", "),
   ]);
-  return columns([["SOURCE", "STATE", "MISSING", "NEEDED BY"], ...rows]);
+  return columns([["SOURCE", "STATE", "MISSING", "FETCHED", "ERRORS", "P50/P99", "LIMIT", "NEEDED BY"], ...rows]);
 }
 
 export function limitsTable(limits: readonly Limit[]): string[] {

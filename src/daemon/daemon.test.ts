@@ -409,6 +409,9 @@ test("a source that is deleted is told of and read on, and the stream saves the 
   await bench.stream("a");
   const { source, uri } = await bench.until("a", "completed");
   assert.equal(source?.state, "none");
+  const [seen] = (await bench.daemon.listSources({ params: {}, query: {}, body: {} })).sources;
+  assert.deepEqual([seen?.uri, seen?.disks, seen?.errors], [bench.base, [], 0]);
+  assert((seen?.fetchedBytes ?? 0) >= SIZE - MIB && (seen?.requests ?? 0) > 0 && seen?.latency !== undefined);
   await using guest = await connectNbd(uri ?? "");
   const bytes = Buffer.alloc(SIZE);
   await guest.read(0, bytes);

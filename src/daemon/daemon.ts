@@ -307,7 +307,7 @@ export class Daemon implements Service, AsyncDisposable {
   }
 
   async listSources(_input: Input<"listSources">): Result<"listSources"> {
-    return { sources: await sourcesOf(this.#disks.all()) };
+    return { sources: await sourcesOf(this.#disks.all(), this.#limits) };
   }
 
   async listLimits(_input: Input<"listLimits">): Result<"listLimits"> {

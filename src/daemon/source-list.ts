@@ -1,16 +1,53 @@
+/**
+ * Where the bytes of disks come from: which of the disks need each source, how it is by what they have seen of it, and what was asked of
+ * it for all of them. Counts begin when a disk is opened and go with it.
+ */
 import type { Source } from "../api/index.ts";
+import { LatencyHistogram } from "../block/index.ts";
+import type { SourceFigures } from "../engine/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { HeldDisk } from "./disks.ts";
+import type { SpeedLimits } from "./speed-limits.ts";
 
 type State = Source["state"];
 
 const WORSE: Readonly<Record<State, number>> = { ok: 0, deleted: 1, lost: 2, changed: 3 };
 
-/** Where the bytes of disks come from: which of the disks need each source, and how it is by what they have seen of it. */
-export async function sourcesOf(disks: readonly HeldDisk[]): Promise<Source[]> {
-  const found = new Map<string, { state: State; disks: string[]; missingBytes: number }>();
-  const at = (uri: string) => {
-    const there = found.get(uri) ?? { state: "ok", disks: [], missingBytes: 0 };
+/** What is known of one source so far. */
+class Seen {
+  state: State = "ok";
+  readonly disks: string[] = [];
+  missingBytes = 0;
+  requests = 0;
+  fetchedBytes = 0;
+  errors = 0;
+  lastError: Source["lastError"];
+  readonly #latency = new LatencyHistogram();
+
+  count({ requests, bytes, errors, lastError, latency }: SourceFigures): void {
+    this.requests += requests;
+    this.fetchedBytes += bytes;
+    this.errors += errors;
+    this.#latency.add(latency);
+    if (lastError !== undefined && lastError.time >= (this.lastError?.time ?? 0)) this.lastError = lastError;
+  }
+
+  view(uri: string, speed: number | undefined): Source {
+    const { state, disks, missingBytes, requests, fetchedBytes, errors, lastError } = this;
+    const [p50, p99] = [this.#latency.percentile(0.5), this.#latency.percentile(0.99)];
+    return {
+      ...{ uri, state, disks, missingBytes, requests, fetchedBytes, errors },
+      ...(lastError !== undefined && { lastError }),
+      ...(p50 !== undefined && p99 !== undefined && { latency: { p50, p99 } }),
+      ...(speed !== undefined && { speed }),
+    };
+  }
+}
+
+export async function sourcesOf(disks: readonly HeldDisk[], limits: SpeedLimits): Promise<Source[]> {
+  const found = new Map<string, Seen>();
+  const at = (uri: string): Seen => {
+    const there = found.get(uri) ?? new Seen();
     found.set(uri, there);
     return there;
   };
@@ -26,7 +63,10 @@ export async function sourcesOf(disks: readonly HeldDisk[]): Promise<Source[]> {
       const state = info === undefined ? "lost" : info.source.state === "none" ? "ok" : info.source.state;
       if (WORSE[state] > WORSE[source.state]) source.state = state;
     }
+    for (const figures of info?.sources ?? []) at(figures.uri).count(figures);
     if (backing !== undefined && below.length === 0) at(shownReference(backing));
   }
-  return [...found].map(([uri, source]) => ({ uri, ...source })).sort((a, b) => (a.uri < b.uri ? -1 : 1));
+  return Array.from(found, ([uri, source]) => source.view(uri, limits.over(uri)?.speed)).sort((a, b) =>
+    a.uri < b.uri ? -1 : 1,
+  );
 }

@@ -1,5 +1,5 @@
 import type { ErrorCode } from "../errors/index.ts";
-import type { KnownSource, SourcePolicy } from "../filters/index.ts";
+import type { KnownSource, SourceCounts, SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
 import type { MapEntry } from "../image/index.ts";
 import type { ServeNbdOptions, TrafficFigures } from "../nbd/index.ts";
@@ -48,6 +48,12 @@ export interface SourceState {
   readonly held: number;
 }
 
+/** What was asked of a source for one disk. */
+export interface SourceFigures extends SourceCounts {
+  /** As messages show it. */
+  readonly uri: string;
+}
+
 /** How a disk is, now. */
 export interface DiskInfo {
   readonly image: string;
@@ -66,6 +72,7 @@ export interface DiskInfo {
   readonly hydrated: boolean;
   readonly clients: number;
   readonly source: SourceState;
+  readonly sources: readonly SourceFigures[];
   /** Bytes that guest reads have fetched since the start. */
   readonly fetchedBytes: number;
   /** Bytes that streams have fetched since the start. */

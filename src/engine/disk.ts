@@ -156,6 +156,7 @@ export class Disk implements LoadSource {
       hydrated,
       clients: this.#server.connections,
       source: this.#source,
+      sources: this.#sources.figures,
       fetchedBytes: this.fetchedBytes,
       streamedBytes: this.streamedBytes,
       traffic: this.traffic().figures(),

@@ -10,9 +10,9 @@
  */
 import type { BlockNode, Clock } from "../block/index.ts";
 import type { StreamdiskError } from "../errors/index.ts";
-import { Readahead, SourceWatch, Timed } from "../filters/index.ts";
-import { FileNode, type SourceNode } from "../sources/index.ts";
-import type { SourceState } from "./disk-spec.ts";
+import { Metered, Readahead, SourceWatch, Timed } from "../filters/index.ts";
+import { FileNode, type SourceNode, shownReference } from "../sources/index.ts";
+import type { SourceFigures, SourceState } from "./disk-spec.ts";
 import type { SourceMemory } from "./source-memory.ts";
 
 /** A read of a local source that takes longer than this has no answer coming: a hung file system. */
@@ -20,6 +20,7 @@ const SOURCE_TIMEOUT_MS = 30_000;
 
 export class SourcesBelow {
   readonly #watches: SourceWatch[] = [];
+  readonly #metered: { readonly uri: string; readonly meter: Metered }[] = [];
   #deleted: string | undefined;
   readonly #onHealth: () => void;
   readonly #clock: Clock | undefined;
@@ -39,7 +40,9 @@ export class SourcesBelow {
 
   /** Puts around a source what belongs there. */
   wrap(source: SourceNode, identity: string): BlockNode {
-    const watch = this.#watch(timed(source, this.#clock));
+    const meter = new Metered(timed(source, this.#clock), this.#clock);
+    this.#metered.push({ uri: shownReference(source.name), meter });
+    const watch = this.#watch(meter);
     if ("onLink" in source) source.onLink((up, error) => watch.noteLink(up, error));
     if (source instanceof FileNode) source.onDeleted(() => this.#noteDeleted(source.path));
     const cache = this.#memory.cache(watch, source, identity);
@@ -73,6 +76,11 @@ export class SourcesBelow {
       `'${path}' was deleted or replaced while this disk reads it. It is read on as it was, and is gone when the disk is ` +
       "closed: stream the disk to the end before";
     this.#onHealth();
+  }
+
+  /** What was asked of each since the disk was opened, also of those that it needs no more. */
+  get figures(): SourceFigures[] {
+    return this.#metered.map(({ uri, meter }) => ({ uri, ...meter.counts }));
   }
 
   /** How they are, all together: the first that is not well counts. */

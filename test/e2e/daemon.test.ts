@@ -130,7 +130,7 @@ test("commands for people: lists, one disk, its map, its size, its source", asyn
   const moved = join(bench.daemon.images, "moved.raw");
   writeFileSync(moved, bench.content);
   assert.equal((await bench.json<DiskJson>("disk", "replace-source", "vm1", "./moved.raw")).backing, moved);
-  assert.match((await bench.ok("source", "ls")).stdout, /moved\.raw +ok +9 MiB +vm1$/m);
+  assert.match((await bench.ok("source", "ls")).stdout, /moved\.raw +ok +9 MiB +\S+ \S*B +0 +\S+( ms)? +- +vm1$/m);
   assert.match((await bench.ok("source", "limit", "./", "5M/s")).stdout, /images +5 MiB\/s +set here$/m);
   assert.match((await bench.ok("source", "limit", "./", "default")).stdout, /all\) +no limit +default$/m);
   assert.match((await bench.ok("stream", "vm1")).stdout, /'vm1' stands alone now/);
