@@ -170,3 +170,19 @@ test("ranges outside the source are refused", async () => {
   await assert.rejects(cache.read(memory.length - 1, new Uint8Array(2)), { code: "invalid-argument" });
   await assert.rejects(cache.write(), { code: "permission" });
 });
+
+test("what is known of many regions is told at once", async () => {
+  const memory = new MemoryNode(2 ** 40);
+  await memory.write(2 ** 39, Buffer.from("some data here"));
+  const cache = new ExtentCache(memory);
+  await listed(cache, 0, memory.length);
+  const found = await cache.extents(MIB, memory.length - MIB);
+  assert.deepEqual(
+    found.map(({ kind, offset, length }) => [kind, offset, length]),
+    [
+      ["zero", MIB, 2 ** 39 - MIB],
+      ["data", 2 ** 39, 65536],
+      ["zero", 2 ** 39 + 65536, 2 ** 39 - 65536],
+    ],
+  );
+});

@@ -16,6 +16,8 @@ import { ReadOnlyFilter } from "./read-only-filter.ts";
 const REGION = 64 * 1024 * 1024;
 /** Regions that are asked for ahead of a walk. */
 const FARTHEST_AHEAD = 32;
+/** About so many extents are told by one call. */
+const MOST_AT_ONCE = 4096;
 /** Over all regions: some tens of MiB of memory. */
 const MOST_EXTENTS = 256 * 1024;
 
@@ -101,16 +103,24 @@ export class ExtentCache extends ReadOnlyFilter {
 
   async extents(offset: number, length: number): Promise<Extent[]> {
     validateRange(this, "map", offset, length);
-    const index = Math.floor(offset / REGION);
-    const end = Math.min(offset + length, (index + 1) * REGION);
-    this.#askAhead(index, offset + length);
-    const known =
-      this.#regions.get(index) ?? (await this.#ask(index).catch((error) => this.#recall(offset, end, error)));
+    const first = Math.floor(offset / REGION);
+    const end = offset + length;
+    this.#askAhead(first, end);
     const found: Extent[] = [];
-    for (let i = indexAt(known, offset); i < known.length; i++) {
-      const extent = known[i] as Extent;
-      if (extent.offset >= end) break;
-      found.push(clip(extent, Math.max(offset, extent.offset), Math.min(end, extent.offset + extent.length)));
+    const recalled = (error: unknown) => this.#recall(offset, Math.min(end, (first + 1) * REGION), error);
+    let known: readonly Extent[] | undefined = this.#regions.get(first) ?? (await this.#ask(first).catch(recalled));
+    // What is known of the regions after it is told at once: a disk of terabytes has a great many.
+    for (let index = first; known !== undefined && found.length < MOST_AT_ONCE; known = this.#regions.get(++index)) {
+      const regionEnd = Math.min(end, (index + 1) * REGION);
+      for (let i = indexAt(known, offset); i < known.length; i++) {
+        const extent = known[i] as Extent;
+        if (extent.offset >= regionEnd) break;
+        append(
+          found,
+          clip(extent, Math.max(offset, extent.offset), Math.min(regionEnd, extent.offset + extent.length)),
+        );
+      }
+      if (regionEnd === end) break;
     }
     return found;
   }
@@ -187,4 +197,16 @@ function indexAt(extents: readonly Extent[], position: number): number {
 function clip(extent: Extent, from: number, to: number): Extent {
   const moved = extent.hostOffset === undefined ? {} : { hostOffset: extent.hostOffset + (from - extent.offset) };
   return { ...extent, ...moved, offset: from, length: to - from };
+}
+
+/** Adds an extent, joined to the last one when both say the same. */
+function append(found: Extent[], next: Extent): void {
+  const last = found.at(-1);
+  const same = last !== undefined && last.kind === next.kind && last.depth === next.depth;
+  const touches =
+    same &&
+    last.compressed === next.compressed &&
+    (last.hostOffset === undefined ? next.hostOffset === undefined : last.hostOffset + last.length === next.hostOffset);
+  if (touches) found[found.length - 1] = { ...last, length: last.length + next.length };
+  else found.push(next);
 }

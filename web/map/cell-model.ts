@@ -47,6 +47,12 @@ export class CellModel {
     return this.offset + index * this.cellLength;
   }
 
+  /** The cell in which a place lies; undefined when it is not shown. */
+  indexOf(place: number): number | undefined {
+    const index = Math.floor((place - this.offset) / this.cellLength);
+    return index >= 0 && index < this.count ? index : undefined;
+  }
+
   /** All cells together. */
   total(): { readonly local: number; readonly zero: number; readonly missing: number } {
     const local = this.local.reduce((sum, part) => sum + part, 0);

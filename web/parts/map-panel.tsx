@@ -22,17 +22,19 @@ const ROWS_NARROW = 40;
 export function MapPanel({ watched }: { readonly watched: WatchedDisk }) {
   const view = watched.view.value;
   const disk = watched.disk.value?.length ?? 0;
-  const [cursor, setCursor] = useState<number>();
+  /** Where in the disk one points. */
+  const [place, setPlace] = useState<number>();
   const model = watched.detail.value;
   watched.version.value;
   if (view === undefined || disk === 0) return null;
-  const show = (next: View): void => {
-    setCursor(undefined);
+  const cursor = model === undefined || place === undefined ? undefined : model.indexOf(place);
+  const show = (next: View, at?: number): void => {
+    setPlace(at);
     watched.show(next);
   };
-  const at = (): number =>
-    cursor !== undefined && model !== undefined ? model.startOf(cursor) : view.start + view.length / 2;
-  const zoom = (factor: number, where = at()): void => show(zoomed(view, disk, factor, where, watched.room));
+  const zoom = (factor: number, at = place): void => {
+    show(zoomed(view, disk, factor, at ?? view.start + view.length / 2, watched.room), at);
+  };
   const isWhole = view.length >= disk;
   return (
     <section class="panel map-panel">
@@ -64,10 +66,12 @@ export function MapPanel({ watched }: { readonly watched: WatchedDisk }) {
       </div>
       <Cells
         watched={watched}
+        view={view}
         cursor={cursor}
-        onCursor={setCursor}
+        onPlace={setPlace}
         onZoom={zoom}
         onMove={(share) => show(moved(view, disk, share))}
+        onAll={() => show(whole(disk))}
       />
       {!isWhole && (
         <Overview watched={watched} view={view} disk={disk} onPick={(place) => show(centred(view, disk, place))} />
@@ -111,13 +115,15 @@ function cellInWords(model: CellModel, index: number): string {
 
 interface CellsParts {
   readonly watched: WatchedDisk;
+  readonly view: View;
   readonly cursor: number | undefined;
-  readonly onCursor: (index: number | undefined) => void;
+  readonly onPlace: (place: number | undefined) => void;
   readonly onZoom: (factor: number, at?: number) => void;
   readonly onMove: (share: number) => void;
+  readonly onAll: () => void;
 }
 
-function Cells({ watched, cursor, onCursor, onZoom, onMove }: CellsParts) {
+function Cells({ watched, view, cursor, onPlace, onZoom, onMove, onAll }: CellsParts) {
   const box = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const width = useWidth(box);
@@ -138,6 +144,9 @@ function Cells({ watched, cursor, onCursor, onZoom, onMove }: CellsParts) {
     if (canvas.current !== null && model !== undefined) paint(canvas.current, model, grid, cursor);
   });
 
+  const pointAt = (index: number | undefined): void => {
+    onPlace(index === undefined || model === undefined ? undefined : model.startOf(index));
+  };
   const cellAt = (event: MouseEvent): number | undefined => {
     const index = Math.floor(event.offsetY / grid.pitch) * grid.columns + Math.floor(event.offsetX / grid.pitch);
     return model !== undefined && index < model.count && event.offsetX < grid.columns * grid.pitch ? index : undefined;
@@ -167,15 +176,15 @@ function Cells({ watched, cursor, onCursor, onZoom, onMove }: CellsParts) {
       ArrowDown: grid.columns,
     };
     const step = steps[event.key];
-    if (step !== undefined) onCursor(Math.min(count - 1, Math.max(0, cursor === undefined ? 0 : cursor + step)));
-    else if (event.key === "Home") onCursor(0);
-    else if (event.key === "End") onCursor(count - 1);
+    if (step !== undefined) pointAt(Math.min(count - 1, Math.max(0, cursor === undefined ? 0 : cursor + step)));
+    else if (event.key === "Home") onPlace(view.start);
+    else if (event.key === "End") onPlace(view.start + view.length - 1);
     else if (event.key === "PageUp") onMove(-0.5);
     else if (event.key === "PageDown") onMove(0.5);
     else if (event.key === "+" || event.key === "=") onZoom(0.5);
     else if (event.key === "-") onZoom(2);
-    else if (event.key === "0") onZoom(Number.MAX_SAFE_INTEGER);
-    else if (event.key === "Escape") onCursor(undefined);
+    else if (event.key === "0") onAll();
+    else if (event.key === "Escape") pointAt(undefined);
     else return;
     event.preventDefault();
   };
@@ -202,8 +211,8 @@ function Cells({ watched, cursor, onCursor, onZoom, onMove }: CellsParts) {
         data-cells={count}
         data-columns={grid.columns}
         data-pitch={grid.pitch}
-        onPointerMove={(event) => onCursor(cellAt(event))}
-        onPointerLeave={() => onCursor(undefined)}
+        onPointerMove={(event) => pointAt(cellAt(event))}
+        onPointerLeave={() => pointAt(undefined)}
         onDblClick={(event) => {
           const index = cellAt(event);
           if (index !== undefined) onZoom(0.25, model?.startOf(index));
