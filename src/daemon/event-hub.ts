@@ -3,10 +3,11 @@
  * has seen, and is woken when there is more. So it misses nothing, however slow it is, and costs no memory.
  *
  * Events are written one after another, in the order in which they were told. One that cannot be written is logged and lost, since
- * what it tells of has happened all the same.
+ * what it tells of has happened all the same. What becomes of a job is one transaction with the event that tells of it: whatever dies
+ * when, there is not one without the other. So records of jobs are written here too, in one row with the events.
  */
 import type { ErrorCode } from "../errors/index.ts";
-import type { EventFeed, EventQuery, EventRecord, EventType, Store } from "../jobs/index.ts";
+import type { EventFeed, EventQuery, EventRecord, EventType, JobRecord, Store } from "../jobs/index.ts";
 import type { Log } from "./log.ts";
 import type { DaemonSettings } from "./settings.ts";
 
@@ -40,22 +41,51 @@ export class EventHub implements EventFeed {
 
   /** Remembers an event; resolves when that is durable, or has failed. */
   tell(type: EventType, message: string, facts: EventFacts = {}): Promise<void> {
-    const time = Date.now();
-    this.#log.info({ event: type, ...facts }, message);
-    this.#last = this.#last.then(() => this.#add({ type, message, time, ...facts }));
-    return this.#last;
+    return this.#tell(undefined, type, message, facts).catch((error: unknown) => {
+      this.#log.error({ err: error, event: type }, "An event could not be remembered");
+    });
   }
 
-  async #add(event: Omit<EventRecord, "id">): Promise<void> {
-    try {
-      await this.#store.addEvent(event);
-      if (++this.#added % PRUNE_EVERY === 0) await this.#store.prune(this.#keep);
-    } catch (error) {
-      this.#log.error({ err: error, event: event.type }, "An event could not be remembered");
-    }
+  /**
+   * Remembers an event and what has become of its job.
+   *
+   * @throws {StreamdiskError} as the store says; then neither is remembered
+   */
+  tellWith(job: JobRecord, type: EventType, message: string, facts: EventFacts): Promise<void> {
+    return this.#tell(job, type, message, facts);
+  }
+
+  /** Remembers how far a job is. @throws {StreamdiskError} as the store says */
+  save(job: JobRecord): Promise<void> {
+    return this.#inTurn(() => this.#store.putJob(job));
+  }
+
+  #tell(job: JobRecord | undefined, type: EventType, message: string, facts: EventFacts): Promise<void> {
+    const time = Date.now();
+    this.#log.info({ event: type, ...facts }, message);
+    return this.#inTurn(() => this.#add({ type, message, time, ...facts }, job));
+  }
+
+  #inTurn(write: () => Promise<void>): Promise<void> {
+    const written = this.#last.then(write);
+    this.#last = written.catch(() => {});
+    return written;
+  }
+
+  async #add(event: Omit<EventRecord, "id">, job: JobRecord | undefined): Promise<void> {
+    await this.#store.addEvent(event, job);
+    if (++this.#added % PRUNE_EVERY === 0) await this.#prune();
     const { resolve } = this.#wake;
     this.#wake = Promise.withResolvers<void>();
     resolve();
+  }
+
+  async #prune(): Promise<void> {
+    try {
+      await this.#store.prune(this.#keep);
+    } catch (error) {
+      this.#log.error({ err: error }, "Old events could not be forgotten");
+    }
   }
 
   /** Resolves when all that was told so far is durable. */

@@ -68,13 +68,13 @@ const ALL = 1_000_000;
 export class JobRunner {
   readonly #store: Store;
   readonly #log: Log;
+  readonly #events: EventHub;
   readonly #stories: JobStories;
   readonly #maxStreams: number;
   readonly #shares: StreamShares;
   /** Jobs that have not ended, by the id of their disk: there is one a disk. */
   readonly #active = new Map<string, Active>();
   readonly #attached = new Map<string, Attached>();
-  #writes: Promise<void> = Promise.resolve();
   /** Not before what is served has been given a chance to be, and not after the end. */
   #mayRun = false;
   #stopped = false;
@@ -82,6 +82,7 @@ export class JobRunner {
   constructor({ store, events, log, maxStreams, shares }: JobRunnerOptions) {
     this.#store = store;
     this.#log = log;
+    this.#events = events;
     this.#stories = new JobStories(events);
     this.#maxStreams = maxStreams;
     this.#shares = shares;
@@ -157,12 +158,11 @@ export class JobRunner {
     const active = { record, copiedBefore: 0, pulse: CALM, writtenAt: Date.now() };
     this.#active.set(id, active);
     try {
-      await this.#store.putJob(record);
+      await this.#stories.created(name, record, this.running < this.#maxStreams);
     } catch (error) {
       this.#active.delete(id);
       throw error;
     }
-    void this.#stories.created(name, record, this.running < this.#maxStreams);
     this.#fill();
     return active.record;
   }
@@ -218,7 +218,7 @@ export class JobRunner {
 
   /** Resolves when all that is known so far is written down. */
   settled(): Promise<void> {
-    return this.#writes;
+    return this.#events.settled();
   }
 
   /** From now on jobs get their turns. */
@@ -318,9 +318,8 @@ export class JobRunner {
     if (record.state !== "running") active.pulse = record.state === "waiting" ? { ...active.pulse, rate: 0 } : CALM;
     if (!isUnderWay(record)) this.#shares.leave(record.disk);
     if (hasEnded(record) && this.#active.get(record.disk) === active) this.#active.delete(record.disk);
-    const saved = this.#save(active);
-    void this.#stories.changed(this.#attached.get(record.disk)?.name ?? nameOf(record.disk), before, record);
-    return saved;
+    active.writtenAt = Date.now();
+    return this.#stories.changed(this.#attached.get(record.disk)?.name ?? nameOf(record.disk), before, record);
   }
 
   /** The same where nobody waits for it: what cannot be written down is logged, and the image knows. */
@@ -328,13 +327,9 @@ export class JobRunner {
     this.#logged(this.#become(active, act, reason));
   }
 
-  /** Records are written one after another, as they come. */
   #save(active: Active): Promise<void> {
-    const { record } = active;
     active.writtenAt = Date.now();
-    const written = this.#writes.then(() => this.#store.putJob(record));
-    this.#writes = written.catch(() => {});
-    return written;
+    return this.#events.save(active.record);
   }
 
   #logged(written: Promise<void>): void {

@@ -1,4 +1,4 @@
-/** What is told of a stream: what happened, why, and what happens next. */
+/** What is told of a stream, and remembered with its record: what happened, why, and what happens next. */
 import type { ErrorCode } from "../errors/index.ts";
 import type { JobReason, JobRecord } from "../jobs/index.ts";
 import type { EventFacts, EventHub } from "./event-hub.ts";
@@ -15,7 +15,7 @@ export class JobStories {
     const limit = job.speed === undefined ? "" : `, at most ${job.speed} bytes a second`;
     const next = atOnce ? "it begins at once" : "as many run as may run at once: its turn comes";
     const message = `A stream of '${name}' was ordered (${job.missingBytes} bytes are missing${limit}); ${next}`;
-    return this.#events.tell("job-created", message, { disk: name, job: job.id });
+    return this.#events.tellWith(job, "job-created", message, { disk: name, job: job.id });
   }
 
   changed(name: string, before: JobRecord, job: JobRecord): Promise<void> {
@@ -25,7 +25,8 @@ export class JobStories {
     switch (job.state) {
       case "running": {
         const again = before.startedAt === undefined ? "begins" : "goes on";
-        return this.#events.tell(
+        return this.#events.tellWith(
+          job,
           "job-started",
           `The stream of '${name}' ${again}: ${missingBytes} bytes are missing`,
           facts,
@@ -34,34 +35,38 @@ export class JobStories {
       case "waiting": {
         const next =
           reason?.code === "queued" ? "it goes on by itself" : "local data is served on, and it goes on by itself";
-        return this.#events.tell("job-waiting", `The stream of '${name}' waits: ${why}; ${next}`, facts);
+        return this.#events.tellWith(job, "job-waiting", `The stream of '${name}' waits: ${why}; ${next}`, facts);
       }
       case "paused":
-        return this.#events.tell(
+        return this.#events.tellWith(
+          job,
           "job-paused",
           `The stream of '${name}' is paused with ${missingBytes} bytes missing, also over restarts, until it is resumed`,
           facts,
         );
       case "completed":
-        return this.#events.tell(
+        return this.#events.tellWith(
+          job,
           "job-completed",
           `The stream of '${name}' is complete: ${copiedBytes} bytes were fetched`,
           facts,
         );
       case "cancelled":
-        return this.#events.tell(
+        return this.#events.tellWith(
+          job,
           "job-cancelled",
           `The stream of '${name}' has ended: ${why}; ${missingBytes} bytes are missing yet`,
           facts,
         );
       case "failed":
-        return this.#events.tell(
+        return this.#events.tellWith(
+          job,
           "job-failed",
           `The stream of '${name}' has failed: ${why}. What was fetched stays; start it again when that is mended`,
           facts,
         );
       default:
-        return Promise.resolve();
+        return this.#events.save(job);
     }
   }
 

@@ -110,11 +110,14 @@ export class SqliteStore implements Store {
   }
 
   async putJob(job: JobRecord): Promise<void> {
+    this.#transaction(() => this.#putJob(job));
+  }
+
+  #putJob(job: JobRecord): void {
     const { record, sum } = toRow(job.id, job);
-    this.#write(
+    this.#statement(
       "INSERT INTO job (id, record, sum) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record, sum = excluded.sum",
-      [job.id, record, sum],
-    );
+    ).run(job.id, record, sum);
   }
 
   async speedLimits(): Promise<SpeedLimitRecord[]> {
@@ -133,10 +136,13 @@ export class SqliteStore implements Store {
     this.#write("DELETE FROM speed_limit WHERE place = ?", [place]);
   }
 
-  async addEvent(event: Omit<EventRecord, "id">): Promise<EventRecord> {
+  async addEvent(event: Omit<EventRecord, "id">, job?: JobRecord): Promise<EventRecord> {
     const id = this.#lastEvent + 1;
     const row = toRow(id, { ...event, id });
-    this.#write("INSERT INTO event (id, record, sum) VALUES (?, ?, ?)", [id, row.record, row.sum]);
+    this.#transaction(() => {
+      if (job !== undefined) this.#putJob(job);
+      this.#statement("INSERT INTO event (id, record, sum) VALUES (?, ?, ?)").run(id, row.record, row.sum);
+    });
     this.#lastEvent = id;
     return this.#record(id, row);
   }

@@ -49,8 +49,12 @@ export interface Store extends AsyncDisposable {
   putSpeedLimit(limit: SpeedLimitRecord): Promise<void>;
   deleteSpeedLimit(place: string): Promise<void>;
 
-  /** Gives it the next id. */
-  addEvent(event: Omit<EventRecord, "id">): Promise<EventRecord>;
+  /**
+   * Gives it the next id.
+   *
+   * @param job a record that is put with it: both or neither
+   */
+  addEvent(event: Omit<EventRecord, "id">, job?: JobRecord): Promise<EventRecord>;
   /** In the order of their ids. */
   events(query: EventQuery): Promise<EventRecord[]>;
   /** Id of the newest event there has been, forgotten or not; 0 before the first. */

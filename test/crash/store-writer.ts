@@ -27,7 +27,7 @@ try {
   await using store = new SqliteStore(directory);
   // Each number goes into one record of each kind, so that a record tells when it was written.
   for (let number = Number(first); ; number++) {
-    say({ event: await store.addEvent({ ...anEvent(), time: number }) });
+    say({ event: await store.addEvent({ ...anEvent(), time: number }, aJob("told", "1", { copiedBytes: number })) });
     const job = aJob(`job-${number % JOBS}`, "1", { copiedBytes: number });
     await store.putJob(job);
     say({ job });

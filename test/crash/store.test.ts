@@ -52,6 +52,8 @@ async function assertKept(path: string, said: readonly Line[], when: string): Pr
   const events = new Map((await store.events({ limit: ALL })).map((event) => [event.id, event]));
   const jobs = new Map((await store.jobs({ limit: ALL })).map((job) => [job.id, job.copiedBytes]));
   const disks = new Map((await store.disks()).map((disk) => [disk.id, disk.createdAt]));
+  const newest = [...events.values()].at(-1);
+  assert.equal(jobs.get("told"), newest?.time, `${when}: the last event and its job are of one transaction`);
   const ids = new Set<number>();
   for (const line of said) {
     if ("event" in line) {

@@ -96,7 +96,8 @@ export class MemoryStore implements Store {
     this.#speedLimits.delete(place);
   }
 
-  async addEvent(event: Omit<EventRecord, "id">): Promise<EventRecord> {
+  async addEvent(event: Omit<EventRecord, "id">, job?: JobRecord): Promise<EventRecord> {
+    if (job !== undefined) await this.putJob(job);
     this.#check();
     const record = copy({ ...event, id: ++this.#lastEvent });
     this.#events.push(record);

@@ -146,6 +146,12 @@ export function testStore(name: string, open: (t: TestContext) => Promise<Store>
     assert.deepEqual(await store.events({ after: ids[3] as number, limit: ALL }), []);
   });
 
+  testWith("puts a job with its event", async (store) => {
+    const job = aJob("j", "1", { state: "running" });
+    const { id } = await store.addEvent(anEvent(), job);
+    assert.deepEqual([await store.job("j"), await store.lastEvent()], [job, id]);
+  });
+
   testWith("never gives the id of an event that it has forgotten", async (store) => {
     await store.addEvent(anEvent());
     const { id } = await store.addEvent(anEvent());
