@@ -11,7 +11,7 @@ import { parseRate } from "../units.ts";
 export function define(command: Command): void {
   command.addHelpText(
     "after",
-    helpAfter(["streamdisk source ls", "streamdisk source limit nbd://images.example/ 50M"]),
+    helpAfter(["streamdisk source ls --json | jq '.[].uri'", "streamdisk source limit nbd://images.example/ 50M"]),
   );
   subcommand(
     command,
