@@ -186,3 +186,11 @@ test("what is known of many regions is told at once", async () => {
     ],
   );
 });
+
+test("what is recalled of a region is not followed by what is known of the next one", async () => {
+  const { faults } = await source();
+  const cache = new ExtentCache(faults, { remembered: [[0, MIB]] });
+  await cache.extents(REGION, 1);
+  faults.add({ does: "source-lost" });
+  assert.deepEqual(await cache.extents(0, 2 * REGION), [{ offset: 0, length: MIB, kind: "zero", depth: 0 }]);
+});

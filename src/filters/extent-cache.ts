@@ -120,7 +120,9 @@ export class ExtentCache extends ReadOnlyFilter {
           clip(extent, Math.max(offset, extent.offset), Math.min(regionEnd, extent.offset + extent.length)),
         );
       }
-      if (regionEnd === end) break;
+      // What is recalled need not go as far as its region.
+      const last = found.at(-1) as Extent;
+      if (regionEnd === end || last.offset + last.length < regionEnd) break;
     }
     return found;
   }
