@@ -7,7 +7,8 @@ const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
 export function bytes(amount: number): string {
   let value = amount;
   let unit = 0;
-  while (value >= 1024 && unit < UNITS.length - 1) {
+  // What would be shown as 1000 of a unit is one of the next.
+  while (value >= (unit === 0 ? 1024 : 999.5) && unit < UNITS.length - 1) {
     value /= 1024;
     unit++;
   }
@@ -36,7 +37,9 @@ function threeDigits(value: number): string {
 export function percent(part: number, whole: number): string {
   if (whole === 0 || part >= whole) return "100 %";
   if (part <= 0) return "0 %";
-  return `${Math.min(99.9, Math.max(0.1, Math.round((part / whole) * 1000) / 10)).toFixed(1)} %`;
+  const share = (part / whole) * 100;
+  if (share < 0.1) return "under 0.1 %";
+  return share > 99.9 ? "over 99.9 %" : `${share.toFixed(1)} %`;
 }
 
 /** Microseconds, as people say them. */

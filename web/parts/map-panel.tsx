@@ -35,6 +35,7 @@ export function MapPanel({ watched }: { readonly watched: WatchedDisk }) {
   const zoom = (factor: number, at = place): void => {
     show(zoomed(view, disk, factor, at ?? view.start + view.length / 2, watched.room), at);
   };
+  const total = watched.total.value;
   const isWhole = view.length >= disk;
   return (
     <section class="panel map-panel">
@@ -86,6 +87,7 @@ export function MapPanel({ watched }: { readonly watched: WatchedDisk }) {
           <li key={kind}>
             <span class={`key key-${kind}`} aria-hidden="true" />
             {label}
+            {total !== undefined && kind in total && <strong>{bytes(total[kind as keyof typeof total])}</strong>}
           </li>
         ))}
       </ul>
