@@ -1,0 +1,21 @@
+/** The file system under a disk is full: the guest is told so, the stream waits, and with room again all goes on. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { temporaryDirectory } from "../support/cli.ts";
+
+test("a full disk under the overlay loses nothing, and its stream goes on when there is room", (t) => {
+  const directory = temporaryDirectory(t);
+  const small = join(directory, "small");
+  mkdirSync(small);
+  const script = 'mount -t tmpfs -o size=12m none "$2" && exec "$0" "$3" "$1" "$2"';
+  const program = join(import.meta.dirname, "full-disk-daemon.ts");
+  const args = ["-rm", "sh", "-c", script, process.execPath, directory, small, program];
+  const { stdout, stderr } = spawnSync("unshare", args, { encoding: "utf8" });
+  assert.notEqual(stdout, "", stderr);
+  const { written, ...found } = JSON.parse(stdout) as { written: number };
+  assert(written > 0 && written < 8);
+  assert.deepEqual(found, { kept: true, guest: "no-space", stream: "no-space" });
+});
