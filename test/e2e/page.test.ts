@@ -147,6 +147,9 @@ test("a disk is seen as it is, and streamed by hand: step, start, pause, speed, 
   await look.press("Start");
   await look.sees(/The rest comes at .*limit 512 KiB\/s/);
   assert.equal((await disk.streamInfo()).speed, MIB / 2);
+  // What arrives while a map is on its way is not lost on it.
+  await page.reload();
+  await look.sees(/The rest comes at/);
   await look.press("Pause");
   await look.sees("The stream is paused, also over restarts");
   assert.equal((await disk.streamInfo()).state, "paused");

@@ -3,7 +3,7 @@
  * the daemon tells; it is asked for again only when that says that it was not exact.
  */
 import { computed, signal } from "@preact/signals";
-import type { Disk, DiskHandle, Live, LoadSample, RouteResult } from "../../src/client/index.ts";
+import type { Disk, DiskCells, DiskHandle, Live, LoadSample, RouteResult } from "../../src/client/index.ts";
 import { StreamdiskError } from "../../src/errors/index.ts";
 import { CellModel } from "../map/cell-model.ts";
 import { cellsFor, type View, whole } from "../map/view.ts";
@@ -13,6 +13,8 @@ export type NbdClient = RouteResult<"diskClients">["clients"][number];
 
 /** Cells of the picture of the whole disk, by which the figures go too. */
 const OVERVIEW = 1024;
+/** Messages that are kept for maps that were asked for before they came: some 16 seconds. */
+const MOST_RECENT = 64;
 /** What was written since the page came, for when the view changes: offset and length, one after the other. */
 const MOST_WRITTEN = 8192;
 const LOOK_MS = 1000;
@@ -41,6 +43,9 @@ export class WatchedDisk {
   readonly #signal: AbortSignal;
   #room = OVERVIEW;
   #written: number[] = [];
+  /** The last messages, and how many there were before them. */
+  readonly #recent: Live[] = [];
+  #before = 0;
   #askedAt = 0;
   #asking: AbortController | undefined;
 
@@ -79,6 +84,8 @@ export class WatchedDisk {
     const { stream } = this.live.value ?? {};
     this.live.value = live;
     this.#written = [...this.#written, ...live.written].slice(-MOST_WRITTEN);
+    this.#recent.push(live);
+    if (this.#recent.length > MOST_RECENT && this.#recent.shift() !== undefined) this.#before++;
     for (const model of [this.overview.value, this.detail.value]) model?.apply(live);
     this.version.value++;
     const hasEnded = stream !== undefined && live.stream === undefined;
@@ -110,8 +117,9 @@ export class WatchedDisk {
     const { length } = this.disk.value ?? {};
     if (length === undefined) return;
     this.#askedAt = Date.now();
+    const seen = this.#seen;
     const cells = await this.#handle.cells({ count: OVERVIEW });
-    this.overview.value = this.#modelOf(cells, length);
+    this.overview.value = this.#modelOf(cells, length, seen);
     await this.#askForDetail();
   }
 
@@ -123,15 +131,23 @@ export class WatchedDisk {
     const asking = new AbortController();
     this.#asking = asking;
     const count = cellsFor(view, this.#room);
+    const seen = this.#seen;
     const cells = await this.#handle.cells({ offset: view.start, length: Math.max(1, view.length), count });
-    if (!asking.signal.aborted) this.detail.value = this.#modelOf(cells, length);
+    if (!asking.signal.aborted) this.detail.value = this.#modelOf(cells, length, seen);
   }
 
-  #modelOf(cells: Awaited<ReturnType<DiskHandle["cells"]>>, length: number): CellModel {
+  /** How many messages have come. */
+  get #seen(): number {
+    return this.#before + this.#recent.length;
+  }
+
+  /** @param seen how many messages had come when it was asked for: what was told since then is not in it for sure */
+  #modelOf(cells: DiskCells, length: number, seen: number): CellModel {
     const model = new CellModel(cells, length);
     model.markWritten(this.#written);
     const live = this.live.value;
     if (live !== undefined) model.apply({ ...live, fetched: [], read: [], written: [], zeroed: [], inexact: false });
+    for (const message of this.#recent.slice(Math.max(0, seen - this.#before))) model.apply(message);
     return model;
   }
 
