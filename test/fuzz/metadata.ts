@@ -52,27 +52,40 @@ export async function countsPastEnd(file: BlockNode): Promise<boolean> {
 }
 
 /**
- * Whether a qcow2 image maps a cluster or a table twice in its active tables. No program makes that, but with a count of two it
- * is no damage; when one of the two is written to, the other is left with a count of one and without its mark.
+ * Whether a qcow2 image maps a cluster or a table twice in its active tables, or one that holds compressed data as well. No program
+ * makes that, but with as high a count it is no damage; when one of the two is written to, the other is left with a count of one and
+ * without its mark.
  */
 export async function mapsTwice(file: BlockNode): Promise<boolean> {
   const header = view(await read(file, 0, 104));
-  const clusterSize = 2 ** header.getUint32(20);
+  const clusterBits = header.getUint32(20);
   const entryBytes = header.getUint32(4) === 3 && (header.getUint8(79) & 16) !== 0 ? 16 : 8;
-  const seen = new Set<bigint>();
-  const isNew = (host: bigint): boolean => host === 0n || (!seen.has(host) && seen.add(host) !== undefined);
+  const whole = new Set<bigint>();
+  const packed = new Set<bigint>();
+  const isNew = (host: bigint): boolean => host === 0n || (!whole.has(host) && whole.add(host) !== undefined);
   const l1 = view(await read(file, Number(header.getBigUint64(40)), Math.min(header.getUint32(36) * 8, PIECE)));
   for (let index = 0; index + 8 <= l1.byteLength; index += 8) {
     const table = l1.getBigUint64(index) & HOST;
     if (!isNew(table)) return true;
     if (table === 0n) continue;
-    const l2 = view(await read(file, Number(table), clusterSize));
+    const l2 = view(await read(file, Number(table), 2 ** clusterBits));
     for (let at = 0; at + 8 <= l2.byteLength; at += entryBytes) {
       const entry = l2.getBigUint64(at);
-      if ((entry & COMPRESSED) === 0n && !isNew(entry & HOST)) return true;
+      if ((entry & COMPRESSED) !== 0n) for (const cluster of packedClusters(entry, clusterBits)) packed.add(cluster);
+      else if (!isNew(entry & HOST)) return true;
     }
   }
-  return false;
+  return [...packed].some((cluster) => whole.has(cluster));
+}
+
+/** Where the clusters begin that compressed data lies in (docs/interop/qcow2, "Compressed Clusters Descriptor"). */
+function packedClusters(entry: bigint, clusterBits: number): bigint[] {
+  const offsetBits = BigInt(62 - (clusterBits - 8));
+  const from = BigInt.asUintN(Number(offsetBits), entry);
+  const sectors = BigInt.asUintN(clusterBits - 8, entry >> offsetBits);
+  const last = (from & ~511n) + sectors * 512n;
+  const mask = ~(2n ** BigInt(clusterBits) - 1n);
+  return [from & mask, last & mask];
 }
 
 async function* qcow2Areas(file: BlockNode): AsyncGenerator<Area, void, undefined> {
