@@ -4,7 +4,7 @@ import { readdirSync, rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { DomainStream } from "../../src/domain/index.ts";
+import { type DomainStream, describeDomain } from "../../src/domain/index.ts";
 import type { StreamProgress } from "../../src/stream/index.ts";
 import { qemuCheck } from "../support/peer-images.ts";
 import { qemuImg } from "../support/qemu.ts";
@@ -58,6 +58,30 @@ for (const { format, copyOnRead } of sample("qemu disk", CELLS, 2)) {
     await mustStandAlone(disk, format);
   });
 }
+
+test("a domain that has no XML is described as QEMU has it", async (t) => {
+  const more = ["-blockdev", "null-co,node-name=null,read-zeroes=on", "-device", "ide-hd,drive=null"];
+  const { domain, image, source } = await startQemuDisk(t, {
+    ...{ format: "qed", copyOnRead: true, args: [...more, "-device", "ide-cd,id=cd", "-name", "guest=web"] },
+  });
+  const described = await describeDomain(domain.qmp, "vm");
+  const socket = /socket=(.*)/.exec(source.uri)?.[1];
+  assert.deepEqual(described, {
+    name: "web",
+    disks: [
+      {
+        ...{ target: "vda", bus: "virtio", alias: "virtio-disk0", device: "disk", readOnly: false, format: "qed" },
+        source: { kind: "file", path: image },
+        backing: [{ format: "raw", source: { kind: "network", protocol: "nbd", name: "", hosts: [{ socket }] } }],
+      },
+      {
+        ...{ target: "sda", bus: "sata", device: "disk", readOnly: false, format: "null-co", backing: [] },
+        source: { kind: "other", type: "null-co" },
+      },
+      { target: "sdb", bus: "sata", alias: "cd", device: "cdrom", readOnly: false, backing: [] },
+    ],
+  });
+});
 
 test("after a stream nothing of it is left in QEMU, and there is nothing more to do", async (t) => {
   const disk = await startQemuDisk(t, { format: "qcow2" });

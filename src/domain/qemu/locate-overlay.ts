@@ -82,6 +82,18 @@ export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescr
   };
 }
 
+/** The images of a drive from the top down, as QEMU has them open, without filters. */
+export function chainOf(layer: BlockLayer, top: QmpNode, name: string): QmpNode[] {
+  const chain: QmpNode[] = [];
+  let node: QmpNode | undefined = top;
+  while (node !== undefined && chain.length < layer.nodes.length) {
+    const image: QmpNode = belowFilters(layer, node, name);
+    chain.push(image);
+    node = childOf(layer, image, ["backing"]);
+  }
+  return chain;
+}
+
 function findDevice({ devices }: BlockLayer, name: string, { alias, source }: DiskDescription): QmpBlockDevice {
   const path = source !== undefined && "path" in source ? source.path : undefined;
   const byId = alias === undefined ? [] : devices.filter((device) => deviceId(device) === alias);

@@ -70,6 +70,7 @@ export const QMP_COMMANDS = {
     None,
     string | undefined
   >,
+  "qom-get": { read: (answer) => answer.string() } as Spec<{ path: string; property: "type" }, string>,
   "query-block": { read: (answer) => answer.items().map(readDevice) } as Spec<None, QmpBlockDevice[]>,
   "query-named-block-nodes": { read: (answer) => answer.items().map(readNode) } as Spec<{ flat: true }, QmpNode[]>,
   "x-debug-query-block-graph": { read: readGraph } as Spec<None, QmpGraph>,

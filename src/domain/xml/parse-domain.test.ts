@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { formatDomainXml } from "./format-domain.ts";
 import { parseDomainXml } from "./parse-domain.ts";
 
 const RUNNING = `<domain type='kvm' id='3' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -92,6 +93,11 @@ test("a domain that runs, with disks of all kinds", () => {
       },
     ],
   });
+});
+
+test("what is written of a domain is read as the same", () => {
+  const domain = parseDomainXml(RUNNING);
+  assert.deepEqual(parseDomainXml(formatDomainXml(domain)), domain);
 });
 
 test("a domain that does not run, and one without disks", () => {

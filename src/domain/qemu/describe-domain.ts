@@ -1,0 +1,80 @@
+/**
+ * A domain that nobody has described, as its QEMU has it. Targets are given here, in QEMU's order of the devices: `vda`, `vdb`... for
+ * virtio, `sda`... for all others; so they may differ from what the guest says.
+ */
+import { parseNbdUri } from "../../nbd/index.ts";
+import type { DiskDescription, DiskSource, DomainDescription } from "../description.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import type { QmpBlockDevice } from "../qmp/commands.ts";
+import { type BlockLayer, chainOf, deviceId, queryBlockLayer } from "./locate-overlay.ts";
+
+/** Buses by the beginning of the types of their devices. */
+const BUSES: readonly (readonly [type: string, bus: string])[] = [
+  ["virtio", "virtio"],
+  ["scsi", "scsi"],
+  ["ide", "sata"],
+  ["usb", "usb"],
+];
+const LETTERS = "abcdefghijklmnopqrstuvwxyz";
+
+/** @param name what it is called when QEMU was given no name */
+export async function describeDomain(qmp: QmpClient, name: string, signal?: AbortSignal): Promise<DomainDescription> {
+  const layer = await queryBlockLayer(qmp, signal);
+  const disks: DiskDescription[] = [];
+  for (const device of layer.devices) {
+    if (device.qdev === undefined) continue;
+    const type = await deviceType(qmp, device.qdev, signal);
+    const bus = BUSES.find(([begin]) => type.startsWith(begin))?.[1];
+    const prefix = bus === "virtio" ? "vd" : "sd";
+    const number = disks.filter(({ target }) => target.startsWith(prefix)).length;
+    disks.push(describeDisk(layer, device, { target: prefix + lettersOf(number), type, bus }));
+  }
+  return { name: (await qmp.execute("query-name", {}, { signal })) ?? name, disks };
+}
+
+/** The type of the guest's device. One whose drive hangs on a part of it is named by the device. */
+async function deviceType(qmp: QmpClient, qdev: string, signal: AbortSignal | undefined): Promise<string> {
+  const path = qdev.startsWith("/") ? qdev.replace(/\/virtio-backend$/, "") : `/machine/peripheral/${qdev}`;
+  return qmp.execute("qom-get", { path, property: "type" }, { signal });
+}
+
+function describeDisk(
+  layer: BlockLayer,
+  device: QmpBlockDevice,
+  { target, type, bus }: { readonly target: string; readonly type: string; readonly bus: string | undefined },
+): DiskDescription {
+  const alias = deviceId(device);
+  const chain = device.inserted === undefined ? [] : chainOf(layer, device.inserted, target);
+  const [top, ...below] = chain;
+  return {
+    target,
+    ...(bus !== undefined && { bus }),
+    ...(alias !== undefined && { alias }),
+    device: /-cd$/.test(type) ? "cdrom" : "disk",
+    readOnly: top?.readOnly ?? false,
+    ...(top !== undefined && { format: formatOf(top.driver), source: sourceOf(top.file, top.driver) }),
+    backing: below.map(({ driver, file }) => ({ format: formatOf(driver), source: sourceOf(file, driver) })),
+  };
+}
+
+/** What has no format of its own is raw. */
+function formatOf(driver: string): string {
+  return ["nbd", "file", "host_device", "http", "https"].includes(driver) ? "raw" : driver;
+}
+
+function sourceOf(file: string, driver: string): DiskSource {
+  if (file.startsWith("/")) return { kind: driver === "host_device" ? "block" : "file", path: file };
+  try {
+    const uri = parseNbdUri(file);
+    const host = uri.unix ? { socket: uri.socket } : { name: uri.host, port: uri.port };
+    return { kind: "network", protocol: "nbd", name: uri.exportName, hosts: [host] };
+  } catch {
+    return { kind: "other", type: driver };
+  }
+}
+
+/** 0 is "a", 25 "z", 26 "aa". */
+function lettersOf(number: number): string {
+  const last = LETTERS[number % LETTERS.length]!;
+  return number < LETTERS.length ? last : lettersOf(Math.floor(number / LETTERS.length) - 1) + last;
+}
