@@ -1,12 +1,13 @@
+export type { Domain, DomainDisk } from "./domain-schemas.ts";
 export { failedFields } from "./failed-fields.ts";
 export { type Json, openApiDocument } from "./openapi.ts";
+export type { RouteParts } from "./route.ts";
 export {
   type CheckedInput,
   GOES_ON,
   ROUTES,
   type RouteInput,
   type RouteName,
-  type RouteParts,
   type RouteResult,
   type Service,
 } from "./routes.ts";

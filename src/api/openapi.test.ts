@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Json, openApiDocument } from "./openapi.ts";
-import { ROUTES, type RouteParts } from "./routes.ts";
+import type { RouteParts } from "./route.ts";
+import { ROUTES } from "./routes.ts";
 
 const document = openApiDocument("1.2.3");
 

@@ -4,7 +4,8 @@
  */
 import { z } from "zod";
 import { ERROR_TABLE, type ErrorCode } from "../errors/index.ts";
-import { GOES_ON, ROUTES, type RouteName, type RouteParts } from "./routes.ts";
+import type { RouteParts } from "./route.ts";
+import { GOES_ON, ROUTES, type RouteName } from "./routes.ts";
 import { NAMED_SCHEMAS } from "./schemas.ts";
 
 /** Any part of the document. */

@@ -3,7 +3,8 @@
  * the types of the three follow. Streams of events, metrics and health are no calls, and lie beside it.
  */
 import { z } from "zod";
-import type { ErrorCode } from "../errors/index.ts";
+import { DOMAIN_ROUTES } from "./domain-routes.ts";
+import { route } from "./route.ts";
 import {
   cells,
   daemonInfo,
@@ -22,6 +23,7 @@ import {
   newDisk,
   newExport,
   source,
+  streamName,
 } from "./schemas.ts";
 
 const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
@@ -34,20 +36,6 @@ const flag = inQuery(z.boolean());
 const noInput = z.object({}).strict();
 const nothing = z.undefined();
 
-/** What a route says. */
-export interface RouteParts {
-  readonly method: "GET" | "POST" | "PUT" | "DELETE";
-  /** With `{name}` for parameters. */
-  readonly path: string;
-  readonly summary: string;
-  readonly params?: z.ZodObject;
-  readonly query?: z.ZodObject;
-  readonly body?: z.ZodType;
-  readonly result: z.ZodType;
-  readonly status: 200 | 201 | 204;
-  readonly errors: readonly ErrorCode[];
-}
-
 /** Of a query, in which everything is text. What is no plain number and no truth value stays text, for the schema to refuse. */
 function inQuery<S extends z.ZodNumber | z.ZodBoolean>(schema: S) {
   return z.preprocess((value: z.input<S> | string) => {
@@ -56,11 +44,9 @@ function inQuery<S extends z.ZodNumber | z.ZodBoolean>(schema: S) {
   }, schema);
 }
 
-function route<const R extends RouteParts>(parts: R): R {
-  return parts;
-}
-
 const ofDisk = z.object({ disk: diskName }).strict();
+/** Of a domain's disk too: `DOMAIN:DEVICE`. */
+const ofStream = z.object({ disk: streamName }).strict();
 const ofExport = z.object({ export: diskName }).strict();
 
 const clients = z.object({ clients: z.array(nbdClient) });
@@ -200,7 +186,7 @@ export const ROUTES = {
     method: "POST",
     path: "/v1/disks/{disk}/stream",
     summary: "Stream the whole device",
-    params: ofDisk,
+    params: ofStream,
     body: z
       .object({ speed: bytes.min(1).optional(), priority: z.number().int().min(-100).max(100).default(0) })
       .strict(),
@@ -212,7 +198,7 @@ export const ROUTES = {
     method: "POST",
     path: "/v1/disks/{disk}/step",
     summary: "One increment; returns the offset to go on from",
-    params: ofDisk,
+    params: ofStream,
     body: z
       .object({
         offset: bytes.optional(),
@@ -230,7 +216,7 @@ export const ROUTES = {
     method: "GET",
     path: "/v1/disks/{disk}/stream",
     summary: "How the last stream is: position, length, state, reason, rate",
-    params: ofDisk,
+    params: ofStream,
     result: job,
     status: 200,
     errors: ["not-found"],
@@ -239,7 +225,7 @@ export const ROUTES = {
     method: "POST",
     path: "/v1/disks/{disk}/stream/pause",
     summary: "Fetch nothing more until it is resumed, also after a restart",
-    params: ofDisk,
+    params: ofStream,
     body: noInput,
     result: job,
     status: 200,
@@ -249,7 +235,7 @@ export const ROUTES = {
     method: "POST",
     path: "/v1/disks/{disk}/stream/resume",
     summary: "Go on",
-    params: ofDisk,
+    params: ofStream,
     body: noInput,
     result: job,
     status: 200,
@@ -259,7 +245,7 @@ export const ROUTES = {
     method: "POST",
     path: "/v1/disks/{disk}/stream/cancel",
     summary: "End the stream; what was fetched stays",
-    params: ofDisk,
+    params: ofStream,
     body: noInput,
     result: job,
     status: 200,
@@ -269,7 +255,7 @@ export const ROUTES = {
     method: "PUT",
     path: "/v1/disks/{disk}/stream/speed",
     summary: "Change the limit of a stream",
-    params: ofDisk,
+    params: ofStream,
     body: z.object({ speed: bytes.min(1).nullable() }).strict(),
     result: job,
     status: 200,
@@ -280,7 +266,12 @@ export const ROUTES = {
     path: "/v1/jobs",
     summary: "Streams, the newest first",
     query: z
-      .object({ disk: diskName.optional(), state: jobState.optional(), before: z.string().max(100).optional(), limit })
+      .object({
+        disk: streamName.optional(),
+        state: jobState.optional(),
+        before: z.string().max(100).optional(),
+        limit,
+      })
       .strict(),
     result: z.object({ jobs: z.array(job), next: z.string().optional() }),
     status: 200,
@@ -358,11 +349,12 @@ export const ROUTES = {
     method: "GET",
     path: "/v1/events",
     summary: "What happened, in order; with `Accept: text/event-stream` it goes on, by default from now",
-    query: z.object({ after: inQuery(bytes).optional(), disk: diskName.optional(), limit }).strict(),
+    query: z.object({ after: inQuery(bytes).optional(), disk: streamName.optional(), limit }).strict(),
     result: z.object({ events: z.array(event) }),
     status: 200,
     errors: [],
   }),
+  ...DOMAIN_ROUTES,
 } as const;
 
 export type RouteName = keyof typeof ROUTES;

@@ -7,12 +7,20 @@ import { z } from "zod";
 // A page with a strict content security policy may not make code at run time, and is not to be seen trying.
 z.config({ jitless: "document" in globalThis });
 
-const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+const WORD = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}";
+const NAME = new RegExp(`^${WORD}$`);
 const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 /** Bytes a second. */
 const rate = bytes.min(1);
 
 export const diskName = z.string().regex(NAME).describe("What people call a disk or an export");
+export const domainName = z.string().regex(NAME).describe("What people call a domain");
+export const deviceName = z.string().regex(NAME).describe("A disk of a domain, by its target or its alias");
+/** NAME or DOMAIN:DEVICE. */
+export const streamName = z
+  .string()
+  .regex(new RegExp(`^${WORD}(:${WORD})?$`))
+  .describe("A disk, or a domain's as DOMAIN:DEVICE");
 export const formatName = z.enum(["qcow2", "qed", "raw"]);
 /** Which of them are allowed is the daemon's to say. */
 const reference = z

@@ -73,7 +73,7 @@ export function policyInWords({ holdMs, afterwards }: Disk["onSourceError"]): st
   return `hold for ${formatDuration(holdMs)}, then ${afterwards}`;
 }
 
-function jobLines(job: Job): string[] {
+export function jobLines(job: Job): string[] {
   const { state, reason, offset, length, rate, etaSeconds, speed } = job;
   const eta = etaSeconds === undefined ? "" : `, ${formatDuration(etaSeconds * 1000)} left`;
   const pace = state === "running" ? ` (${formatSize(Math.round(rate))}/s${eta})` : "";

@@ -32,6 +32,10 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
   },
   daemon: { summary: "keep disks, exports and streams for good", load: () => import("./commands/daemon.ts") },
   disk: { summary: "make, list and change disks of the daemon", load: () => import("./commands/disk.ts") },
+  domain: {
+    summary: "take up running virtual machines, to stream their disks",
+    load: () => import("./commands/domain.ts"),
+  },
   export: { summary: "offer images to others by the daemon", load: () => import("./commands/export.ts") },
   source: { summary: "list where disks of the daemon come from", load: () => import("./commands/source.ts") },
   pause: { summary: "pause the stream of a disk, also over restarts", load: () => import("./commands/pause.ts") },

@@ -70,7 +70,7 @@ export function placeForDaemon(text: string, exists: (path: string) => boolean =
 /**
  * What the library opens for an argument: a path, or a URI as it stands.
  *
- * @throws {StreamdiskError} `unsupported` for what only later versions know
+ * @throws {StreamdiskError} `unsupported` for a disk of the daemon or of a domain
  */
 export function imageReference(text: string): string {
   const target = parseTarget(text);
@@ -80,7 +80,7 @@ export function imageReference(text: string): string {
 /**
  * The path of an argument that must be a file.
  *
- * @throws {StreamdiskError} `unsupported` for a URI and for what only later versions know
+ * @throws {StreamdiskError} `unsupported` for a URI, and for a disk of the daemon or of a domain
  */
 export function filePath(text: string): string {
   const target = parseTarget(text);
@@ -91,7 +91,10 @@ export function filePath(text: string): string {
     case "uri":
       throw new StreamdiskError("unsupported", `'${text}' is a URI, and this needs a file`, { uri: text });
     case "domain":
-      throw notYet(`'${text}' is the disk '${target.device}' of the domain '${target.domain}'`, fileHint(text));
+      throw new StreamdiskError(
+        "unsupported",
+        `'${text}' is the disk '${target.device}' of the domain '${target.domain}', and this needs a file; ${fileHint(text)}`,
+      );
     case "disk":
       throw new StreamdiskError(
         "unsupported",
@@ -120,8 +123,4 @@ function ambiguous(text: string, choice: string): StreamdiskError {
 
 function fileHint(name: string): string {
   return `for a file write ./${name}`;
-}
-
-function notYet(what: string, instead: string): StreamdiskError {
-  return new StreamdiskError("unsupported", `${what}, which is not supported yet; ${instead}`);
 }

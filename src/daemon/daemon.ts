@@ -17,16 +17,19 @@ import { rebaseImage } from "../image/index.ts";
 import type { EventFeed, JobRecord, Store } from "../jobs/index.ts";
 import { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
-import type { HostedImage } from "./disk-host.ts";
 import { Disks, type HeldDisk } from "./disks.ts";
+import { DomainCalls } from "./domain-calls.ts";
+import { Domains, isDomainDisk } from "./domains.ts";
 import { EventHub } from "./event-hub.ts";
-import { Exports, type HeldExport } from "./exports.ts";
+import { Exports } from "./exports.ts";
+import { clientsOf, exportNow } from "./hosted-views.ts";
 import { JobRunner } from "./job-runner.ts";
 import { type Log, noLog } from "./log.ts";
 import { sourcesOf } from "./source-list.ts";
 import { limitChanged, SpeedLimits } from "./speed-limits.ts";
 import { StreamShares } from "./stream-shares.ts";
-import { cellsView, diskView, exportView, jobView, liveView } from "./views.ts";
+import type { Turns } from "./turns.ts";
+import { cellsView, diskView, jobView, liveView } from "./views.ts";
 
 type Input<N extends keyof Service> = CheckedInput<N>;
 type Result<N extends keyof Service> = Promise<RouteResult<N>>;
@@ -51,6 +54,8 @@ export class Daemon implements Service, AsyncDisposable {
   readonly #runner: JobRunner;
   readonly #disks: Disks;
   readonly #exports: Exports;
+  readonly #domains: Domains;
+  readonly #domainCalls: DomainCalls;
   readonly #allowed: AllowedPaths;
   readonly #startedAt = Date.now();
   #restoring: Promise<unknown> = Promise.resolve();
@@ -67,6 +72,8 @@ export class Daemon implements Service, AsyncDisposable {
     this.#runner = new JobRunner({ store, events, log, maxStreams: options.maxStreams, shares: this.#shares });
     this.#disks = new Disks({ store, events, allowed, options, runner: this.#runner });
     this.#exports = new Exports({ store, events, allowed, options });
+    this.#domains = new Domains({ store, events, runner: this.#runner });
+    this.#domainCalls = new DomainCalls(this.#domains, (id) => this.#streamOf(id));
   }
 
   /**
@@ -87,6 +94,7 @@ export class Daemon implements Service, AsyncDisposable {
     const [disks, exports] = await Promise.all([this.#store.disks(), this.#store.exports()]);
     const what = `${disks.length} disks and ${exports.length} exports are served again, then streams go on`;
     void this.#events.tell("daemon-started", `The daemon ${this.#options.version} has started: ${what}`);
+    await this.#domains.restore(await this.#store.domains());
     this.#restoring = Promise.all([this.#disks.restore(disks), this.#exports.restore(exports)]);
     let timer: NodeJS.Timeout | undefined;
     const patience = new Promise<void>((resolve) => {
@@ -109,7 +117,7 @@ export class Daemon implements Service, AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#runner.stop();
-    await Promise.all([this.#disks.close(), this.#exports.close()]);
+    await Promise.all([this.#disks.close(), this.#exports.close(), this.#domains.close()]);
     await this.#restoring.catch(() => {});
     await this.#events.tell(
       "daemon-stopped",
@@ -232,6 +240,9 @@ export class Daemon implements Service, AsyncDisposable {
   async startStream({ params, body }: Input<"startStream">): Result<"startStream"> {
     const speed = body.speed ?? this.#options.speed;
     const order = { priority: body.priority, ...(speed !== undefined && { speed }) };
+    if (isDomainDisk(params.disk)) {
+      return this.#domains.act(params.disk, async (id) => this.#jobNow(await this.#runner.start(id, order)));
+    }
     return this.#disks.act(params.disk, async (_served, { record: { id, settings } }) => {
       if (settings.readOnly) {
         const message = `The disk '${params.disk}' is served read-only: nothing can be kept in its image`;
@@ -243,18 +254,29 @@ export class Daemon implements Service, AsyncDisposable {
 
   async stepStream({ params, body }: Input<"stepStream">): Result<"stepStream"> {
     const { offset, length } = body;
+    const step = { length, ...(offset !== undefined && { offset }) };
+    if (isDomainDisk(params.disk)) {
+      return this.#domains.act(params.disk, async (id, disk) => {
+        this.#refuseRunning(params.disk, id);
+        return disk.step(step);
+      });
+    }
     return this.#disks.act(params.disk, async (served, { record }) => {
-      const job = this.#runner.active(record.id)?.record;
-      if (job !== undefined && job.state !== "paused") {
-        const message = `The disk '${params.disk}' has a stream, which is ${job.state}: pause or cancel it first, or let it run`;
-        throw new StreamdiskError("in-use", message, { node: params.disk });
-      }
-      return served.step({ length, ...(offset !== undefined && { offset }) });
+      this.#refuseRunning(params.disk, record.id);
+      return served.step(step);
     });
   }
 
+  /** A step and a stream at once would be in each other's way. */
+  #refuseRunning(name: string, id: string): void {
+    const job = this.#runner.active(id)?.record;
+    if (job === undefined || job.state === "paused") return;
+    const message = `The disk '${name}' has a stream, which is ${job.state}: pause or cancel it first, or let it run`;
+    throw new StreamdiskError("in-use", message, { node: name });
+  }
+
   async streamInfo({ params }: Input<"streamInfo">): Result<"streamInfo"> {
-    const job = await this.#streamOf(this.#disks.demand(params.disk));
+    const job = await this.#streamOf((await this.#placeOf(params.disk)).id);
     if (job !== undefined) return job;
     const message = `The disk '${params.disk}' has had no stream yet: start one with stream`;
     throw new StreamdiskError("not-found", message, { node: params.disk });
@@ -278,7 +300,7 @@ export class Daemon implements Service, AsyncDisposable {
 
   async listJobs({ query }: Input<"listJobs">): Result<"listJobs"> {
     const { disk, state, before, limit } = query;
-    const ids = disk === undefined ? {} : { disk: this.#disks.demand(disk).record.id };
+    const ids = disk === undefined ? {} : { disk: (await this.#placeOf(disk)).id };
     const jobs = await this.#store.jobs({
       ...ids,
       ...(state !== undefined && { states: [state] }),
@@ -306,6 +328,13 @@ export class Daemon implements Service, AsyncDisposable {
     await this.#exports.remove(params.export);
   }
 
+  readonly listDomains = () => this.#domainCalls.list();
+  readonly addDomain = ({ body }: Input<"addDomain">) => this.#domainCalls.add(body);
+  readonly getDomain = ({ params }: Input<"getDomain">) => this.#domainCalls.show(params.domain);
+  readonly removeDomain = ({ params }: Input<"removeDomain">) => this.#domainCalls.remove(params.domain);
+  readonly domainXml = ({ params }: Input<"domainXml">) => this.#domainCalls.xml(params.domain);
+  readonly domainDisk = ({ params }: Input<"domainDisk">) => this.#domainCalls.disk(params);
+
   async listSources(_input: Input<"listSources">): Result<"listSources"> {
     return { sources: await sourcesOf(this.#disks.all(), this.#limits) };
   }
@@ -327,9 +356,19 @@ export class Daemon implements Service, AsyncDisposable {
   }
 
   /** Does something with the job of a disk, in the disk's turn; the disk need not be open for it. */
-  #actOnJob(name: string, act: (id: string) => Promise<JobRecord>): Result<"streamInfo"> {
+  async #actOnJob(name: string, act: (id: string) => Promise<JobRecord>): Result<"streamInfo"> {
+    const { id, turns } = await this.#placeOf(name);
+    return turns.run(async () => this.#jobNow(await act(id)));
+  }
+
+  /** By which a disk has its jobs, whoever owns it, and where acts upon it wait for each other. */
+  async #placeOf(name: string): Promise<{ readonly id: string; readonly turns: Turns }> {
+    if (isDomainDisk(name)) {
+      const { id, held } = await this.#domains.disk(name);
+      return { id, turns: held.turns };
+    }
     const { record, turns } = this.#disks.demand(name);
-    return turns.run(async () => this.#jobNow(await act(record.id)));
+    return { id: record.id, turns };
   }
 
   #jobNow(job: JobRecord): RouteResult<"streamInfo"> {
@@ -337,7 +376,7 @@ export class Daemon implements Service, AsyncDisposable {
     return active?.record.id === job.id ? jobView(active.record, active.pulse) : jobView(job);
   }
 
-  async #streamOf({ record: { id } }: HeldDisk): Promise<RouteResult<"streamInfo"> | undefined> {
+  async #streamOf(id: string): Promise<RouteResult<"streamInfo"> | undefined> {
     const active = this.#runner.active(id);
     if (active !== undefined) return jobView(active.record, active.pulse);
     const [last] = await this.#store.jobs({ disk: id, limit: 1 });
@@ -346,7 +385,10 @@ export class Daemon implements Service, AsyncDisposable {
 
   async #view(held: HeldDisk): Result<"getDisk"> {
     const { host } = held;
-    const [info, stream] = await Promise.all([host.served?.info().catch(() => undefined), this.#streamOf(held)]);
+    const [info, stream] = await Promise.all([
+      host.served?.info().catch(() => undefined),
+      this.#streamOf(held.record.id),
+    ]);
     const { error } = host;
     return diskView(held.record, {
       ...(info !== undefined && { info }),
@@ -354,17 +396,4 @@ export class Daemon implements Service, AsyncDisposable {
       ...(stream !== undefined && { stream }),
     });
   }
-}
-
-/** One that is not open has none. */
-async function clientsOf({ served }: HostedImage): Result<"diskClients"> {
-  return { clients: [...((await served?.clients()) ?? [])] };
-}
-
-async function exportNow({ record, host }: HeldExport): Promise<RouteResult<"addExport">> {
-  const info = await host.served?.info().catch(() => undefined);
-  return exportView(record, {
-    ...(info !== undefined && { info }),
-    ...(host.error !== undefined && { error: host.error }),
-  });
 }

@@ -41,6 +41,7 @@ const BODIES: Partial<Record<RouteName, unknown>> = {
   setSpeed: { speed: null },
   setLimit: { place: "all", speed: null },
   addExport: { name: "base", image: "/images/base.raw" },
+  addDomain: { name: "web", qmp: "/run/web.qmp" },
 };
 
 for (const [name, route] of Object.entries<RouteParts>(ROUTES) as [RouteName, RouteParts][]) {
@@ -53,10 +54,7 @@ for (const [name, route] of Object.entries<RouteParts>(ROUTES) as [RouteName, Ro
       service.calls.map((made) => made.name),
       [name],
     );
-    assert.equal(
-      service.calls[0]?.input.params && Object.values(service.calls[0].input.params).join(),
-      route.params ? "vm1" : "",
-    );
+    assert.equal([...new Set(Object.values(service.calls[0]?.input.params ?? {}))].join(), route.params ? "vm1" : "");
     if (route.status !== 204) assert.ok(route.result.safeParse(await response.json()).success);
   });
 }

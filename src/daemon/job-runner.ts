@@ -2,7 +2,7 @@
  * The life of streams: which of them runs, what becomes of it, and what is remembered of that.
  *
  * An order becomes a job, which is durable before its caller hears of it. Jobs stand in the queue (`jobs/queue.ts`) until they get
- * their turn on a disk that is open. A job that runs is a stream of the engine, which waits for a dead source by itself. To pause a
+ * their turn on a disk that is open. A job that runs is a stream of the disk (`streamed-disk.ts`), which waits for a dead source by itself. To pause a
  * job, or to take its disk away for a while, its stream is cancelled: what was fetched stays in the image, and the image is the
  * truth of how far it is, so that the next stream goes on there. What is written down is what people see meanwhile: at each change
  * of state, and every few seconds.
@@ -12,7 +12,6 @@
  * Acts upon one disk's job come one at a time (`turns.ts`); what the stream tells comes at any time, and changes the record at once.
  */
 import { randomUUID } from "node:crypto";
-import type { ServedDisk } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import {
   hasEnded,
@@ -29,6 +28,7 @@ import type { EventHub } from "./event-hub.ts";
 import { JobStories } from "./job-stories.ts";
 import type { Log } from "./log.ts";
 import type { StreamShares } from "./stream-shares.ts";
+import type { StreamedDisk } from "./streamed-disk.ts";
 
 /** How a running job is, beside what is remembered of it. */
 export interface JobPulse {
@@ -49,7 +49,7 @@ interface Active {
 
 interface Attached {
   readonly name: string;
-  readonly served: ServedDisk;
+  readonly served: StreamedDisk;
   readonly letGo: () => void;
 }
 
@@ -103,7 +103,7 @@ export class JobRunner {
   }
 
   /** A disk is open: its job may have its turn. */
-  attach(id: string, name: string, served: ServedDisk): void {
+  attach(id: string, name: string, served: StreamedDisk): void {
     const progress = (now: StreamProgress): void => this.#hear(id, now);
     const hydrated = (): void => this.#hydrated(id);
     const failed = (error: StreamdiskError): void => this.#failed(id, error);

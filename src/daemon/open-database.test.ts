@@ -26,7 +26,7 @@ function contentLeft(version: number): { readonly events: readonly EventRecord[]
   const content = JSON.parse(readFileSync(fixture(version, "content.json"), "utf8"), (key, value) =>
     key === "holdMs" && value === null ? Number.POSITIVE_INFINITY : value,
   );
-  return { speedLimits: [], ...content };
+  return { speedLimits: [], domains: [], ...content };
 }
 
 /** A state directory as a version has left it. */
@@ -41,7 +41,8 @@ function stateLeft(t: TestContext, version = NOW): StateDirectory {
 async function contentOf(store: Store): Promise<object> {
   const [jobs, events] = [await store.jobs({ limit: ALL }), await store.events({ limit: ALL })];
   const [disks, exports] = [await store.disks(), await store.exports()];
-  return { disks, exports, jobs, events, speedLimits: await store.speedLimits() };
+  const [speedLimits, domains] = [await store.speedLimits(), await store.domains()];
+  return { disks, exports, jobs, events, speedLimits, domains };
 }
 
 /** All files but the lock, which must not be opened. */

@@ -9,6 +9,7 @@ import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
 import { StreamdiskError } from "../errors/index.ts";
 import {
   type DiskRecord,
+  type DomainRecord,
   ENDED_STATES,
   type EventQuery,
   type EventRecord,
@@ -81,6 +82,20 @@ export class SqliteStore implements Store {
 
   async deleteExport(name: string): Promise<void> {
     this.#write("DELETE FROM export WHERE name = ?", [name]);
+  }
+
+  async domains(): Promise<DomainRecord[]> {
+    return this.#records("SELECT name AS key, record, sum FROM domain ORDER BY name");
+  }
+
+  async addDomain(added: DomainRecord): Promise<void> {
+    const { record, sum } = toRow(added.name, added);
+    const taken = `There is another domain of the name '${added.name}'`;
+    this.#write("INSERT INTO domain (name, record, sum) VALUES (?, ?, ?)", [added.name, record, sum], taken);
+  }
+
+  async deleteDomain(name: string): Promise<void> {
+    this.#write("DELETE FROM domain WHERE name = ?", [name]);
   }
 
   async jobs({ disk, states, before, limit }: JobQuery): Promise<JobRecord[]> {

@@ -5,6 +5,7 @@ export { isQueued, nextToRun } from "./queue.ts";
 export {
   type DiskRecord,
   type DiskSettings,
+  type DomainRecord,
   EVENT_TYPES,
   type EventRecord,
   type EventType,

@@ -59,6 +59,18 @@ export interface ExportRecord {
   readonly createdAt: number;
 }
 
+/** A virtual machine that runs, whose disks are its QEMU's. */
+export interface DomainRecord {
+  readonly id: string;
+  /** What people call it; unique. */
+  readonly name: string;
+  /** Absolute path of its QMP socket. */
+  readonly qmp: string;
+  /** Its description, when it was given one; otherwise QEMU is asked. */
+  readonly xml?: string;
+  readonly createdAt: number;
+}
+
 /** created -> running -> (paused | waiting) -> completed | cancelled | failed. */
 export type JobState = "created" | "running" | "paused" | "waiting" | "completed" | "cancelled" | "failed";
 
@@ -124,6 +136,9 @@ export const EVENT_TYPES = [
   "disk-lost",
   "disk-changed",
   "disk-deleted",
+  "domain-added",
+  "domain-removed",
+  "stream-fallback",
   "export-added",
   "export-removed",
   "source-lost",

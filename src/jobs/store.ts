@@ -2,7 +2,15 @@
  * The port to whatever remembers for a daemon. All of it is durable when its promise resolves. Records are replaced whole; the
  * store knows no life cycle, and keeps what it is given. To delete what is not there is no error. Once closed, all else is `shutdown`.
  */
-import type { DiskRecord, EventRecord, ExportRecord, JobRecord, JobState, SpeedLimitRecord } from "./records.ts";
+import type {
+  DiskRecord,
+  DomainRecord,
+  EventRecord,
+  ExportRecord,
+  JobRecord,
+  JobState,
+  SpeedLimitRecord,
+} from "./records.ts";
 
 export interface JobQuery {
   /** Id of a disk. */
@@ -33,6 +41,13 @@ export interface Store extends AsyncDisposable {
   /** @throws {StreamdiskError} `exists` when there is one of that name */
   addExport(record: ExportRecord): Promise<void>;
   deleteExport(name: string): Promise<void>;
+
+  /** In the order of their names. */
+  domains(): Promise<DomainRecord[]>;
+  /** @throws {StreamdiskError} `exists` when there is one of that name */
+  addDomain(record: DomainRecord): Promise<void>;
+  /** The jobs of its disks stay as history. */
+  deleteDomain(name: string): Promise<void>;
 
   /**
    * In the order in which they were first put, the newest first: the clock has no say in it.

@@ -30,7 +30,7 @@ for (const name of Object.keys(COMMANDS)) {
 test("the help of each subcommand has an example and exit codes", async () => {
   const program = await buildProgram([], true);
   const parents = program.commands.filter(({ commands }) => commands.length > 0);
-  assert.deepEqual(parents.map((parent) => parent.name()).sort(), ["daemon", "disk", "export", "source"]);
+  assert.deepEqual(parents.map((parent) => parent.name()).sort(), ["daemon", "disk", "domain", "export", "source"]);
   for (const parent of parents) {
     for (const child of parent.commands) {
       const { stdout } = await cliOk([parent.name(), child.name(), "--help"]);

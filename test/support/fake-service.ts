@@ -1,5 +1,5 @@
 /** A daemon without disks: answers every call of the API, remembers what it was asked, and fails as a test says. */
-import type { CheckedInput, Disk, Job, Live, NbdExportView, RouteName, Service } from "../../src/api/index.ts";
+import type { CheckedInput, Disk, Domain, Job, Live, NbdExportView, RouteName, Service } from "../../src/api/index.ts";
 import type { EventFeed, EventQuery, EventRecord } from "../../src/jobs/index.ts";
 
 export const JOB: Job = {
@@ -43,6 +43,13 @@ export const LIVE: Live = {
   source: { state: "ok", held: 0 },
   clients: 1,
 };
+const DOMAIN: Domain = {
+  name: "web",
+  qmp: "/run/web.qmp",
+  state: "running",
+  disks: [{ name: "web:vda", target: "vda", device: "disk" }],
+  createdAt: 1,
+};
 const EXPORT: NbdExportView = {
   name: "base",
   image: "/images/base.raw",
@@ -74,7 +81,11 @@ export function fakeService(): FakeService {
     answer("daemon", { ...daemon, imageDirectory: "/images" }),
     answer("listDisks", { disks: [DISK] }),
     ...(["createDisk", "getDisk", "resizeDisk", "replaceSource"] as const).map((name) => answer(name, DISK)),
-    ...(["deleteDisk", "removeExport"] as const).map((name) => answer(name, undefined)),
+    ...(["addDomain", "getDomain"] as const).map((name) => answer(name, DOMAIN)),
+    answer("listDomains", { domains: [DOMAIN] }),
+    answer("domainXml", { xml: "<domain/>" }),
+    answer("domainDisk", { ...DOMAIN.disks[0]!, length: 1024, localBytes: 24, missingBytes: 1000, hydrated: false }),
+    ...(["deleteDisk", "removeExport", "removeDomain"] as const).map((name) => answer(name, undefined)),
     ...(["diskClients", "exportClients"] as const).map((name) => answer(name, { clients: [] })),
     answer("diskLoad", { samples: [] }),
     answer("diskMap", { runs: [], next: 512 }),

@@ -5,6 +5,7 @@
 import { StreamdiskError } from "../../src/errors/index.ts";
 import {
   type DiskRecord,
+  type DomainRecord,
   type EventQuery,
   type EventRecord,
   type ExportRecord,
@@ -18,6 +19,7 @@ import {
 export class MemoryStore implements Store {
   readonly #disks = new Map<string, DiskRecord>();
   readonly #exports = new Map<string, ExportRecord>();
+  readonly #domains = new Map<string, DomainRecord>();
   /** In the order in which they were made: a map keeps the place of a key whose value is replaced. */
   readonly #jobs = new Map<string, JobRecord>();
   readonly #speedLimits = new Map<string, SpeedLimitRecord>();
@@ -56,6 +58,22 @@ export class MemoryStore implements Store {
   async deleteExport(name: string): Promise<void> {
     this.#check();
     this.#exports.delete(name);
+  }
+
+  async domains(): Promise<DomainRecord[]> {
+    this.#check();
+    return [...this.#domains.values()].sort(byName).map(copy);
+  }
+
+  async addDomain(record: DomainRecord): Promise<void> {
+    this.#check();
+    if (this.#domains.has(record.name)) throw taken("domain", record.name);
+    this.#domains.set(record.name, copy(record));
+  }
+
+  async deleteDomain(name: string): Promise<void> {
+    this.#check();
+    this.#domains.delete(name);
   }
 
   async jobs({ disk, states, before, limit }: JobQuery): Promise<JobRecord[]> {

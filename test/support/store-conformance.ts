@@ -1,7 +1,15 @@
 /** What every store must do, whatever it keeps its records in. */
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import type { DiskRecord, EventRecord, ExportRecord, JobRecord, JobState, Store } from "../../src/jobs/index.ts";
+import type {
+  DiskRecord,
+  DomainRecord,
+  EventRecord,
+  ExportRecord,
+  JobRecord,
+  JobState,
+  Store,
+} from "../../src/jobs/index.ts";
 
 const ALL = 1000;
 
@@ -91,6 +99,19 @@ export function testStore(name: string, open: (t: TestContext) => Promise<Store>
     await store.deleteExport("base");
     await store.deleteExport("base");
     assert.deepEqual(await store.exports(), [anExport("alpine")]);
+  });
+
+  testWith("keeps domains by their names", async (store) => {
+    const web: DomainRecord = { id: "1", name: "web", qmp: "/run/web.qmp", createdAt: 1 };
+    const all: DomainRecord = { id: "2", name: "all", qmp: "/run/all.qmp", xml: "<domain/>", createdAt: 2 };
+    assert.deepEqual(await store.domains(), []);
+    await store.addDomain(web);
+    await store.addDomain(all);
+    await assert.rejects(store.addDomain({ ...all, name: "web" }), { code: "exists", message: /'web'/ });
+    assert.deepEqual(await store.domains(), [all, web]);
+    await store.deleteDomain("web");
+    await store.deleteDomain("web");
+    assert.deepEqual(await store.domains(), [all]);
   });
 
   testWith("has the newest job first, whatever the clock and later changes say", async (store) => {

@@ -14,7 +14,7 @@ interface Flags extends ImageFlags, DaemonFlags {
 
 export function define(command: Command): void {
   command
-    .argument("<image>", "the image, or a disk of the daemon")
+    .argument("<image>", "the image, a disk of the daemon, or a domain's disk")
     .option("--chain", "describe every image of the backing chain too");
   daemonOptions(imageOptions(command))
     .addHelpText(
@@ -26,6 +26,10 @@ export function define(command: Command): void {
       if (target.kind === "disk") {
         refuseFileFlags(target.name, flags);
         return (await import("../disk-show.ts")).showDisk(target.name, flags);
+      }
+      if (target.kind === "domain") {
+        refuseFileFlags(image, flags);
+        return (await import("../domain-show.ts")).showDomainDisk(target.domain, target.device, flags);
       }
       const path = imageReference(image);
       const options = openedAs(flags);

@@ -30,7 +30,7 @@ const EXIT_STEPS_DONE = 10;
 
 export function define(command: Command): void {
   command
-    .argument("<image>", "the overlay to fill, or a disk of the daemon; it stands alone afterwards")
+    .argument("<image>", "the overlay to fill, a disk of the daemon, or a domain's disk; it stands alone afterwards")
     .option("--base <file>", "image of the chain that stays the backing file")
     .option("--speed <rate>", "bytes a second at most, for example 50M", parseRate)
     .option("--window <size>", "bytes under way at once; without it, adapted between 1M and 32M", parseSize)
@@ -60,6 +60,7 @@ export function define(command: Command): void {
           "streamdisk stream vm1.qcow2",
           "streamdisk stream vm1.qcow2 --speed 50M --base /images/debian.qcow2",
           "streamdisk stream vm1 --detach",
+          "streamdisk stream web:vda --speed 50M",
           "while streamdisk stream vm1.qcow2 --step --length 64M; do sleep 1; done",
         ],
         {
@@ -74,6 +75,7 @@ export function define(command: Command): void {
       }
       const target = parseTarget(image);
       if (target.kind === "disk") return streamOfDaemon(target.name, flags);
+      if (target.kind === "domain") return streamOfDaemon(`${target.domain}:${target.device}`, flags);
       const path = filePath(image);
       for (const [name, option] of OF_DAEMON) {
         if (flags[name] !== undefined)

@@ -24,6 +24,8 @@ export interface Overlay {
   readonly node: string;
   /** The node below it; undefined when it stands alone. */
   readonly backingNode: string | undefined;
+  /** What the image names as its backing file. */
+  readonly backingFile: string | undefined;
   readonly format: string;
   readonly file: string;
   /** Virtual size in bytes. */
@@ -78,7 +80,7 @@ export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescr
   refuseJobs(layer, node, name);
   return {
     ...{ name, node: node.nodeName, backingNode: childOf(layer, node, ["backing"])?.nodeName, format: node.driver },
-    ...{ file: node.file, length: node.length, clusterSize: node.clusterSize },
+    ...{ backingFile: node.backingFile, file: node.file, length: node.length, clusterSize: node.clusterSize },
   };
 }
 

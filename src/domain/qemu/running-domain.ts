@@ -52,7 +52,8 @@ export interface DomainStream extends AsyncIterable<StreamProgress> {
 }
 
 export class RunningDomain implements Disposable {
-  readonly description: DomainDescription;
+  /** May be replaced by a newer one. */
+  description: DomainDescription;
   readonly qmp: QmpClient;
   readonly #server: FillServer;
   readonly #clock: Clock | undefined;
@@ -85,6 +86,12 @@ export class RunningDomain implements Disposable {
       warnings,
       clock: options.clock ?? this.#clock,
     });
+  }
+
+  /** The overlay of a disk, as it is now. @throws {StreamdiskError} as `stream` */
+  async overlay(name: string, signal?: AbortSignal): Promise<Overlay> {
+    const disk = findDisk(this.description, name);
+    return locateOverlay(await queryBlockLayer(this.qmp, signal), this.description.name, disk);
   }
 
   /** One increment (`stepStream`). @throws {StreamdiskError} `unsupported` where QEMU can't be made to fill */
@@ -130,7 +137,7 @@ export class RunningDomain implements Disposable {
       throw error;
     });
     const domain = this.description.name;
-    const overlay = locateOverlay(await queryBlockLayer(qmp, signal), domain, disk);
+    const overlay = await this.overlay(name, signal);
     const fill = await this.#server.export(overlay, signal);
     if (typeof fill === "string") return { overlay, fill };
     return { overlay, fill, target: new QemuTarget({ qmp, domain, disk, overlay, fill }) };

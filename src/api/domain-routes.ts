@@ -1,0 +1,63 @@
+/** The calls about domains; streams of their disks have the same calls as all others. */
+import { z } from "zod";
+import { domain, domainDiskNow, newDomain } from "./domain-schemas.ts";
+import { route } from "./route.ts";
+import { deviceName, domainName } from "./schemas.ts";
+
+const ofDomain = z.object({ domain: domainName }).strict();
+
+export const DOMAIN_ROUTES = {
+  listDomains: route({
+    method: "GET",
+    path: "/v1/domains",
+    summary: "The domains, in the order of their names",
+    result: z.object({ domains: z.array(domain) }),
+    status: 200,
+    errors: [],
+  }),
+  addDomain: route({
+    method: "POST",
+    path: "/v1/domains",
+    summary: "Take up a virtual machine that runs",
+    body: newDomain,
+    result: domain,
+    status: 201,
+    errors: ["exists", "not-found", "in-use", "shutdown", "permission"],
+  }),
+  getDomain: route({
+    method: "GET",
+    path: "/v1/domains/{domain}",
+    summary: "One domain",
+    params: ofDomain,
+    result: domain,
+    status: 200,
+    errors: ["not-found"],
+  }),
+  removeDomain: route({
+    method: "DELETE",
+    path: "/v1/domains/{domain}",
+    summary: "Leave a virtual machine alone; it runs on",
+    params: ofDomain,
+    result: z.undefined(),
+    status: 204,
+    errors: ["not-found"],
+  }),
+  domainXml: route({
+    method: "GET",
+    path: "/v1/domains/{domain}/xml",
+    summary: "Its XML, or one that is made of what its QEMU says",
+    params: ofDomain,
+    result: z.object({ xml: z.string() }),
+    status: 200,
+    errors: ["not-found", "shutdown"],
+  }),
+  domainDisk: route({
+    method: "GET",
+    path: "/v1/domains/{domain}/disks/{device}",
+    summary: "One disk of a domain, and how much of it is local",
+    params: z.object({ domain: domainName, device: deviceName }).strict(),
+    result: domainDiskNow,
+    status: 200,
+    errors: ["not-found", "unsupported", "shutdown"],
+  }),
+} as const;

@@ -1,0 +1,52 @@
+/** What goes over the API about domains. */
+import { z } from "zod";
+import { domainName, job } from "./schemas.ts";
+
+const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+
+export const domainDisk = z
+  .object({
+    name: z.string().describe("DOMAIN:DEVICE, by the target"),
+    target: z.string(),
+    alias: z.string().optional(),
+    device: z.string().describe('"disk", "cdrom"...'),
+    format: z.string().optional(),
+    image: z.string().optional(),
+    backing: z.string().optional(),
+    stream: job.optional().describe("The last one"),
+  })
+  .describe("A disk of a domain");
+
+export const domainDiskNow = domainDisk
+  .extend({
+    length: bytes.describe("Virtual size"),
+    localBytes: bytes,
+    missingBytes: bytes,
+    hydrated: z.boolean().describe("It needs its backing file no more"),
+  })
+  .describe("A disk of a domain, and how it is now");
+
+export const domain = z
+  .object({
+    name: domainName,
+    qmp: z.string().describe("Path of the QMP socket"),
+    state: z.string().describe("What QEMU says: running, paused, io-error...; unreachable"),
+    error: z.object({ code: z.string(), message: z.string() }).optional(),
+    disks: z.array(domainDisk),
+    createdAt: z.number(),
+  })
+  .describe("A virtual machine that somebody runs");
+
+export const newDomain = z
+  .object({
+    name: domainName,
+    qmp: z
+      .string()
+      .regex(/^\/[^\0]{1,107}$/)
+      .describe("Absolute path of a QMP socket of its own"),
+    xml: z.string().max(48_000).optional().describe("libvirt's description; absent: QEMU is asked"),
+  })
+  .strict();
+
+export type Domain = z.infer<typeof domain>;
+export type DomainDisk = z.infer<typeof domainDisk>;

@@ -1,0 +1,88 @@
+import { readFile } from "node:fs/promises";
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import { wrapSystemError } from "../../errors/index.ts";
+import { withDaemon } from "../daemon-link.ts";
+import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
+import { domainLines, domainsTable } from "../domain-show.ts";
+import { helpAfter } from "../help.ts";
+import { jsonOption } from "../options.ts";
+import { printJson, printLines } from "../output.ts";
+
+interface AddFlags extends DaemonFlags {
+  readonly qmp: string;
+  readonly xml?: string;
+}
+
+export function define(command: Command): void {
+  command.addHelpText(
+    "after",
+    helpAfter([
+      "streamdisk domain add web --qmp /run/web.qmp",
+      "streamdisk domain show web",
+      "streamdisk stream web:vda",
+      "streamdisk domain ls --json | jq '.[].state'",
+      "streamdisk domain rm web",
+    ]),
+  );
+  const add = command.command("add").description("Take up a virtual machine that runs; its QEMU must answer.");
+  jsonOption(daemonOptions(add))
+    .argument("<name>", "what it is to be called")
+    .requiredOption("--qmp <socket>", "QMP socket of its QEMU, which nobody else uses")
+    .option("--xml <file>", "libvirt's XML of it, for the names of its disks; without it, QEMU is asked")
+    .addHelpText("after", helpAfter(["streamdisk domain add web --qmp /run/web.qmp --xml web.xml"]))
+    .action(addDomain);
+  const ls = command.command("ls").description("List the domains.");
+  jsonOption(daemonOptions(ls))
+    .addHelpText("after", helpAfter(["streamdisk domain ls"]))
+    .action(async (flags: DaemonFlags) => {
+      const { domains } = await withDaemon(flags, (client) => client.call("listDomains", {}));
+      if (flags.json) printJson(domains);
+      else printLines(...domainsTable(domains));
+    });
+  const show = command.command("show").description("Show a domain and its disks.");
+  jsonOption(daemonOptions(show))
+    .argument("<name>", "name of the domain")
+    .addHelpText("after", helpAfter(["streamdisk domain show web"]))
+    .action(async (name: string, flags: DaemonFlags) => {
+      const shown = await withDaemon(flags, (client) => client.call("getDomain", { params: { domain: name } }));
+      if (flags.json) printJson(shown);
+      else printLines(...domainLines(shown));
+    });
+  const xml = command.command("dumpxml").description("Print its XML, or one made of what its QEMU says.");
+  jsonOption(daemonOptions(xml))
+    .argument("<name>", "name of the domain")
+    .addHelpText("after", helpAfter(["streamdisk domain dumpxml web"]))
+    .action(async (name: string, flags: DaemonFlags) => {
+      const text = await withDaemon(flags, (client) => client.call("domainXml", { params: { domain: name } }));
+      if (flags.json) printJson(text);
+      else printLines(text.xml.trimEnd());
+    });
+  const rm = command.command("rm").description("Leave a virtual machine alone; it runs on.");
+  jsonOption(daemonOptions(rm))
+    .argument("<name>", "name of the domain")
+    .addHelpText("after", helpAfter(["streamdisk domain rm web"]))
+    .action(async (name: string, flags: DaemonFlags) => {
+      await withDaemon(flags, (client) => client.call("removeDomain", { params: { domain: name } }));
+      if (flags.json) printJson({ name });
+      else printLines(`The domain '${name}' was removed; its machine runs on`);
+    });
+}
+
+async function addDomain(name: string, { qmp, xml, ...flags }: AddFlags): Promise<void> {
+  const text = xml === undefined ? undefined : await readText(xml);
+  await withDaemon(flags, async (client) => {
+    const body = { name, qmp: resolve(qmp), ...(text !== undefined && { xml: text }) };
+    const added = await client.call("addDomain", { body });
+    if (flags.json) printJson(added);
+    else printLines(...domainLines(added));
+  });
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    throw wrapSystemError(error, path, "read");
+  }
+}

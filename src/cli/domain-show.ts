@@ -1,0 +1,54 @@
+/** Domains and their disks as lines for people. */
+import type { Domain, RouteResult } from "../api/index.ts";
+import { hasEnded } from "../jobs/index.ts";
+import { withDaemon } from "./daemon-link.ts";
+import type { DaemonFlags } from "./daemon-options.ts";
+import { jobLines } from "./disk-lines.ts";
+import { columns, printJson, printLines, sizeWithBytes } from "./output.ts";
+
+/** A table of domains, or a sentence when there are none. */
+export function domainsTable(domains: readonly Domain[]): string[] {
+  if (domains.length === 0) return ["There are no domains: add one with 'streamdisk domain add'"];
+  const rows = domains.map(({ name, state, disks, qmp }) => [
+    name,
+    state,
+    disks.map(({ target }) => target).join(", ") || "-",
+    qmp,
+  ]);
+  return columns([["NAME", "STATE", "DISKS", "QMP"], ...rows]);
+}
+
+/** All of one domain. */
+export function domainLines({ name, state, error, qmp, disks }: Domain): string[] {
+  const lines = [`domain: ${name}`, `state: ${state}`];
+  if (error !== undefined) lines.push(`error: ${error.message}`);
+  lines.push(`QMP socket: ${qmp}`);
+  if (disks.length === 0) return lines;
+  const rows = disks.map(({ target, alias, format, image, backing, stream }) => [
+    target,
+    alias ?? "-",
+    format ?? "-",
+    image ?? "-",
+    backing ?? "-",
+    stream === undefined || hasEnded(stream) ? "-" : stream.state,
+  ]);
+  return [...lines, "", ...columns([["TARGET", "ALIAS", "FORMAT", "IMAGE", "BACKING FILE", "STREAM"], ...rows])];
+}
+
+/** Shows a disk of a domain, as `info` does. */
+export async function showDomainDisk(domain: string, device: string, flags: DaemonFlags): Promise<void> {
+  const disk = await withDaemon(flags, (client) => client.call("domainDisk", { params: { domain, device } }));
+  if (flags.json) printJson(disk);
+  else printLines(...domainDiskLines(disk));
+}
+
+function domainDiskLines(disk: RouteResult<"domainDisk">): string[] {
+  const { name, alias, format, image, backing, length, localBytes, missingBytes, hydrated, stream } = disk;
+  const lines = [`disk: ${name}${alias === undefined ? "" : ` (${alias})`}`];
+  if (image !== undefined) lines.push(`image: ${image}${format === undefined ? "" : ` (${format})`}`);
+  if (backing !== undefined && !hydrated) lines.push(`backing file: ${backing}`);
+  lines.push(`virtual size: ${sizeWithBytes(length)}`);
+  lines.push(`local: ${sizeWithBytes(localBytes)}`, `missing: ${sizeWithBytes(missingBytes)}`);
+  if (stream !== undefined) lines.push(...jobLines(stream));
+  return lines;
+}

@@ -1,0 +1,127 @@
+/**
+ * A disk that a domain's QEMU owns, as the job runner sees disks. Its stream outlives QEMU: while that is away, or its monitor is held by
+ * another, the stream waits and tries again; a source that is lost is waited for by the stream job itself.
+ */
+import { EventEmitter } from "node:events";
+import { systemClock } from "../block/index.ts";
+import type { DomainStream, RunningDomain } from "../domain/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import type { StepOptions, StepResult, StreamProgress } from "../stream/index.ts";
+import type { StreamedDisk, StreamedDiskEvents, StreamedDiskInfo } from "./streamed-disk.ts";
+
+const FIRST_RETRY_MS = 1000;
+const LONGEST_RETRY_MS = 30_000;
+
+interface Running {
+  readonly stop: AbortController;
+  ended: Promise<void>;
+  stream?: DomainStream;
+}
+
+export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements StreamedDisk {
+  readonly lost = undefined;
+  readonly #domain: RunningDomain;
+  readonly #target: string;
+  readonly #onFallback: (why: string) => void;
+  #running: Running | undefined;
+  #speed: number | undefined;
+  #last: StreamProgress | undefined;
+
+  /** @param onFallback called with a sentence when QEMU's own block-stream has to do */
+  constructor(domain: RunningDomain, target: string, onFallback: (why: string) => void) {
+    super();
+    this.#domain = domain;
+    this.#target = target;
+    this.#onFallback = onFallback;
+  }
+
+  async info(): Promise<StreamedDiskInfo> {
+    const { length, backingNode, backingFile } = await this.#domain.overlay(this.#target);
+    if (backingNode === undefined) return { length, localBytes: length, missingBytes: 0, hydrated: true, below: [] };
+    const tally = await this.#domain.tally(this.#target).catch((error) => {
+      // Nothing is known then until QEMU's own stream has told it.
+      if (error instanceof StreamdiskError && error.code === "unsupported") return { local: 0, missing: length };
+      throw error;
+    });
+    const below = backingFile === undefined ? [] : [backingFile];
+    const info = { length, localBytes: tally.local, missingBytes: tally.missing, hydrated: false, below };
+    this.#last = { ...START, length, localBytes: info.localBytes, missingBytes: info.missingBytes };
+    return info;
+  }
+
+  async stream({ speed }: { readonly speed?: number }): Promise<void> {
+    await this.cancelStream();
+    this.#speed = speed;
+    const running: Running = { stop: new AbortController(), ended: Promise.resolve() };
+    this.#running = running;
+    running.ended = this.#keepStreaming(running);
+  }
+
+  async cancelStream(): Promise<void> {
+    const running = this.#running;
+    this.#running = undefined;
+    running?.stop.abort();
+    await running?.ended;
+  }
+
+  async setSpeed(speed: number | undefined): Promise<void> {
+    this.#speed = speed;
+    this.#running?.stream?.setSpeed(speed);
+  }
+
+  step(options: StepOptions): Promise<StepResult> {
+    return this.#domain.step(this.#target, options);
+  }
+
+  async #keepStreaming(running: Running): Promise<void> {
+    const { signal } = running.stop;
+    for (let pause = FIRST_RETRY_MS; ; pause = Math.min(pause * 2, LONGEST_RETRY_MS)) {
+      try {
+        await this.#streamOnce(running);
+        this.emit("hydrated");
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!mayComeBack(error)) {
+          this.emit("stream-failed", failureOf(error));
+          return;
+        }
+        const { code, message } = error;
+        this.emit("progress", {
+          ...(this.#last ?? START),
+          state: "waiting",
+          reason: { code, message, retryIn: pause },
+        });
+        await systemClock.sleep(pause, signal);
+        if (signal.aborted) return;
+      }
+    }
+  }
+
+  async #streamOnce(running: Running): Promise<void> {
+    const { signal } = running.stop;
+    const speed = this.#speed === undefined ? {} : { speed: this.#speed };
+    const stream = await this.#domain.stream(this.#target, { ...speed, retryFor: Number.POSITIVE_INFINITY, signal });
+    running.stream = stream;
+    if (stream.method === "block-stream") this.#onFallback(stream.progress.warnings.join(". "));
+    for await (const progress of stream) {
+      this.#last = progress;
+      this.emit("progress", progress);
+    }
+  }
+}
+
+const START: StreamProgress = {
+  ...{ state: "running", offset: 0, length: 0, localBytes: 0, zeroBytes: 0, missingBytes: 0, copiedBytes: 0 },
+  ...{ rate: 0, window: 0, throttled: false, warnings: [] },
+};
+
+/** Whether QEMU is away, or its monitor held by another: that may end without anyone asking for the stream anew. */
+export function mayComeBack(error: unknown): error is StreamdiskError {
+  if (!(error instanceof StreamdiskError)) return false;
+  return error.code === "shutdown" || error.context.operation === "connect";
+}
+
+function failureOf(error: unknown): StreamdiskError {
+  return error instanceof StreamdiskError ? error : new StreamdiskError("io", String(error), {}, error);
+}

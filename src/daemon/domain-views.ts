@@ -1,0 +1,50 @@
+/** Domains as the API shows them. */
+import type { Domain, DomainDisk, Job } from "../api/index.ts";
+import type { DiskDescription, DiskSource, DomainDescription } from "../domain/index.ts";
+import type { StreamdiskError } from "../errors/index.ts";
+import type { DomainRecord } from "../jobs/index.ts";
+
+/** The last stream of a disk of a domain, by its name. */
+export type StreamOf = (name: string) => Promise<Job | undefined>;
+
+/** How a domain is, beside its record. */
+export interface DomainNow {
+  readonly state: string;
+  readonly description: DomainDescription;
+  readonly error?: StreamdiskError;
+}
+
+export async function domainView(
+  { name, qmp, createdAt }: DomainRecord,
+  { state, description, error }: DomainNow,
+  streamOf: StreamOf,
+): Promise<Domain> {
+  const disks = await Promise.all(description.disks.map((disk) => domainDiskView(name, disk, streamOf)));
+  const problem = error && { code: error.code, message: error.message };
+  return { name, qmp, state, ...(problem !== undefined && { error: problem }), disks, createdAt };
+}
+
+export async function domainDiskView(domain: string, disk: DiskDescription, streamOf: StreamOf): Promise<DomainDisk> {
+  const { target, alias, device, format, source, backing } = disk;
+  const name = `${domain}:${target}`;
+  const stream = await streamOf(name);
+  const below = backing[0]?.source;
+  return {
+    ...{ name, target, device },
+    ...(alias !== undefined && { alias }),
+    ...(format !== undefined && { format }),
+    ...(source !== undefined && { image: inWords(source) }),
+    ...(below !== undefined && { backing: inWords(below) }),
+    ...(stream !== undefined && { stream }),
+  };
+}
+
+function inWords(source: DiskSource): string {
+  if (source.kind === "other") return source.type;
+  if (source.kind !== "network") return source.path;
+  const { protocol, name, hosts } = source;
+  const [host] = hosts;
+  if (host?.socket !== undefined) return `${protocol}+unix:///${name}?socket=${host.socket}`;
+  const port = host?.port === undefined ? "" : `:${host.port}`;
+  return `${protocol}://${host?.name ?? ""}${port}/${name.replace(/^\//, "")}`;
+}

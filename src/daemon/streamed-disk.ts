@@ -1,0 +1,37 @@
+/** What the job runner needs of a disk, whoever owns it: one that is served here (`ServedDisk`), or a domain's (`DomainDisk`). */
+import type { StreamdiskError } from "../errors/index.ts";
+import type { StreamProgress } from "../stream/index.ts";
+
+export interface StreamedDiskEvents {
+  /** How far its stream is. */
+  progress: [StreamProgress];
+  /** Nothing is missing any more. */
+  hydrated: [];
+  "stream-failed": [StreamdiskError];
+}
+
+export interface StreamedDiskInfo {
+  readonly length: number;
+  readonly localBytes: number;
+  readonly missingBytes: number;
+  readonly hydrated: boolean;
+  /** What lies below, from the top down. */
+  readonly below: readonly string[];
+}
+
+export interface StreamedDisk {
+  /** Why it is no more, when whatever served it has died. */
+  readonly lost: StreamdiskError | undefined;
+  info(): Promise<StreamedDiskInfo>;
+  /** Starts a stream, which tells by events how it is. */
+  stream(options: { readonly speed?: number }): Promise<void>;
+  /** Resolves when it has stopped, if there is one. */
+  cancelStream(): Promise<void>;
+  setSpeed(speed: number | undefined): Promise<void>;
+  on(event: "progress", listener: (now: StreamProgress) => void): StreamedDisk;
+  on(event: "hydrated", listener: () => void): StreamedDisk;
+  on(event: "stream-failed", listener: (error: StreamdiskError) => void): StreamedDisk;
+  off(event: "progress", listener: (now: StreamProgress) => void): StreamedDisk;
+  off(event: "hydrated", listener: () => void): StreamedDisk;
+  off(event: "stream-failed", listener: (error: StreamdiskError) => void): StreamedDisk;
+}

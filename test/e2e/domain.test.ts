@@ -1,0 +1,105 @@
+/** Domains of the daemon and their commands as users meet them: real processes, a real QEMU. */
+import assert from "node:assert/strict";
+import { rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { assertFails, type CliEnd, cli, cliOk } from "../support/cli.ts";
+import { DaemonProcess } from "../support/daemon.ts";
+import { qemuImg, startMonitored } from "../support/qemu.ts";
+import { type QemuDisk, startQemuDisk, virtioDisk } from "../support/qemu-disk.ts";
+
+/** A daemon and a QEMU beside it. */
+async function scene(t: TestContext) {
+  const disk = await startQemuDisk(t, { format: "qcow2" });
+  const daemon = new DaemonProcess(join(disk.directory, "daemon"));
+  t.after(() => daemon[Symbol.asyncDispose]());
+  await daemon.start();
+  const options = { env: daemon.env, cwd: disk.directory };
+  const ok = (...args: string[]): Promise<CliEnd> => cliOk(args, options);
+  const json = async <T>(...args: string[]): Promise<T> => JSON.parse((await ok(...args, "--json")).stdout) as T;
+  const fails = (...args: string[]): Promise<CliEnd> => cli(args, options);
+  const job = async () => (await daemon.client.call("listJobs", {})).jobs[0]!;
+  return { disk, daemon, ok, json, fails, job };
+}
+
+async function mustStandAlone({ qemu, source, image, expected, directory }: QemuDisk): Promise<void> {
+  await qemu.kill();
+  await source.stop();
+  rmSync(join(directory, "base.raw"));
+  qemuImg("compare", "-q", "-f", "qcow2", "-F", "raw", image, expected);
+}
+
+async function until(is: () => Promise<boolean>): Promise<void> {
+  while (!(await is())) await sleep(50);
+}
+
+test("a domain is added, shown, streamed, and left alone", async (t) => {
+  const { disk, ok, json, fails } = await scene(t);
+  const added = await ok("domain", "add", "web", "--qmp", "qmp");
+  assert.match(added.stdout, /^state: prelaunch$/m);
+  assert.match(added.stdout, /^vda +virtio-disk0 +qcow2 .*disk.qcow2 +nbd\+unix:/m);
+  assert.match((await ok("domain", "ls")).stdout, /^web +prelaunch +vda /m);
+  assert.match((await ok("domain", "dumpxml", "web")).stdout, /<alias name='virtio-disk0'\/>/);
+  assert.match((await ok("info", "web:vda")).stdout, /^missing: 15.9 MiB \(/m);
+  assertFails(await fails("info", "web:vdb"), 66, /has no disk 'vdb': it has vda \(virtio-disk0\)/);
+  assertFails(await fails("info", "web:drive-virtio-disk0"), 64, /write 'web:virtio-disk0' or 'web:vda'/);
+  assertFails(await fails("stream", "db:vda"), 66, /There is no domain 'db': there are web/);
+  const step = await ok("stream", "web:virtio-disk0", "--step", "--length", "2M");
+  assert.equal(step.stdout, "65536\n", "the next one is local");
+  assert.match((await ok("stream", "web:virtio-disk0")).stdout, /^'web:vda' stands alone now: /);
+  const { hydrated, missingBytes } = await json<{ hydrated: boolean; missingBytes: number }>("info", "web:vda");
+  assert.deepEqual([hydrated, missingBytes], [true, 0]);
+  assert.doesNotMatch((await ok("events")).stdout, /stream-fallback/);
+  await ok("domain", "rm", "web");
+  assert.match((await ok("domain", "ls")).stdout, /There are no domains/);
+  await mustStandAlone(disk);
+});
+
+test("a stream of a domain's disk is paused, goes on over kill -9 of the daemon, and is made faster", async (t) => {
+  const { disk, daemon, ok, job } = await scene(t);
+  const xml =
+    "<domain><name>x</name><devices><disk><target dev='sdx'/><alias name='virtio-disk0'/></disk></devices></domain>";
+  writeFileSync(join(disk.directory, "web.xml"), xml);
+  await ok("domain", "add", "web", "--qmp", "qmp", "--xml", "web.xml");
+  await ok("stream", "web:sdx", "--speed", "512K", "--detach");
+  await until(async () => (await job()).copiedBytes > 0);
+  await ok("pause", "web:sdx");
+  assert.equal((await job()).state, "paused");
+  await ok("resume", "web:virtio-disk0");
+  await daemon.stop("SIGKILL");
+  await daemon.start();
+  await until(async () => (await job()).state === "running");
+  await ok("speed", "web:sdx", "max");
+  assert.match((await ok("stream", "web:sdx")).stdout, /'web:sdx' stands alone now/);
+  await until(async () => (await job()).state === "completed");
+  await mustStandAlone(disk);
+});
+
+test("a stream waits for a QEMU that is away, and goes on when it is back", async (t) => {
+  const { disk, ok, job, daemon } = await scene(t);
+  await ok("domain", "add", "web", "--qmp", "qmp");
+  await ok("stream", "web:vda", "--speed", "512K", "--detach");
+  await until(async () => (await job()).copiedBytes > 0);
+  await disk.qemu.kill();
+  await until(async () => (await job()).state === "waiting");
+  assert.match((await job()).reason?.message ?? "", /QEMU of 'web:vda' has ended|no QEMU listens there any more/);
+  assert.equal((await daemon.client.call("getDomain", { params: { domain: "web" } })).state, "unreachable");
+  await ok("speed", "web:vda", "max");
+  const qmp = join(disk.directory, "qmp");
+  const again = await startMonitored(qmp, ...virtioDisk(disk.image, "qcow2"));
+  t.after(() => again.kill());
+  await until(async () => (await job()).state === "completed");
+  await again.kill();
+  await mustStandAlone(disk);
+});
+
+test("QEMU's own stream has to do when its NBD server is taken: an event says so", async (t) => {
+  const { disk, ok } = await scene(t);
+  const addr = { type: "unix", data: { path: join(disk.directory, "theirs") } };
+  await disk.qemu.execute("nbd-server-start", { addr });
+  await ok("domain", "add", "web", "--qmp", "qmp");
+  await ok("stream", "web:vda");
+  assert.match((await ok("events")).stdout, /stream-fallback +QEMU's own block-stream fills 'web:vda', which is slow/);
+  await mustStandAlone(disk);
+});
