@@ -38,7 +38,7 @@ test("a policy is said as what becomes of reads", () => {
     [0, "pause"],
     [30_000, "error"],
     [10_000, "pause"],
-  ].map(([holdMs, afterwards]) => policyInWords({ holdMs, afterwards } as Parameters<typeof policyInWords>[0]));
+  ].map(([holdMs, afterwards]) => policyInWords({ holdMs, afterwards } as Parameters<typeof policyInWords>[0], false));
   assert.deepEqual(said, [
     "would wait until the source is back",
     "would fail at once",
@@ -46,4 +46,5 @@ test("a policy is said as what becomes of reads", () => {
     "would wait for 30 s; then they would fail",
     "would wait for 10 s; then its machine would be paused",
   ]);
+  assert.equal(policyInWords({ holdMs: 0, afterwards: "pause" }, true), "fail, and its machine is paused");
 });

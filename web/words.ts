@@ -101,11 +101,12 @@ export function sourceInWords({ source, backing, hydrated }: Disk): string {
   );
 }
 
-/** What would become of reads of what is missing. */
-export function policyInWords({ holdMs, afterwards }: Disk["onSourceError"]): string {
-  const pause = "its machine would be paused";
-  if (holdMs === null) return "would wait until the source is back";
-  if (holdMs === 0) return afterwards === "pause" ? `would fail, and ${pause}` : "would fail at once";
-  const hold = `would wait for ${duration(holdMs / 1000)}`;
-  return afterwards === "pause" ? `${hold}; then ${pause}` : `${hold}; then they would fail`;
+/** What becomes of reads of what is missing: `isGone` says it of a source that is lost now, else of one that might be. */
+export function policyInWords({ holdMs, afterwards }: Disk["onSourceError"], isGone: boolean): string {
+  const would = isGone ? "" : "would ";
+  const pause = `its machine ${isGone ? "is" : "would be"} paused`;
+  if (holdMs === null) return `${would}wait until the source is back`;
+  if (holdMs === 0) return afterwards === "pause" ? `${would}fail, and ${pause}` : `${would}fail at once`;
+  const then = afterwards === "pause" ? pause : `they ${would}fail`;
+  return `${would}wait for ${duration(holdMs / 1000)}; then ${then}`;
 }

@@ -16,8 +16,6 @@ export function LossPanel({ watched, disk }: { readonly watched: WatchedDisk; re
       </section>
     );
   }
-  const verb = (words: string): string =>
-    gone ? words.replace(/\bwould be\b/g, "is").replace(/\bwould (\w+)/g, "$1") : words;
   return (
     <section class="panel" data-tone={gone ? "bad" : "calm"}>
       <h2>{gone ? "The source is gone" : "If the source died now"}</h2>
@@ -30,7 +28,7 @@ export function LossPanel({ watched, disk }: { readonly watched: WatchedDisk; re
       {missing > 0 && (
         <p>
           {gone ? "All else goes on at full speed." : "All else would go on at full speed."} Reads of what is missing{" "}
-          {state === "changed" ? "fail." : `${verb(policyInWords(disk.onSourceError))}.`} A stream{" "}
+          {state === "changed" ? "fail." : `${policyInWords(disk.onSourceError, gone)}.`} A stream{" "}
           {gone ? "waits" : "would wait"} and {gone ? "goes" : "go"} on by itself.
         </p>
       )}

@@ -47,7 +47,7 @@ export class WatchedDisk {
   readonly #recent: Live[] = [];
   #before = 0;
   #askedAt = 0;
-  #asking: AbortController | undefined;
+  #askings = 0;
 
   constructor(name: string, signal: AbortSignal) {
     this.name = name;
@@ -127,13 +127,12 @@ export class WatchedDisk {
     const { length } = this.disk.value ?? {};
     const view = this.view.value;
     if (length === undefined || length === 0 || view === undefined) return;
-    this.#asking?.abort();
-    const asking = new AbortController();
-    this.#asking = asking;
+    const asking = ++this.#askings;
     const count = cellsFor(view, this.#room);
     const seen = this.#seen;
     const cells = await this.#handle.cells({ offset: view.start, length: Math.max(1, view.length), count });
-    if (!asking.signal.aborted) this.detail.value = this.#modelOf(cells, length, seen);
+    // The view may be another by now.
+    if (asking === this.#askings) this.detail.value = this.#modelOf(cells, length, seen);
   }
 
   /** How many messages have come. */
