@@ -106,8 +106,13 @@ async function start(
   }
   reports.ready(daemon);
   ends.push(() => reports.stopping());
+  const addresses = servers.map(({ address }) => address);
+  const [, url] = addresses;
   return {
-    addresses: servers.map(({ address }) => address),
+    addresses,
+    // What stands after the '#' no browser sends to anybody.
+    ...(url !== undefined &&
+      page.size > 0 && { page: { url: `${url}/`, withToken: `${url}/#token=${encodeURIComponent(token ?? "")}` } }),
     disks: disks.length,
     exports: exports.length,
     notes,

@@ -1,5 +1,6 @@
 /** The daemon's page as people meet it: the built program, real disks over sources that are slow and die, a real Chromium. */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,7 +11,7 @@ import type { Disk } from "../../src/client/index.ts";
 import { connectNbd } from "../../src/nbd/index.ts";
 import { type CellKind, Look, type LookOptions, startBrowser } from "../support/browser.ts";
 import { buildProgram } from "../support/built-program.ts";
-import { noise, temporaryDirectory } from "../support/cli.ts";
+import { noise, startCli, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { freePort, type NbdServerProcess, startNbdkit } from "../support/nbd-servers.ts";
 
@@ -312,4 +313,27 @@ test("without the token there is nothing to see, and with it there is", async (t
   await look.page.reload();
   await look.sees("No disks yet");
   await look.assertWell();
+});
+
+test("the daemon says where its page is, and keeps the token for the terminal", async (t) => {
+  const state = join(temporaryDirectory(t), "state");
+  const lines: string[] = [];
+  const args = ["daemon", "--state-directory", state, "--port", "0", "--log-level", "warn"];
+  const { child, ended } = startCli(args, { program, onLine: (line) => lines.push(line) });
+  await until(
+    async () => lines.length > 1,
+    () => lines.join(),
+  );
+  child.kill("SIGTERM");
+  await ended;
+  assert.match(lines[1] ?? "", /^Look at it: http:\/\/127\.0\.0\.1:\d+\/ \(the token is in '.*\/token'\)$/);
+  const command = [process.execPath, program, ...args].join(" ");
+  const terminal = spawn("script", ["-qec", command, "/dev/null"], { stdio: ["ignore", "pipe", "ignore"] });
+  t.after(() => terminal.kill());
+  let shown = "";
+  for await (const text of terminal.stdout.setEncoding("utf8")) {
+    shown += text;
+    if (/#token=[\w-]{43}\r?\n/.test(shown)) break;
+  }
+  assert.match(shown, new RegExp(`#token=${readFileSync(join(state, "token"), "utf8").trim()}`));
 });
