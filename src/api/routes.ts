@@ -65,7 +65,14 @@ export const ROUTES = {
     path: "/v1/disks",
     summary: "The disks, in the order of their names",
     query: z
-      .object({ after: diskName.optional(), limit, hydrated: flag.optional(), source: z.string().max(4096).optional() })
+      .object({
+        after: diskName.optional(),
+        limit,
+        hydrated: flag.optional(),
+        source: z.string().max(4096).optional().describe("Only disks that depend on this path or URI"),
+        host: z.string().max(255).optional().describe("Only disks that depend on this host; `this host` for files"),
+        wide: flag.optional().describe("With what each depends on"),
+      })
       .strict(),
     result: z.object({ disks: z.array(disk), next: diskName.optional() }),
     status: 200,

@@ -131,6 +131,11 @@ const sourceState = z.object({
   held: z.number().int().describe("Guest requests that wait for it"),
 });
 
+const layerBelow = z.object({
+  uri: z.string().describe("Path or URI, without what gives access to it"),
+  host: z.string().describe("`this host` for files and Unix sockets"),
+});
+
 export const disk = z
   .object({
     id: z.string(),
@@ -149,6 +154,10 @@ export const disk = z
     localBytes: bytes.optional(),
     zeroBytes: bytes.optional(),
     missingBytes: bytes.optional().describe("What is gone if the source dies now"),
+    below: z
+      .array(layerBelow)
+      .optional()
+      .describe("In wide lists: what it depends on, from the top down; of one that is not open, what it was made over"),
     hydrated: z.boolean().optional(),
     clients: z.number().int().optional(),
     source: sourceState.optional(),

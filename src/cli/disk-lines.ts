@@ -19,6 +19,22 @@ export function disksTable(disks: readonly Disk[]): string[] {
   return columns([["NAME", "SIZE", "LOCAL", "STATE", "CLIENTS", "SOURCE"], ...rows]);
 }
 
+/** A table of disks and of what each depends on, from the top down: a line a layer of its chain. */
+export function wideTable(disks: readonly Disk[]): string[] {
+  if (disks.length === 0) return disksTable(disks);
+  const rows = disks.flatMap((disk) => {
+    const { name, missingBytes, onSourceError, below = [] } = disk;
+    const missing = missingBytes === undefined ? "-" : formatSize(missingBytes);
+    const policy = below.length === 0 ? "-" : policyInWords(onSourceError);
+    const [first = { host: "-", uri: "-" }, ...rest] = below;
+    return [
+      [name, diskState(disk), missing, policy, first.host, first.uri],
+      ...rest.map(({ host, uri }) => ["", "", "", "", host, uri]),
+    ];
+  });
+  return columns([["NAME", "STATE", "MISSING", "WHEN THAT DIES", "HOST", "DEPENDS ON"], ...rows]);
+}
+
 export function localPercent({ length, missingBytes }: Disk): string {
   if (length === undefined || missingBytes === undefined) return "-";
   return `${length === 0 ? 100 : Math.floor((1 - missingBytes / length) * 100)}%`;

@@ -15,6 +15,7 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { temporaryDirectory } from "../../test/support/cli.ts";
 import { MemoryStore } from "../../test/support/memory-store.ts";
+import { startNbdkit } from "../../test/support/nbd-servers.ts";
 import { qemuImg } from "../../test/support/qemu.ts";
 import { type Disk, type NewDisk, ROUTES } from "../api/index.ts";
 import type { EventRecord, JobState } from "../jobs/index.ts";
@@ -292,6 +293,39 @@ test("a disk that cannot be opened says why, holds up nobody and is tried again"
   writeFileSync(a.image, image);
   assert.equal((await bench.until("a", "running")).state, "ready");
   assert(!existsSync(hidden));
+});
+
+test("a wide list says on what each disk depends, by every level of its chain", async (t) => {
+  const bench = new Bench(t);
+  await using far = await startNbdkit(["-r", "file", bench.base], { tcp: true });
+  const middle = join(bench.directory, "sources/middle.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", "-b", far.uri, "-F", "raw", middle);
+  bench.options = { ...bench.options, allow: [...bench.options.allow, far.uri] };
+  await bench.start();
+  await bench.create({ name: "alone", backing: undefined, backingFormat: undefined, size: MIB });
+  await bench.create({ name: "deep", backing: middle, backingFormat: "qcow2" });
+  await bench.create({ name: "near", stream: true });
+  await bench.until("near", "completed");
+  await bench.create({ name: "near2" });
+  const list = async (query: object) => {
+    const input = { params: {}, query: ROUTES.listDisks.query.parse(query), body: {} };
+    return (await bench.daemon.listDisks(input)).disks;
+  };
+  const names = async (query: object) => (await list(query)).map(({ name }) => name);
+  const [alone, deep, near, near2] = await list({ wide: "true" });
+  assert.deepEqual([alone?.below, near?.below, near?.stream?.state], [[], [], "completed"]);
+  const { host, uri } = { host: "127.0.0.1", uri: far.uri };
+  assert.deepEqual(deep?.below, [
+    { uri: middle, host: "this host" },
+    { uri, host },
+  ]);
+  assert.deepEqual(near2?.below, [{ uri: bench.base, host: "this host" }]);
+  assert.deepEqual(await names({ host }), ["deep"]);
+  assert.deepEqual(await names({ host: "this host" }), ["deep", "near2"]);
+  assert.deepEqual(await names({ source: uri }), ["deep"]);
+  assert.deepEqual(await names({ limit: "2" }), ["alone", "deep"]);
+  assert.deepEqual(await names({ after: "deep", limit: "2", hydrated: "false" }), ["near2"]);
+  assert((await list({})).every(({ below }) => below === undefined));
 });
 
 test("an image is adopted, and never deleted", async (t) => {

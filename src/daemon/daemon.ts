@@ -17,6 +17,7 @@ import { rebaseImage } from "../image/index.ts";
 import type { EventFeed, JobRecord, Store } from "../jobs/index.ts";
 import { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
+import { listDisks } from "./disk-list.ts";
 import { Disks, type HeldDisk } from "./disks.ts";
 import { DomainCalls } from "./domain-calls.ts";
 import { Domains, isDomainDisk } from "./domains.ts";
@@ -34,8 +35,6 @@ import { cellsView, diskView, jobView, liveView } from "./views.ts";
 type Input<N extends keyof Service> = CheckedInput<N>;
 type Result<N extends keyof Service> = Promise<RouteResult<N>>;
 
-/** Disks that are asked how they are at once. */
-const MOST_ASKED = 16;
 /** How long a start waits for images that have no answer yet: the others are served meanwhile, and these when they can be. */
 const PATIENCE_MS = 5_000;
 
@@ -144,20 +143,8 @@ export class Daemon implements Service, AsyncDisposable {
     };
   }
 
-  async listDisks({ query }: Input<"listDisks">): Result<"listDisks"> {
-    const { after = "", limit, hydrated, source } = query;
-    const later = this.#disks.all().filter(({ record }) => record.name > after);
-    const found: RouteResult<"listDisks">["disks"] = [];
-    for (let at = 0; at < later.length; at += MOST_ASKED) {
-      const views = await Promise.all(later.slice(at, at + MOST_ASKED).map((held) => this.#view(held)));
-      for (const view of views) {
-        if (hydrated !== undefined && (view.hydrated ?? false) !== hydrated) continue;
-        if (source !== undefined && view.backing !== source) continue;
-        if (found.length === limit) return { disks: found, next: found.at(-1)?.name };
-        found.push(view);
-      }
-    }
-    return { disks: found };
+  listDisks({ query }: Input<"listDisks">): Result<"listDisks"> {
+    return listDisks(this.#disks.all(), query, (ids) => this.#streamsOf(ids));
   }
 
   async createDisk({ body }: Input<"createDisk">): Result<"createDisk"> {
@@ -276,7 +263,8 @@ export class Daemon implements Service, AsyncDisposable {
   }
 
   async streamInfo({ params }: Input<"streamInfo">): Result<"streamInfo"> {
-    const job = await this.#streamOf((await this.#placeOf(params.disk)).id);
+    const { id } = await this.#placeOf(params.disk);
+    const job = await this.#streamOf(id);
     if (job !== undefined) return job;
     const message = `The disk '${params.disk}' has had no stream yet: start one with stream`;
     throw new StreamdiskError("not-found", message, { node: params.disk });
@@ -376,24 +364,21 @@ export class Daemon implements Service, AsyncDisposable {
     return active?.record.id === job.id ? jobView(active.record, active.pulse) : jobView(job);
   }
 
-  async #streamOf(id: string): Promise<RouteResult<"streamInfo"> | undefined> {
-    const active = this.#runner.active(id);
-    if (active !== undefined) return jobView(active.record, active.pulse);
-    const [last] = await this.#store.jobs({ disk: id, limit: 1 });
-    return last && jobView(last);
+  async #view({ record, host }: HeldDisk): Result<"getDisk"> {
+    const asked = host.served?.info().catch(() => undefined);
+    const [info, stream] = await Promise.all([asked, this.#streamOf(record.id)]);
+    return diskView(record, { info, error: host.error, stream });
   }
 
-  async #view(held: HeldDisk): Result<"getDisk"> {
-    const { host } = held;
-    const [info, stream] = await Promise.all([
-      host.served?.info().catch(() => undefined),
-      this.#streamOf(held.record.id),
-    ]);
-    const { error } = host;
-    return diskView(held.record, {
-      ...(info !== undefined && { info }),
-      ...(error !== undefined && { error }),
-      ...(stream !== undefined && { stream }),
-    });
+  async #streamOf(id: string): Promise<RouteResult<"streamInfo"> | undefined> {
+    return (await this.#streamsOf([id])).get(id);
+  }
+
+  /** Of each disk the stream that has not ended, or the last. */
+  async #streamsOf(ids: readonly string[]): Promise<Map<string, RouteResult<"streamInfo">>> {
+    const idle = ids.filter((id) => this.#runner.active(id) === undefined);
+    const last = idle.length === 0 ? [] : await this.#store.lastJobs(idle);
+    const active = ids.flatMap((id) => this.#runner.active(id)?.record ?? []);
+    return new Map([...last, ...active].map((job) => [job.disk, this.#jobNow(job)]));
   }
 }

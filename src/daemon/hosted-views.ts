@@ -11,8 +11,5 @@ export async function clientsOf({ served }: HostedImage): Promise<{ clients: Nbd
 
 export async function exportNow({ record, host }: HeldExport): Promise<NbdExportView> {
   const info = await host.served?.info().catch(() => undefined);
-  return exportView(record, {
-    ...(info !== undefined && { info }),
-    ...(host.error !== undefined && { error: host.error }),
-  });
+  return exportView(record, { info, error: host.error });
 }

@@ -8,6 +8,7 @@ import type { SourceFigures } from "../engine/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { HeldDisk } from "./disks.ts";
 import type { SpeedLimits } from "./speed-limits.ts";
+import { below } from "./views.ts";
 
 type State = Source["state"];
 
@@ -54,9 +55,8 @@ export async function sourcesOf(disks: readonly HeldDisk[], limits: SpeedLimits)
   for (const { record, host } of disks) {
     const { backing } = record.settings;
     const info = await host.served?.info().catch(() => undefined);
-    // One that is open says what it needs; of the other it is known what it was made over.
-    const below = info?.below ?? (backing === undefined ? [] : [shownReference(backing)]);
-    for (const uri of below) {
+    const needed = below(record.settings, info);
+    for (const uri of needed) {
       const source = at(uri);
       source.disks.push(record.name);
       source.missingBytes += info?.missingBytes ?? 0;
@@ -64,7 +64,7 @@ export async function sourcesOf(disks: readonly HeldDisk[], limits: SpeedLimits)
       if (WORSE[state] > WORSE[source.state]) source.state = state;
     }
     for (const figures of info?.sources ?? []) at(figures.uri).count(figures);
-    if (backing !== undefined && below.length === 0) at(shownReference(backing));
+    if (backing !== undefined && needed.length === 0) at(shownReference(backing));
   }
   return Array.from(found, ([uri, source]) => source.view(uri, limits.over(uri)?.speed)).sort((a, b) =>
     a.uri < b.uri ? -1 : 1,

@@ -120,6 +120,12 @@ export class SqliteStore implements Store {
     return this.#records(query, ...values, limit);
   }
 
+  async lastJobs(disks: readonly string[]): Promise<JobRecord[]> {
+    const query = `SELECT id AS key, record, sum FROM job WHERE place IN
+      (SELECT max(place) FROM job WHERE disk IN (SELECT value FROM json_each(?)) GROUP BY disk)`;
+    return this.#records(query, JSON.stringify(disks));
+  }
+
   async job(id: string): Promise<JobRecord | undefined> {
     return this.#records<JobRecord>("SELECT id AS key, record, sum FROM job WHERE id = ?", id)[0];
   }

@@ -22,9 +22,9 @@ export function jobView(record: JobRecord, pulse?: JobPulse): Job {
 
 /** How a disk is, beside its record. */
 export interface DiskNow {
-  readonly info?: DiskInfo;
-  readonly error?: StreamdiskError;
-  readonly stream?: Job;
+  readonly info: DiskInfo | undefined;
+  readonly error: StreamdiskError | undefined;
+  readonly stream: Job | undefined;
 }
 
 export function diskView({ id, name, state, settings, address, createdAt }: DiskRecord, now: DiskNow): Disk {
@@ -43,16 +43,20 @@ export function diskView({ id, name, state, settings, address, createdAt }: Disk
   };
 }
 
+/** What lies below a disk, from the top down, as messages show it: what its image says now, or what it was made over. */
+export function below({ backing }: DiskSettings, info: DiskInfo | undefined): readonly string[] {
+  return info?.below ?? (backing === undefined ? [] : [shownReference(backing)]);
+}
+
 function settingsView(settings: DiskSettings, info: DiskInfo | undefined) {
   const { image, readOnly, copyOnRead, onSourceError } = settings;
   const { holdMs, afterwards } = onSourceError;
   const format = info?.format ?? settings.format;
-  // What the image says now, or what it was made over.
-  const backing = info === undefined ? settings.backing : info.below[0];
+  const [backing] = below(settings, info);
   return {
     image,
     ...(format !== undefined && { format }),
-    ...(backing !== undefined && { backing: shownReference(backing) }),
+    ...(backing !== undefined && { backing }),
     readOnly,
     copyOnRead,
     onSourceError: { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards },

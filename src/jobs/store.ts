@@ -55,6 +55,8 @@ export interface Store extends AsyncDisposable {
    * @throws {StreamdiskError} `not-found` when there is no job `before`
    */
   jobs(query: JobQuery): Promise<JobRecord[]>;
+  /** The newest job of each of these disks that has had one, in no order. */
+  lastJobs(disks: readonly string[]): Promise<JobRecord[]>;
   job(id: string): Promise<JobRecord | undefined>;
   putJob(job: JobRecord): Promise<void>;
 

@@ -1,6 +1,7 @@
 export { FileNode, type OpenFileOptions, openFile } from "./file.ts";
 export type { LockMode } from "./image-lock.ts";
 export {
+  hostOfReference,
   openSource,
   parseReference,
   type SourceNode,

@@ -70,6 +70,13 @@ export function shownReference(reference: string): string {
   return isWeb ? shownUrl(new URL(reference)) : reference;
 }
 
+/** The host that a reference names; undefined for this one: a file, or a server on a Unix socket. */
+export function hostOfReference(reference: string): string | undefined {
+  const named = parseReference(reference);
+  if (named.kind === "file" || !URL.canParse(named.uri)) return undefined;
+  return new URL(named.uri).hostname || undefined;
+}
+
 function pathOfFileUri(reference: string): string {
   // QEMU writes file:PATH, everybody else file:///PATH.
   if (!reference.slice("file:".length).startsWith("//")) return reference.slice("file:".length);

@@ -122,6 +122,9 @@ test("commands for people: lists, one disk, its map, its size, its source", asyn
   assert.match((await bench.ok("disk", "ls")).stdout, /no disks.*disk create/);
   await bench.create("vm1");
   assert.match((await bench.ok("disk", "ls")).stdout, /^NAME .*\nvm1 +8 MiB +0% +served +0 +\/.*base\.raw\n$/);
+  const wide = (await bench.ok("disk", "ls", "--wide", "--host", "this host")).stdout;
+  assert.match(wide, /^NAME .*\nvm1 +served +8 MiB +hold.* this host +\/.*base\.raw\n$/);
+  assert.match((await bench.ok("disk", "ls", "--host", "far.example")).stdout, /^No disk depends on 'far\.example'$/m);
   assert.match((await bench.ok("info", "vm1")).stdout, /^missing: 8 MiB \(8388608 bytes\)$/m);
   assert.match((await bench.ok("map", "vm1")).stdout, /^0 +0x800000 +missing +0 +1$/m);
   assert.deepEqual((await bench.json<unknown[]>("disk", "map", "vm1")).length, 1);

@@ -88,6 +88,12 @@ export class MemoryStore implements Store {
       .map(copy);
   }
 
+  async lastJobs(disks: readonly string[]): Promise<JobRecord[]> {
+    this.#check();
+    const last = new Map([...this.#jobs.values()].map((job) => [job.disk, job]));
+    return disks.flatMap((disk) => last.get(disk) ?? []).map(copy);
+  }
+
   async job(id: string): Promise<JobRecord | undefined> {
     this.#check();
     const job = this.#jobs.get(id);

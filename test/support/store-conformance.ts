@@ -81,6 +81,20 @@ export function testStore(name: string, open: (t: TestContext) => Promise<Store>
     await store.putDisk(aDisk("2", "web"));
   });
 
+  testWith("knows the newest job of each of some disks", async (store) => {
+    for (const [id, disk] of [
+      ["a", "1"],
+      ["b", "1"],
+      ["c", "2"],
+      ["d", "3"],
+      ["a", "1"],
+    ] as const)
+      await store.putJob(aJob(id, disk));
+    const ids = async (...disks: string[]) => (await store.lastJobs(disks)).map(({ id }) => id).sort();
+    assert.deepEqual(await ids("1", "2", "none"), ["b", "c"]);
+    assert.deepEqual(await ids(), []);
+  });
+
   testWith("hands out what is the caller's own", async (store) => {
     const disk = aDisk("1", "web");
     await store.putDisk(disk);

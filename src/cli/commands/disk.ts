@@ -4,7 +4,7 @@ import type { FormatName } from "../../formats/index.ts";
 import { clientsTable } from "../client-lines.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
-import { disksTable } from "../disk-lines.ts";
+import { disksTable, wideTable } from "../disk-lines.ts";
 import { allDisks } from "../disk-list.ts";
 import { printDiskMap } from "../disk-map.ts";
 import { showDisk } from "../disk-show.ts";
@@ -104,15 +104,16 @@ function sentPolicy({ holdMs, afterwards }: SourcePolicy) {
 }
 
 function defineLists(parent: Command): void {
-  subcommand(parent, "ls", "list the disks", "streamdisk disk ls", "streamdisk disk ls --json").action(
-    async (flags: DaemonFlags) => {
-      await withDaemon(flags, async (client) => {
-        const disks = await allDisks(client);
-        if (flags.json) printJson(disks);
-        else printLines(...disksTable(disks));
-      });
-    },
-  );
+  subcommand(
+    parent,
+    "ls",
+    "list the disks",
+    "streamdisk disk ls --json",
+    "streamdisk disk ls --wide --host images.example",
+  )
+    .option("--wide", "show what each disk depends on, how much it misses, and what becomes of it when that dies")
+    .option("--host <host>", "only disks that depend on this host; 'this host' for files")
+    .action(listDisks);
   subcommand(parent, "show", "show all of one disk", "streamdisk disk show vm1")
     .argument("<disk>", "the disk")
     .action((name: string, flags: DaemonFlags) => showDisk(diskName(name), flags));
@@ -133,6 +134,15 @@ function defineLists(parent: Command): void {
   subcommand(parent, "map", "show where each range of a disk comes from", "streamdisk disk map vm1")
     .argument("<disk>", "the disk")
     .action((name: string, flags: DaemonFlags) => printDiskMap(diskName(name), flags));
+}
+
+async function listDisks(flags: DaemonFlags & { readonly wide?: boolean; readonly host?: string }): Promise<void> {
+  const { json, wide = false, host } = flags;
+  const filter = { wide, ...(host !== undefined && { host }) };
+  const disks = await withDaemon(flags, (client) => allDisks(client, undefined, filter));
+  if (json) printJson(disks);
+  else if (host !== undefined && disks.length === 0) printLines(`No disk depends on '${host}'`);
+  else printLines(...(wide ? wideTable(disks) : disksTable(disks)));
 }
 
 function defineChanges(parent: Command): void {
