@@ -44,6 +44,7 @@ interface Active {
   /** What was copied before the stream that runs now. */
   copiedBefore: number;
   pulse: JobPulse;
+  /** On a clock that nobody sets. */
   writtenAt: number;
 }
 
@@ -72,7 +73,7 @@ export class JobRunner {
   readonly #stories: JobStories;
   readonly #maxStreams: number;
   readonly #shares: StreamShares;
-  /** Jobs that have not ended, by the id of their disk: there is one a disk. */
+  /** Jobs that have not ended, by the id of their disk, in the order in which they came: there is one a disk. */
   readonly #active = new Map<string, Active>();
   readonly #attached = new Map<string, Attached>();
   /** Not before what is served has been given a chance to be, and not after the end. */
@@ -95,7 +96,8 @@ export class JobRunner {
 
   /** Takes up what was to be done when the daemon ended. */
   async load(): Promise<void> {
-    for (const job of await this.#store.jobs({ states: UNFINISHED_STATES, limit: ALL })) {
+    const newestFirst = await this.#store.jobs({ states: UNFINISHED_STATES, limit: ALL });
+    for (const job of newestFirst.reverse()) {
       const why: JobReason = { code: "queued", message: "The daemon was started again, and its turn comes" };
       const record = jobAfter(job, "wait", Date.now(), why) ?? job;
       this.#active.set(job.disk, { record, copiedBefore: job.copiedBytes, pulse: CALM, writtenAt: 0 });
@@ -155,7 +157,7 @@ export class JobRunner {
       copiedBytes: 0,
       createdAt: Date.now(),
     };
-    const active = { record, copiedBefore: 0, pulse: CALM, writtenAt: Date.now() };
+    const active = { record, copiedBefore: 0, pulse: CALM, writtenAt: performance.now() };
     this.#active.set(id, active);
     try {
       await this.#stories.created(name, record, this.running < this.#maxStreams);
@@ -283,7 +285,7 @@ export class JobRunner {
       if (isNews) this.#becomeAnyway(active, "wait", why);
       else active.record = { ...active.record, reason: why };
       if (isNews) this.#fill();
-    } else if (Date.now() - active.writtenAt >= WRITE_EVERY_MS) this.#logged(this.#save(active));
+    } else if (performance.now() - active.writtenAt >= WRITE_EVERY_MS) this.#logged(this.#save(active));
   }
 
   /** Nothing is missing any more, by a stream or by a step. */
@@ -318,7 +320,7 @@ export class JobRunner {
     if (record.state !== "running") active.pulse = record.state === "waiting" ? { ...active.pulse, rate: 0 } : CALM;
     if (!isUnderWay(record)) this.#shares.leave(record.disk);
     if (hasEnded(record) && this.#active.get(record.disk) === active) this.#active.delete(record.disk);
-    active.writtenAt = Date.now();
+    active.writtenAt = performance.now();
     return this.#stories.changed(this.#attached.get(record.disk)?.name ?? nameOf(record.disk), before, record);
   }
 
@@ -328,7 +330,7 @@ export class JobRunner {
   }
 
   #save(active: Active): Promise<void> {
-    active.writtenAt = Date.now();
+    active.writtenAt = performance.now();
     return this.#events.save(active.record);
   }
 

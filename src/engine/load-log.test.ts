@@ -72,6 +72,25 @@ test("the oldest make room, and each is later than the one before", async () => 
   assert.ok(samples.every(({ at }, index) => index === 0 || at > (samples[index - 1]?.at ?? 0)));
 });
 
+test("a clock that is set forward and back breaks neither the order of samples nor what is the last one", async (t) => {
+  const { disk, clock, log } = begin();
+  const now = t.mock.method(Date, "now");
+  const readAt = async (time: number): Promise<void> => {
+    now.mock.mockImplementation(() => time);
+    disk.read(4096, 1);
+    await clock.advance(1000);
+  };
+  const times = (since: number): number[] => log.since(since).map(({ at }) => at);
+  await readAt(50_000);
+  await readAt(90_000_000);
+  await readAt(89_999_500);
+  assert.deepEqual([times(0), log.last?.at], [[50_000, 90_000_000, 90_000_001], 90_000_001]);
+  await readAt(60_000);
+  assert.deepEqual([times(0), times(90_000_001), times(60_000), log.last?.at], [[60_000], [60_000], [], 60_000]);
+  await clock.advance(3000);
+  assert.equal(log.last, undefined);
+});
+
 test("after its end nothing is looked at", async () => {
   const { disk, clock, log } = begin();
   log.stop();

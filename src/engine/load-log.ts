@@ -1,6 +1,9 @@
 /**
  * What a disk has to do, second by second, for the last quarter of an hour of work. A second in which nothing happened is not kept, costs a
  * comparison, and a disk that has never been used has no memory for it.
+ *
+ * Samples have the time of day, and each is later than the one before. When the clock is set back by more than a little, those before
+ * are of no known time any more and are forgotten.
  */
 import { type Clock, systemClock } from "../block/index.ts";
 import { percentileUs, type Traffic } from "../nbd/index.ts";
@@ -49,6 +52,8 @@ export class LoadLog {
   #fetched: number;
   #streamed: number;
   #lastAt = 0;
+  /** The same on the clock that nobody sets. */
+  #keptAt = 0;
 
   /** Looks on until it is stopped. */
   constructor(source: LoadSource, clock: Clock = systemClock) {
@@ -85,8 +90,10 @@ export class LoadLog {
       lately.subtract(this.#traffic);
       this.#traffic.add(lately);
       const { readLatency, writeLatency } = lately;
+      const time = Date.now();
+      if (time < this.#lastAt - SAMPLE_MS) this.#forget();
       this.#keep({
-        at: Math.max(this.#lastAt + 1, Date.now()),
+        at: Math.max(this.#lastAt + 1, time),
         reads: perSecond(readLatency.count),
         writes: perSecond(writeLatency.count),
         readBytes: perSecond(lately.readBytes),
@@ -111,14 +118,21 @@ export class LoadLog {
     );
     this.#count++;
     this.#lastAt = sample.at;
+    this.#keptAt = this.#clock.now();
   }
 
-  /** The samples later than a moment (in milliseconds since 1970), in order. */
+  #forget(): void {
+    this.#count = 0;
+    this.#lastAt = 0;
+  }
+
+  /** The samples later than a moment (in milliseconds since 1970), in order; all if it is later than all: then the clock was set. */
   since(moment: number): LoadSample[] {
+    const isOfThisClock = moment <= this.#lastAt;
     const found: LoadSample[] = [];
     for (let index = this.#count - 1; index >= Math.max(0, this.#count - KEPT); index--) {
       const sample = this.#sample(index);
-      if (sample.at <= moment) break;
+      if (isOfThisClock && sample.at <= moment) break;
       found.push(sample);
     }
     return found.reverse();
@@ -126,7 +140,8 @@ export class LoadLog {
 
   /** The last one, if it says how it is now. */
   get last(): LoadSample | undefined {
-    return this.#lastAt < Date.now() - FRESH_MS ? undefined : this.#sample(this.#count - 1);
+    const isFresh = this.#count > 0 && this.#clock.now() - this.#keptAt <= FRESH_MS;
+    return isFresh ? this.#sample(this.#count - 1) : undefined;
   }
 
   #sample(index: number): LoadSample {

@@ -12,14 +12,14 @@ export function isQueued(job: Pick<JobRecord, "state" | "reason">): boolean {
 }
 
 /**
- * The jobs to be started now: by priority, and the longest there first.
+ * The jobs to be started now: by priority, and the longest there first. Their times do not say who that is: clocks are set.
  *
- * @param jobs all that have not ended, in any order
+ * @param jobs all that have not ended, in the order in which they came
  */
 export function nextToRun(jobs: readonly JobRecord[], maxStreams: number): JobRecord[] {
   const running = jobs.filter(({ state }) => state === "running").length;
   return jobs
     .filter(isQueued)
-    .sort((a, b) => b.priority - a.priority || a.createdAt - b.createdAt || (a.id < b.id ? -1 : 1))
+    .sort((a, b) => b.priority - a.priority)
     .slice(0, Math.max(0, maxStreams - running));
 }

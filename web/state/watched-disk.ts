@@ -90,7 +90,8 @@ export class WatchedDisk {
     this.version.value++;
     const hasEnded = stream !== undefined && live.stream === undefined;
     if (hasEnded) void this.#begin().catch(() => {});
-    else if (this.#isStale && Date.now() - this.#askedAt > ASK_AGAIN_MS) void this.#askForCells().catch(() => {});
+    else if (this.#isStale && performance.now() - this.#askedAt > ASK_AGAIN_MS)
+      void this.#askForCells().catch(() => {});
   }
 
   get #isStale(): boolean {
@@ -116,7 +117,7 @@ export class WatchedDisk {
   async #askForCells(): Promise<void> {
     const { length } = this.disk.value ?? {};
     if (length === undefined) return;
-    this.#askedAt = Date.now();
+    this.#askedAt = performance.now();
     const seen = this.#seen;
     const cells = await this.#handle.cells({ count: OVERVIEW });
     this.overview.value = this.#modelOf(cells, length, seen);
@@ -167,8 +168,9 @@ export class WatchedDisk {
     const since = this.samples.value.at(-1)?.at ?? Date.now() - LOAD_SECONDS * 1000;
     const [more, clients] = await Promise.all([this.#handle.load({ since }), this.#handle.clients(), this.refresh()]);
     const oldest = Date.now() - LOAD_SECONDS * 1000;
-    this.samples.value = [...this.samples.value, ...more].filter(({ at }) => at > oldest);
+    const wasSetBack = (more[0]?.at ?? since + 1) <= since;
+    this.samples.value = [...(wasSetBack ? [] : this.samples.value), ...more].filter(({ at }) => at > oldest);
     this.clients.value = clients;
-    if (this.#isStale && Date.now() - this.#askedAt > ASK_AGAIN_MS) await this.#askForCells();
+    if (this.#isStale && performance.now() - this.#askedAt > ASK_AGAIN_MS) await this.#askForCells();
   }
 }
