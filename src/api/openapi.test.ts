@@ -50,7 +50,8 @@ test("every reference leads somewhere, and it is plain JSON", () => {
 test("numbers and truth values of a query are what they mean, not text", () => {
   const parameters = at("paths", "/v1/disks", "get", "parameters") as { name: string; schema: { type: string } }[];
   const types = Object.fromEntries(parameters.map(({ name, schema }) => [name, schema.type]));
-  assert.deepEqual(types, { after: "string", limit: "integer", hydrated: "boolean", source: "string" });
+  const texts = { after: "string", source: "string", host: "string" };
+  assert.deepEqual(types, { ...texts, limit: "integer", hydrated: "boolean", wide: "boolean" });
 });
 
 test("what comes in is strict, what goes out may grow", () => {
