@@ -22,6 +22,7 @@ import {
   nbdExport,
   newDisk,
   newExport,
+  reference,
   source,
   streamName,
 } from "./schemas.ts";
@@ -195,11 +196,15 @@ export const ROUTES = {
     summary: "Stream the whole device",
     params: ofStream,
     body: z
-      .object({ speed: bytes.min(1).optional(), priority: z.number().int().min(-100).max(100).default(0) })
+      .object({
+        base: reference.optional(),
+        speed: bytes.min(1).optional(),
+        priority: z.number().int().min(-100).max(100).default(0),
+      })
       .strict(),
     result: job,
     status: 201,
-    errors: ["not-found", "in-use"],
+    errors: ["not-found", "in-use", "refused"],
   }),
   stepStream: route({
     method: "POST",

@@ -23,7 +23,7 @@ export const streamName = z
   .describe("A disk, or a domain's as DOMAIN:DEVICE");
 export const formatName = z.enum(["qcow2", "qed", "raw"]);
 /** Which of them are allowed is the daemon's to say. */
-const reference = z
+export const reference = z
   .string()
   .regex(/^[^\0]{1,4096}$/)
   .describe("A path or a URI");
@@ -65,6 +65,7 @@ export const job = z
     rate: z.number().describe("Bytes a second, lately"),
     etaSeconds: z.number().optional(),
     speed: rate.optional(),
+    base: z.string().optional().describe("The layer that stays below the disk; absent: it will stand alone"),
     share: z
       .number()
       .optional()

@@ -216,15 +216,14 @@ class OpenedChain implements Chain {
   }
 
   get layers(): readonly ChainLayer[] {
-    return this.#linked().flatMap((layer) =>
-      layer.node instanceof LateImage ? [{ ...layer, format: layer.node.format }, ...layer.node.deeper] : [layer],
-    );
+    const linked = this.#linked();
+    return this.#opened.flatMap(wholeOf).filter(({ node }) => linked.has(node));
   }
 
-  #linked(): readonly ChainLayer[] {
-    const linked = new Set<unknown>();
-    for (let node = this.node as FormatNode["backing"]; node !== undefined; node = node.backing) linked.add(node);
-    return this.#opened.filter(({ node }) => linked.has(node));
+  #linked(): ReadonlySet<BlockNode> {
+    const linked = new Set<BlockNode>();
+    for (let node: BlockNode | undefined = this.node; node !== undefined; node = node.backing) linked.add(node);
+    return linked;
   }
 
   get whole(): boolean {
@@ -234,9 +233,11 @@ class OpenedChain implements Chain {
 
   async closeUnlinked(): Promise<void> {
     const linked = this.#linked();
-    await closeAll(this.#opened.filter((layer) => !linked.includes(layer)));
+    // An image that was away has what lies below it, and stays for that.
+    const needed = this.#opened.filter((layer) => wholeOf(layer).some(({ node }) => linked.has(node)));
+    await closeAll(this.#opened.filter((layer) => !needed.includes(layer)));
     // With them goes what they remember.
-    this.#opened = linked;
+    this.#opened = needed;
   }
 
   close(): Promise<void> {
@@ -246,6 +247,12 @@ class OpenedChain implements Chain {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+}
+
+/** A layer, and what came with it. */
+function wholeOf(layer: ChainLayer): readonly ChainLayer[] {
+  const { node } = layer;
+  return node instanceof LateImage ? [{ ...layer, format: node.format }, ...node.deeper] : [layer];
 }
 
 /** Closes the top first, and every layer whatever happens; the first error counts. */

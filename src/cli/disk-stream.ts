@@ -13,9 +13,11 @@ import { Interrupted, interruptible } from "./interrupt.ts";
 import { showJob } from "./job-command.ts";
 import { printJson, printJsonLine, printLines, printWarnings } from "./output.ts";
 import { ProgressMeter } from "./progress.ts";
+import { placeForDaemon } from "./targets.ts";
 import { formatDuration, formatSize } from "./units.ts";
 
 export interface DiskStreamFlags extends DaemonFlags {
+  readonly base?: string;
   readonly speed?: number;
   readonly priority?: number;
   readonly detach?: boolean;
@@ -49,8 +51,13 @@ export async function stepDisk(disk: string, flags: DiskStreamFlags): Promise<bo
   });
 }
 
-async function startOrFind(client: DaemonClient, disk: string, { speed, priority }: DiskStreamFlags): Promise<Job> {
-  const body = { ...(speed !== undefined && { speed }), ...(priority !== undefined && { priority }) };
+async function startOrFind(
+  client: DaemonClient,
+  disk: string,
+  { base, speed, priority }: DiskStreamFlags,
+): Promise<Job> {
+  const place = base === undefined ? {} : { base: placeForDaemon(base) };
+  const body = { ...place, ...(speed !== undefined && { speed }), ...(priority !== undefined && { priority }) };
   try {
     return await client.call("startStream", { params: { disk }, body });
   } catch (error) {
@@ -92,7 +99,7 @@ async function watch(client: DaemonClient, first: Job, flags: DiskStreamFlags, s
   if (flags.json) return;
   const took = formatDuration(performance.now() - startedAt);
   printLines(
-    `'${job.disk}' stands alone now: ${formatSize(job.localBytes)} local; ${formatSize(job.copiedBytes)} fetched in ${took}`,
+    `'${job.disk}' ${job.base === undefined ? "stands alone" : `lies over '${job.base}'`} now: ${formatSize(job.localBytes)} local; ${formatSize(job.copiedBytes)} fetched in ${took}`,
   );
 }
 

@@ -38,7 +38,6 @@ const FILE_FLAGS = {
   sourceTlsPskFile: "--source-tls-psk-file",
   sourceCaFile: "--source-ca-file",
   chain: "--chain",
-  base: "--base",
   window: "--window",
   retryFor: "--retry-for",
 } as const;

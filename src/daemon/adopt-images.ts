@@ -9,12 +9,11 @@ import { randomUUID } from "node:crypto";
 import { readdir, realpath } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { diskName } from "../api/index.ts";
-import { isOverlay } from "../block/index.ts";
-import { openChain, resolveReference } from "../chain/index.ts";
 import { DEFAULT_POLICY } from "../engine/index.ts";
 import { wrapSystemError } from "../errors/index.ts";
 import type { FormatName } from "../formats/index.ts";
 import type { DiskRecord, Store } from "../jobs/index.ts";
+import { backingOf } from "./image-backing.ts";
 
 const FORMATS: Readonly<Record<string, FormatName>> = { ".qcow2": "qcow2", ".qed": "qed" };
 
@@ -79,14 +78,6 @@ async function filesIn(directory: string): Promise<string[]> {
   } catch (error) {
     throw wrapSystemError(error, directory, "read the directory");
   }
-}
-
-async function backingOf(path: string, format: FormatName): Promise<string | undefined> {
-  await using chain = await openChain({ file: path, format, readOnly: true, backing: null }, { lock: false });
-  const reference = isOverlay(chain.node) ? chain.node.backingReference?.reference : undefined;
-  if (reference === undefined) return undefined;
-  const below = resolveReference(reference, path);
-  return await realpath(below).catch(() => below);
 }
 
 function recordOf(name: string, image: string, format: FormatName, sockets: string): DiskRecord {

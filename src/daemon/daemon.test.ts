@@ -1,5 +1,6 @@
 /** The daemon over a memory of its own, with real images, sockets and clients. */
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -79,7 +80,7 @@ class Bench {
     return this.daemon.getDisk({ params: { disk: name }, query: {}, body: {} });
   }
 
-  stream(name: string, order: { speed?: number; priority?: number } = {}) {
+  stream(name: string, order: { base?: string; speed?: number; priority?: number } = {}) {
     return this.daemon.startStream({ params: { disk: name }, query: {}, body: { priority: 0, ...order } });
   }
 
@@ -151,6 +152,74 @@ test("a stream goes on over a restart, a paused one stays paused, and the socket
   await bench.daemon.setSpeed({ ...wide, params: { disk: "b" } });
   await bench.daemon.resumeStream(of("b"));
   assert.equal((await bench.until("b", "completed")).hydrated, true);
+});
+
+/** An image between a base and a disk, with data of its own, and zeroes where the base has data. */
+function middleOver({ base, content, directory }: Bench): string {
+  const middle = join(directory, "sources/middle.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", middle);
+  const change = ["-c", "write -q -P 0x77 0 3M", "-c", "write -q -z 4M 1M"];
+  execFileSync("qemu-io", ["-f", "qcow2", ...change, middle]);
+  content.fill(0x77, 0, 3 * MIB).fill(0, 4 * MIB, 5 * MIB);
+  return middle;
+}
+
+test("a stream goes down to a base, also over restarts, and the disk lies over that afterwards", async (t) => {
+  const bench = new Bench(t);
+  const middle = middleOver(bench);
+  await bench.start();
+  await bench.create({ name: "a", backing: middle, backingFormat: "qcow2" });
+  const job = await bench.stream("a", { base: bench.base, speed: MIB / 2 });
+  assert.equal(job.base, bench.base);
+  await bench.daemon.pauseStream(of("a"));
+  const [stored] = await bench.store.disks();
+  const unfinished = await bench.store.job(job.id);
+  await bench.restart();
+  assert.deepEqual([(await bench.disk("a")).stream?.base, (await bench.disk("a")).backing], [bench.base, middle]);
+  await bench.daemon.resumeStream(of("a"));
+  await bench.restart();
+  await bench.daemon.setSpeed({ ...of("a"), body: { speed: null } });
+  const done = await bench.until("a", "completed");
+  assert.deepEqual([done.backing, done.hydrated, done.stream?.id], [bench.base, false, job.id]);
+  assert.deepEqual([done.stream?.missingBytes, done.missingBytes], [0, 4 * MIB]);
+  const settings = async () => (await bench.store.disks())[0]?.settings;
+  assert.deepEqual([(await settings())?.backing, (await settings())?.backingFormat], [bench.base, "raw"]);
+  assert((await bench.types("a")).includes("base-reached"));
+  assert(!(await bench.types("a")).includes("hydrated"));
+
+  // As if it had been killed when the image was linked to its base, and nothing was written down of that.
+  await bench.daemon.close();
+  rmSync(middle);
+  assert(stored && unfinished);
+  await bench.store.putDisk(stored);
+  await bench.store.putJob(unfinished);
+  await bench.start();
+  assert.equal((await settings())?.backing, bench.base);
+  assert.deepEqual([(await bench.disk("a")).state, (await bench.disk("a")).backing], ["ready", bench.base]);
+  await bench.daemon.resumeStream(of("a"));
+  await bench.until("a", "completed");
+  await bench.daemon.close();
+  const copy = join(bench.directory, "copy.raw");
+  qemuImg("convert", "-O", "raw", done.image, copy);
+  assert(readFileSync(copy).equals(bench.content));
+});
+
+test("a base that does not lie below a disk is refused, with what does", async (t) => {
+  const bench = new Bench(t);
+  const middle = middleOver(bench);
+  await bench.start();
+  const { image } = await bench.create({ name: "a", backing: middle, backingFormat: "qcow2" });
+  const other = join(bench.directory, "sources/other.raw");
+  writeFileSync(other, "");
+  await assert.rejects(bench.stream("a", { base: other }), {
+    code: "invalid-argument",
+    message: `The base '${other}' is not in the backing chain of '${image}': that is '${image}' over '${middle}' over '${bench.base}'`,
+  });
+  await assert.rejects(bench.stream("a", { base: "/etc/passwd" }), { code: "refused" });
+  await assert.rejects(bench.daemon.streamInfo(of("a")), { code: "not-found" });
+  await bench.daemon.deleteDisk({ ...of("a"), query: { deleteFile: false } });
+  await bench.create({ name: "b", image, adopt: true, backing: middle, backingFormat: "qcow2" });
+  await assert.rejects(bench.stream("b", { base: bench.base }), { code: "refused", message: /adopt it again/ });
 });
 
 test("a stream is cancelled, and there is nothing to act on afterwards", async (t) => {

@@ -17,6 +17,7 @@ import { rebaseImage } from "../image/index.ts";
 import type { EventFeed, JobRecord, Store } from "../jobs/index.ts";
 import { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
+import { baseLayer } from "./disk-base.ts";
 import { listDisks } from "./disk-list.ts";
 import { Disks, type HeldDisk } from "./disks.ts";
 import { DomainCalls } from "./domain-calls.ts";
@@ -226,16 +227,22 @@ export class Daemon implements Service, AsyncDisposable {
 
   async startStream({ params, body }: Input<"startStream">): Result<"startStream"> {
     const speed = body.speed ?? this.#options.speed;
-    const order = { priority: body.priority, ...(speed !== undefined && { speed }) };
+    const { priority } = body;
+    const order = { priority, ...(speed !== undefined && { speed }) };
     if (isDomainDisk(params.disk)) {
+      if (body.base !== undefined) {
+        const message = `'${params.disk}' is a machine's own disk, and its stream goes down to no base: leave out 'base'`;
+        throw new StreamdiskError("invalid-argument", message, { node: params.disk });
+      }
       return this.#domains.act(params.disk, async (id) => this.#jobNow(await this.#runner.start(id, order)));
     }
-    return this.#disks.act(params.disk, async (_served, { record: { id, settings } }) => {
-      if (settings.readOnly) {
+    return this.#disks.act(params.disk, async (served, { record }) => {
+      if (record.settings.readOnly) {
         const message = `The disk '${params.disk}' is served read-only: nothing can be kept in its image`;
         throw new StreamdiskError("invalid-argument", message, { node: params.disk });
       }
-      return this.#jobNow(await this.#runner.start(id, order));
+      const base = body.base === undefined ? undefined : await baseLayer(record, served, body.base, this.#allowed);
+      return this.#jobNow(await this.#runner.start(record.id, { ...order, ...(base !== undefined && { base }) }));
     });
   }
 

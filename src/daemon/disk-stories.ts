@@ -86,6 +86,11 @@ export class DiskStories {
     return this.#events.tell("disk-changed", message, { disk: name });
   }
 
+  baseReached(name: string, base: string): Promise<void> {
+    const message = `Nothing is missing in '${name}' above its base '${shownReference(base)}': it lies over that now, and needs what was between no longer`;
+    return this.#events.tell("base-reached", message, { disk: name });
+  }
+
   deleted({ name, settings, deleteFile }: DiskRecord): Promise<void> {
     const file = deleteFile ? "was deleted too" : "stays";
     return this.#events.tell("disk-deleted", `'${name}' is served no more; its file '${settings.image}' ${file}`, {

@@ -20,6 +20,7 @@ import type { DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
+import { isLinkedTo, overBase } from "./disk-base.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import { DiskStories } from "./disk-stories.ts";
 import type { EventHub } from "./event-hub.ts";
@@ -202,6 +203,8 @@ export class Disks {
       onOpen: (served) => {
         this.stories.opened(held.record, served);
         served.on("learned", (known) => void this.#remember(held, known).catch(() => {}));
+        // Before the job has ended by it: one that has not is looked at when the disk is opened.
+        served.on("base-reached", () => void this.#baseReached(held).catch(() => {}));
         runner.attach(held.record.id, held.record.name, served);
       },
       onFailure: (error) => {
@@ -232,9 +235,28 @@ export class Disks {
   /** Open, unless it has been taken away while its turn was waited for. */
   async #demandOpen(held: HeldDisk): Promise<ServedDisk> {
     if (this.#closed) throw ending();
-    if (this.#byName.get(held.record.name) === held) return await held.host.demand();
+    if (this.#byName.get(held.record.name) === held) {
+      if (held.host.served === undefined) await this.#followImage(held);
+      return await held.host.demand();
+    }
     const { name } = held.record;
     throw new StreamdiskError("not-found", `The disk '${name}' was deleted`, { node: name });
+  }
+
+  /** The daemon, or the disk's thread, may have died after a stream had linked the image to its base. */
+  async #followImage(held: HeldDisk): Promise<void> {
+    const base = this.#parts.runner.active(held.record.id)?.record.base;
+    if (base === undefined || !(await isLinkedTo(base, held.record))) return;
+    held.record = overBase(held.record, base);
+    await this.#parts.store.putDisk(held.record);
+  }
+
+  async #baseReached(held: HeldDisk): Promise<void> {
+    const base = this.#parts.runner.active(held.record.id)?.record.base;
+    if (base === undefined) return;
+    held.record = overBase(held.record, base);
+    await this.#parts.store.putDisk(held.record);
+    await this.stories.baseReached(held.record.name, base.reference);
   }
 
   /** Does something with an open disk, in its turn. */

@@ -108,10 +108,13 @@ export class JobRunner {
   attach(id: string, name: string, served: StreamedDisk): void {
     const progress = (now: StreamProgress): void => this.#hear(id, now);
     const hydrated = (): void => this.#hydrated(id);
+    const based = (): void => this.#completed(id);
     const failed = (error: StreamdiskError): void => this.#failed(id, error);
-    served.on("progress", progress).on("hydrated", hydrated).on("stream-failed", failed);
+    served.on("progress", progress).on("stream-failed", failed);
+    served.on("hydrated", hydrated).on("base-reached", based);
     const letGo = (): void => {
-      served.off("progress", progress).off("hydrated", hydrated).off("stream-failed", failed);
+      served.off("progress", progress).off("stream-failed", failed);
+      served.off("hydrated", hydrated).off("base-reached", based);
     };
     this.#attached.set(id, { name, served, letGo });
     this.#fill();
@@ -139,7 +142,7 @@ export class JobRunner {
   }
 
   /** @throws {StreamdiskError} `in-use` when the disk has a job already */
-  async start(id: string, order: { readonly speed?: number; readonly priority: number }): Promise<JobRecord> {
+  async start(id: string, order: Pick<JobRecord, "base" | "speed" | "priority">): Promise<JobRecord> {
     const { name, served } = this.#demandDisk(id);
     this.#refuseSecond(id, name);
     const { length, localBytes, missingBytes } = await served.info();
@@ -148,8 +151,7 @@ export class JobRunner {
       id: randomUUID(),
       disk: id,
       state: "created",
-      ...(order.speed !== undefined && { speed: order.speed }),
-      priority: order.priority,
+      ...order,
       offset: 0,
       length,
       localBytes,
@@ -252,7 +254,9 @@ export class JobRunner {
         speed: active.record.speed,
         sources: below,
         begin: async (speed) => {
-          if (isWanted()) await served.stream(speed === undefined ? {} : { speed });
+          const { base } = active.record;
+          const parts = { ...(base && { base: base.reference }), ...(speed !== undefined && { speed }) };
+          if (isWanted()) await served.stream(parts);
         },
         setSpeed: (speed) => served.setSpeed(speed),
       });
@@ -290,8 +294,13 @@ export class JobRunner {
 
   /** Nothing is missing any more, by a stream or by a step. */
   #hydrated(id: string): void {
+    this.#completed(id);
+    void this.#stories.hydrated(this.#attached.get(id)?.name ?? nameOf(id));
+  }
+
+  /** Nothing is missing that the job was to fetch. */
+  #completed(id: string): void {
     const active = this.#active.get(id);
-    const name = this.#attached.get(id)?.name ?? id;
     if (active !== undefined && !hasEnded(active.record)) {
       const { state, length } = active.record;
       active.record = { ...active.record, offset: length, missingBytes: 0 };
@@ -299,7 +308,6 @@ export class JobRunner {
       if (state !== "running") active.record = jobAfter(active.record, "run", Date.now()) ?? active.record;
       this.#becomeAnyway(active, "complete");
     }
-    void this.#stories.hydrated(name);
     this.#fill();
   }
 

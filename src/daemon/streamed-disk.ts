@@ -7,6 +7,8 @@ export interface StreamedDiskEvents {
   progress: [StreamProgress];
   /** Nothing is missing any more. */
   hydrated: [];
+  /** Nothing is missing above the base of its stream. */
+  "base-reached": [];
   "stream-failed": [StreamdiskError];
 }
 
@@ -24,14 +26,14 @@ export interface StreamedDisk {
   readonly lost: StreamdiskError | undefined;
   info(): Promise<StreamedDiskInfo>;
   /** Starts a stream, which tells by events how it is. */
-  stream(options: { readonly speed?: number }): Promise<void>;
+  stream(options: { readonly base?: string; readonly speed?: number }): Promise<void>;
   /** Resolves when it has stopped, if there is one. */
   cancelStream(): Promise<void>;
   setSpeed(speed: number | undefined): Promise<void>;
   on(event: "progress", listener: (now: StreamProgress) => void): StreamedDisk;
-  on(event: "hydrated", listener: () => void): StreamedDisk;
+  on(event: "hydrated" | "base-reached", listener: () => void): StreamedDisk;
   on(event: "stream-failed", listener: (error: StreamdiskError) => void): StreamedDisk;
   off(event: "progress", listener: (now: StreamProgress) => void): StreamedDisk;
-  off(event: "hydrated", listener: () => void): StreamedDisk;
+  off(event: "hydrated" | "base-reached", listener: () => void): StreamedDisk;
   off(event: "stream-failed", listener: (error: StreamdiskError) => void): StreamedDisk;
 }

@@ -8,11 +8,12 @@ import { shownReference } from "../sources/index.ts";
 import { type JobPulse, nameOf } from "./job-runner.ts";
 
 export function jobView(record: JobRecord, pulse?: JobPulse): Job {
-  const { disk, reason, ...rest } = record;
+  const { disk, reason, base, ...rest } = record;
   const { rate = 0, eta, retryIn, share } = pulse ?? {};
   return {
     ...rest,
     disk: nameOf(disk),
+    ...(base !== undefined && { base: shownReference(base.reference) }),
     ...(reason !== undefined && { reason: { ...reason, ...(retryIn !== undefined && { retryInMs: retryIn }) } }),
     rate,
     ...(eta !== undefined && Number.isFinite(eta) && { etaSeconds: eta }),

@@ -34,6 +34,15 @@ export interface StreamSpec {
   readonly speed?: number;
   /** Bytes under way at once. */
   readonly window?: number;
+  /** A layer of the disk that stays below it: only what lies above is fetched, and the link goes there in the end. Absent: none. */
+  readonly base?: string;
+}
+
+/** A layer that may be the base of a stream. */
+export interface BaseLayer {
+  /** Absolute path or URI. */
+  readonly reference: string;
+  readonly format: FormatName;
 }
 
 /**
@@ -134,6 +143,8 @@ export type DiskEvent =
   | { readonly type: "pause" }
   /** Nothing is missing any more, and the link is broken. */
   | { readonly type: "hydrated" }
+  /** Nothing is missing above the base of a stream any more, and the link goes there. */
+  | { readonly type: "base-reached" }
   | { readonly type: "stream-failed"; readonly code: ErrorCode; readonly message: string }
   /** More is known of its sources than before. */
   | { readonly type: "learned"; readonly known: readonly KnownSource[] }

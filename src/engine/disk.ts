@@ -15,10 +15,11 @@ import { CopyOnRead, Hold, type SourceWatch } from "../filters/index.ts";
 import { type Cells, type CellsPart, type MapEntry, nodeCells, nodeMap, resizeNode } from "../image/index.ts";
 import { type NbdClient, type NbdExport, type NbdServer, serveNbd, type Traffic } from "../nbd/index.ts";
 import { shownReference } from "../sources/index.ts";
-import { overlayTarget, type StepResult, StreamJob, type StreamTarget, stepStream } from "../stream/index.ts";
+import { type StepResult, type StreamBase, StreamJob, type StreamTarget, stepStream } from "../stream/index.ts";
 import { Activity, type Range } from "./activity.ts";
 import { AllocationCount } from "./allocation.ts";
 import type {
+  BaseLayer,
   DiskEvent,
   DiskInfo,
   DiskLive,
@@ -32,6 +33,7 @@ import type {
 import { LoadLog, type LoadSource } from "./load-log.ts";
 import { SourceMemory } from "./source-memory.ts";
 import { SourcesBelow } from "./sources-below.ts";
+import { baseOfStream, layerOf } from "./stream-base.ts";
 import { watchedRequests } from "./watched-requests.ts";
 import { WatchedTarget } from "./watched-target.ts";
 
@@ -111,7 +113,7 @@ export class Disk implements LoadSource {
         exports: [exportOf(spec, chain, activity, guest)],
       });
       const disk = new Disk(spec, emit, { chain, guest, server, sources, memory, activity });
-      if (spec.stream !== undefined) disk.stream(spec.stream);
+      if (spec.stream !== undefined) await disk.stream(spec.stream);
       return disk;
     } catch (error) {
       await server?.close().catch(() => {});
@@ -234,13 +236,22 @@ export class Disk implements LoadSource {
     this.#activity.watch(on ? tell : undefined);
   }
 
-  /** Starts a stream, unless one runs. */
-  stream(options: StreamSpec): void {
-    if (this.#streaming !== undefined) return;
+  /** Starts a stream, unless one runs. A base that cannot be looked for now is waited for. */
+  async stream({ base, ...options }: StreamSpec): Promise<void> {
     const overlay = this.#overlay();
+    if (base !== undefined) {
+      await this.#findBase(base).catch((error) => {
+        if (!(error instanceof StreamdiskError) || error.code !== "source-lost") throw error;
+      });
+    }
+    if (this.#streaming !== undefined) return;
     this.#streamedBefore = this.streamedBytes;
     const freeSpace = async () => this.#chain.layers[0]?.file?.freeSpace();
-    this.#job = new StreamJob(this.#target(overlay), { ...options, retryFor: Number.POSITIVE_INFINITY, freeSpace });
+    this.#job = new StreamJob(this.#target(overlay, base), {
+      ...options,
+      retryFor: Number.POSITIVE_INFINITY,
+      freeSpace,
+    });
     this.#streaming = this.#run(this.#job).finally(() => {
       this.#streaming = undefined;
     });
@@ -252,7 +263,7 @@ export class Disk implements LoadSource {
         this.#activity.touch();
         this.#emit({ type: "progress", progress });
       }
-      await this.#hydrated();
+      await this.#linkChanged();
     } catch (error) {
       if (error instanceof StreamdiskError) {
         this.#emit({ type: "stream-failed", code: error.code, message: error.message });
@@ -260,11 +271,20 @@ export class Disk implements LoadSource {
     }
   }
 
-  /** The link is broken: what was below is let go of. */
-  async #hydrated(): Promise<void> {
+  /** The link is broken, or goes to a base: what lies below no more is let go of. */
+  async #linkChanged(): Promise<void> {
     await this.#chain.closeUnlinked();
     this.#activity.touch();
-    this.#emit({ type: "hydrated" });
+    this.#emit({ type: this.#isHydrated ? "hydrated" : "base-reached" });
+  }
+
+  /** Which layer is meant by the base of a stream. */
+  async base(named: string): Promise<BaseLayer> {
+    return layerOf(this.#chain, await this.#findBase(named));
+  }
+
+  #findBase(named: string): Promise<StreamBase> {
+    return baseOfStream(this.#chain, named, this.#spec.backing);
   }
 
   /** Fetches nothing more; what was fetched stays. */
@@ -283,7 +303,7 @@ export class Disk implements LoadSource {
     this.#refuseWhileStreaming();
     const result = await stepStream(this.#target(this.#overlay()), options);
     this.#streamedBefore += result.copied;
-    if (result.done) await this.#hydrated();
+    if (result.done) await this.#linkChanged();
     return result;
   }
 
@@ -298,8 +318,10 @@ export class Disk implements LoadSource {
     throw new StreamdiskError("in-use", `'${this.#name}' is being streamed: cancel that first, or let it run`);
   }
 
-  #target(overlay: OverlayNode): StreamTarget {
-    return new WatchedTarget(overlayTarget(overlay), this.#activity);
+  #target(overlay: OverlayNode, base?: string): StreamTarget {
+    return new WatchedTarget(overlay, this.#activity, async () =>
+      base === undefined ? undefined : this.#findBase(base),
+    );
   }
 
   #overlay(): OverlayNode {

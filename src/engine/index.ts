@@ -1,4 +1,5 @@
 export type {
+  BaseLayer,
   DiskInfo,
   DiskLive,
   LoadSample,

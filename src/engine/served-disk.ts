@@ -6,6 +6,7 @@ import type { Cells, CellsPart, MapEntry } from "../image/index.ts";
 import { type NbdClient, parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
 import type {
+  BaseLayer,
   DiskEvent,
   DiskInfo,
   DiskLive,
@@ -32,6 +33,7 @@ interface ServedDiskEvents {
   source: [SourceState];
   pause: [];
   hydrated: [];
+  "base-reached": [];
   "stream-failed": [StreamdiskError];
   learned: [readonly KnownSource[]];
   lost: [StreamdiskError];
@@ -45,11 +47,11 @@ const TLS_CREDENTIALS = "tls0";
 const MAP_PAGE = 4096;
 
 /** After these a stream tells nothing more. */
-const ENDS = ["hydrated", "stream-failed", "lost", "closed"] as const;
+const ENDS = ["hydrated", "base-reached", "stream-failed", "lost", "closed"] as const;
 
 /**
  * Made by `serveDisk`. Events: `progress`, `source` (lost, back, changed or deleted), `pause` (the policy says so: stop the machine),
- * `hydrated`, `stream-failed`, `learned` (what is to be handed in as `knownSources` the next time), `lost` (its
+ * `hydrated`, `base-reached` (the end of a stream down to a base), `stream-failed`, `learned` (what is to be handed in as `knownSources` the next time), `lost` (its
  * thread has died: the disk may be served again at once), `closed`.
  */
 export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncDisposable {
@@ -57,7 +59,7 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
   readonly #facts: ServedDiskFacts;
   readonly #watchers = new Set<LiveQueue>();
   #progress: StreamProgress | undefined;
-  #end: "hydrated" | StreamdiskError | undefined;
+  #end: "hydrated" | "base-reached" | StreamdiskError | undefined;
   #cleanUp: () => Promise<void> | undefined = () => undefined;
   #closing: Promise<void> | undefined;
 
@@ -140,7 +142,7 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
   /**
    * Resolves when nothing is missing any more and the link is broken.
    *
-   * @throws {StreamdiskError} the stream's error; `shutdown` when the disk is closed before, or its thread has died
+   * @throws {StreamdiskError} the stream's error; `refused` when it ended at a base; `shutdown` when the disk is closed before, or its thread has died
    */
   async hydrated(): Promise<void> {
     if (this.#end === undefined) {
@@ -149,6 +151,9 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
       });
     }
     if (this.#end instanceof StreamdiskError) throw this.#end;
+    if (this.#end !== "base-reached") return;
+    const message = `The stream of '${this.image}' has ended at its base: the disk needs that as before`;
+    throw new StreamdiskError("refused", message, { node: this.image });
   }
 
   info(): Promise<DiskInfo> {
@@ -221,10 +226,19 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     }
   }
 
-  /** Starts a stream, unless one runs. */
+  /**
+   * Starts a stream, unless one runs. One with a `base` ends when nothing is missing above that (event `base-reached`).
+   *
+   * @throws {StreamdiskError} `invalid-argument` for a base that is no layer of the disk, `not-found` for a file that is not there
+   */
   async stream(options: StreamSpec = {}): Promise<void> {
-    if (this.#end instanceof StreamdiskError && this.lost === undefined) this.#end = undefined;
+    if (this.#end !== "hydrated" && this.lost === undefined) this.#end = undefined;
     await this.#place.thread.call(this.#place.id, "stream", options);
+  }
+
+  /** Which layer a base of a stream is. @throws {StreamdiskError} as `stream`, and `source-lost` while what lies below is not known */
+  base(named: string): Promise<BaseLayer> {
+    return this.#place.thread.call(this.#place.id, "base", { named });
   }
 
   /** Fetches nothing more; what was fetched stays. */
@@ -275,6 +289,10 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
       case "hydrated":
         this.#end = "hydrated";
         this.emit("hydrated");
+        return;
+      case "base-reached":
+        this.#end = "base-reached";
+        this.emit("base-reached");
         return;
       case "stream-failed":
         this.#end = new StreamdiskError(event.code, event.message, { node: this.image });

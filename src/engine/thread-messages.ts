@@ -3,7 +3,17 @@ import { type ErrorCode, type ErrorContext, StreamdiskError } from "../errors/in
 import type { Cells, CellsPart } from "../image/index.ts";
 import type { NbdClient } from "../nbd/index.ts";
 import type { StepResult } from "../stream/index.ts";
-import type { DiskEvent, DiskInfo, DiskLive, DiskSpec, LoadSample, MapPage, MapPart, StreamSpec } from "./disk-spec.ts";
+import type {
+  BaseLayer,
+  DiskEvent,
+  DiskInfo,
+  DiskLive,
+  DiskSpec,
+  LoadSample,
+  MapPage,
+  MapPart,
+  StreamSpec,
+} from "./disk-spec.ts";
 
 /** Calls by name: what goes, what comes back. */
 export interface DiskCalls {
@@ -16,6 +26,7 @@ export interface DiskCalls {
   live: { args: undefined; result: DiskLive };
   watch: { args: { readonly on: boolean }; result: undefined };
   stream: { args: StreamSpec; result: undefined };
+  base: { args: { readonly named: string }; result: BaseLayer };
   cancelStream: { args: undefined; result: undefined };
   setSpeed: { args: { readonly speed: number | undefined }; result: undefined };
   step: { args: { readonly offset?: number; readonly length: number }; result: StepResult };

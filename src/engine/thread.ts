@@ -35,6 +35,8 @@ async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
       return disk.watch((args as DiskCalls["watch"]["args"]).on);
     case "stream":
       return disk.stream(args as StreamSpec);
+    case "base":
+      return disk.base((args as DiskCalls["base"]["args"]).named);
     case "cancelStream":
       return disk.cancelStream();
     case "setSpeed":

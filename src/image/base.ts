@@ -1,8 +1,8 @@
 import { basename, dirname, resolve } from "node:path";
-import { type BackingReference, isOverlay } from "../block/index.ts";
+import { isOverlay } from "../block/index.ts";
 import { resolveReference } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { sourceIdentity } from "../sources/index.ts";
+import { shownReference, sourceIdentity } from "../sources/index.ts";
 import type { StreamBase } from "../stream/index.ts";
 import type { Image } from "./open.ts";
 
@@ -14,16 +14,24 @@ import type { Image } from "./open.ts";
  */
 export async function findBase(image: Image, base: string): Promise<StreamBase> {
   const { layers } = image;
-  const identity = await sourceIdentity(base);
-  const index = layers.findIndex((layer) => layer.identity === identity);
+  const index = await indexOf(layers, base);
   if (index < 1) {
-    const chain = layers.map(({ path }) => `'${path}'`).join(" over ");
+    const chain = layers.map(({ path }) => `'${shownReference(path)}'`).join(" over ");
     const what =
       index === 0 ? "is the image itself, not below it" : `is not in the backing chain of '${image.node.name}'`;
-    throw new StreamdiskError("invalid-argument", `The base '${base}' ${what}: that is ${chain}`, { node: base });
+    const shown = shownReference(base);
+    throw new StreamdiskError("invalid-argument", `The base '${shown}' ${what}: that is ${chain}`, { node: shown });
   }
   const { node, format } = layers[index]!;
   return { node, reference: { reference: referenceTo(image, index), format } };
+}
+
+/** By its name first: a file may have been deleted while it is read. */
+async function indexOf(layers: Image["layers"], base: string): Promise<number> {
+  const named = layers.findIndex(({ path }) => path === base);
+  if (named >= 0) return named;
+  const identity = await sourceIdentity(base);
+  return layers.findIndex((layer) => layer.identity === identity);
 }
 
 /**
@@ -32,14 +40,14 @@ export async function findBase(image: Image, base: string): Promise<StreamBase> 
  */
 function referenceTo({ layers }: Image, index: number): string {
   const above = layers[index - 1]!;
-  const { reference } = written(above.node);
-  if (index === 1) return reference;
-  const path = resolveReference(reference, above.path);
+  const reference = written(above.node);
+  if (index === 1 && reference !== undefined) return reference;
+  // One that was away when the chain was opened is known by what it is called alone.
+  const path = reference === undefined ? layers[index]!.path : resolveReference(reference, above.path);
   const home = dirname(resolve(layers[0]!.path));
   return dirname(path) === home ? basename(path) : path;
 }
 
-function written(node: Image["node"]): BackingReference {
-  if (isOverlay(node) && node.backingReference !== undefined) return node.backingReference;
-  throw new StreamdiskError("invalid-image", `'${node.name}' has no backing file`, { node: node.name });
+function written(node: Image["node"]): string | undefined {
+  return isOverlay(node) ? node.backingReference?.reference : undefined;
 }

@@ -1,3 +1,4 @@
+export { findBase } from "./base.ts";
 export { type Cells, type CellsPart, nodeCells } from "./cells.ts";
 export { type CheckImageOptions, checkImage, type ImageCheck } from "./check.ts";
 export { type CompareImagesOptions, type Comparison, compareImages } from "./compare.ts";

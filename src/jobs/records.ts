@@ -90,6 +90,8 @@ export interface JobRecord {
   readonly reason?: JobReason;
   /** Bytes a second; undefined for no limit. */
   readonly speed?: number;
+  /** Absolute path or URI of the layer that stays below; undefined for none. */
+  readonly base?: { readonly reference: string; readonly format: FormatName };
   /** The higher one goes first when there are more than may run at once. */
   readonly priority: number;
   /** As last seen; bytes. */
@@ -155,5 +157,6 @@ export const EVENT_TYPES = [
   "job-cancelled",
   "job-failed",
   "hydrated",
+  "base-reached",
 ] as const;
 export type EventType = (typeof EVENT_TYPES)[number];

@@ -76,6 +76,33 @@ interface DiskJson {
   readonly stream?: { readonly id: string; readonly state: string };
 }
 
+test("a stream down to a base keeps it over kill -9", async (t) => {
+  await using bench = new Bench(t);
+  await bench.daemon.start();
+  const middle = join(bench.daemon.images, "middle.qcow2");
+  peer("qemu-img", "create", "-q", "-f", "qcow2", "-b", bench.base, "-F", "raw", middle);
+  peer("qemu-io", "-f", "qcow2", "-c", "write -q -P 0x77 0 3M", "-c", "write -q -z 4M 1M", middle);
+  bench.content.fill(0x77, 0, 3 * MIB).fill(0, 4 * MIB, 5 * MIB);
+  await bench.ok("disk", "create", "vm1", "--backing", "./middle.qcow2", "--backing-format", "qcow2");
+  const stream = ["stream", "vm1", "--base", "./base.raw"];
+  const { base } = await bench.json<{ base?: string }>(...stream, "--speed", "100K", "--detach");
+  assert.equal(base, bench.base);
+  await sleep(1000);
+  await bench.daemon.stop("SIGKILL");
+  await bench.daemon.start();
+  const { waiter, heard } = waitFor(bench, "stream", "vm1", "--json");
+  await heard;
+  await bench.ok("speed", "vm1", "max");
+  assert.equal((await waiter.ended).exit, 0);
+  const disk = await bench.json<DiskJson>("disk", "show", "vm1");
+  assert.equal(disk.backing, bench.base);
+  await bench.daemon.stop();
+  const expected = join(bench.daemon.images, "expected.raw");
+  writeFileSync(expected, bench.content);
+  rmSync(middle);
+  peer("qemu-img", "compare", "-f", "qcow2", "-F", "raw", disk.image, expected);
+});
+
 test("a disk is made, streamed over a restart, and stands alone", async (t) => {
   await using bench = new Bench(t);
   const { daemon } = bench;

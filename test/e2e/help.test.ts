@@ -64,7 +64,7 @@ test("wrong usage is exit code 64 and one line", async () => {
     [["disk", "ls"], /'streamdisk daemon'/],
     [["disk", "lst"], /unknown command 'lst'/],
     [["disk", "resize", "a", "1Gb"], /'1Gb'.*bits/],
-    [["stream", "vm1", "--base", "x.raw"], /'--base' is for files.*\.\/vm1/],
+    [["stream", "vm1", "--step", "--base", "x.raw"], /'vm1' is a disk of the daemon.*'--base'/],
     [["stream", "a.qcow2", "--detach"], /'--detach' is for disks of the daemon/],
     [["daemon", "--bind", "127.0.0.1"], /'--bind' needs '--port'/],
     [["daemon", "--max-streams", "0"], /at least one stream/],

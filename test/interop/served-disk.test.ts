@@ -3,7 +3,8 @@
  * speed and map; images that are themselves on a server.
  */
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { imageMap, type MapEntry, type StreamdiskError, serveDisk } from "../../src/index.ts";
@@ -230,4 +231,91 @@ test("an image on a server that only lets it be read is refused to guests that w
     assert(bytes.equals(readFileSync(base)));
   }
   await assert.rejects(serveDisk({ image: nbd.uri, create: true, size: MIB }), { code: "invalid-argument" });
+});
+
+/** base.raw under middle.qcow2 under vm.qcow2; the middle has data of its own, and zeroes where the base has data. */
+function chainOfThree(directory: string) {
+  const [base, middle, image] = ["base.raw", "middle.qcow2", "vm.qcow2"].map((name) => join(directory, name)) as [
+    string,
+    string,
+    string,
+  ];
+  const content = noise(SIZE, 11);
+  writeFileSync(base, content);
+  peer("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", middle);
+  const change = ["-c", "write -q -P 0x77 1M 3M", "-c", "write -q -z 6M 2M"];
+  peer("qemu-io", "-f", "qcow2", ...change, middle);
+  peer("qemu-img", "create", "-q", "-f", "qcow2", "-b", middle, "-F", "qcow2", image);
+  peer("qemu-io", "-f", "qcow2", "-c", "write -q -P 0x33 2M 512k", image);
+  content
+    .fill(0x77, MIB, 4 * MIB)
+    .fill(0x33, 2 * MIB, 2.5 * MIB)
+    .fill(0, 6 * MIB, 8 * MIB);
+  return { base, middle, image, content };
+}
+
+test("a stream down to a base takes only what lies above it, zeroes too, and the disk lies over the base then", async (t) => {
+  const directory = temporaryDirectory(t);
+  const { base, middle, image, content } = chainOfThree(directory);
+  await using disk = await serveDisk({ image });
+  await using guest = await connectNbd(disk.uri);
+  const reached = once(disk, "base-reached");
+  await disk.stream({ base, speed: MIB });
+  // What a guest writes meanwhile stays.
+  await guest.write(3 * MIB, Buffer.alloc(4096, 9));
+  content.fill(9, 3 * MIB, 3 * MIB + 4096);
+  await disk.cancelStream();
+  assert.deepEqual((await disk.info()).below, [middle, base]);
+  await disk.stream({ base });
+  await reached;
+  const { hydrated, below, source, missingBytes } = await disk.info();
+  assert.deepEqual([hydrated, below, source.state], [false, [base], "ok"]);
+  assert.equal(missingBytes, SIZE - 5 * MIB);
+  await assert.rejects(disk.hydrated(), { code: "refused" });
+  rmSync(middle);
+  const bytes = Buffer.alloc(SIZE);
+  await guest.read(0, bytes);
+  assert(bytes.equals(content));
+  await guest.close();
+  await disk.close();
+  assert.equal(JSON.parse(peer("qemu-img", "info", "--output=json", image))["full-backing-filename"], base);
+  const expected = join(directory, "expected.raw");
+  writeFileSync(expected, content);
+  peer("qemu-img", "compare", "-f", "qcow2", "-F", "raw", image, expected);
+  peer("qemu-img", "check", "-q", image);
+});
+
+test("a base that is no layer below a disk is refused by name, with the layers", async (t) => {
+  const directory = temporaryDirectory(t);
+  const { base, middle, image } = chainOfThree(directory);
+  await using disk = await serveDisk({ image });
+  const other = join(directory, "other.raw");
+  writeFileSync(other, "");
+  const chain = `'${image}' over '${middle}' over '${base}'`;
+  await assert.rejects(disk.stream({ base: other }), {
+    code: "invalid-argument",
+    message: `The base '${other}' is not in the backing chain of '${image}': that is ${chain}`,
+  });
+  await assert.rejects(disk.stream({ base: image }), { code: "invalid-argument" });
+  await assert.rejects(disk.stream({ base: "base.raw" }), { code: "not-found" });
+  assert.deepEqual(await disk.base(base), { reference: base, format: "raw" });
+});
+
+test("a base below an image that is away is waited for, and read on when it is reached", async (t) => {
+  const directory = temporaryDirectory(t);
+  const { base, middle, image, content } = chainOfThree(directory);
+  await using server = await startNbdkit(["-r", "file", middle]);
+  peer("qemu-img", "rebase", "-q", "-u", "-b", server.uri, "-F", "qcow2", image);
+  await server.stop();
+  await using disk = await serveDisk({ image, allowBacking: [server.uri, base] });
+  await assert.rejects(disk.base(base), { code: "source-lost" });
+  const reached = once(disk, "base-reached");
+  await disk.stream({ base });
+  await server.start();
+  await reached;
+  assert.deepEqual((await disk.info()).below, [base]);
+  await using guest = await connectNbd(disk.uri);
+  const bytes = Buffer.alloc(SIZE);
+  await guest.read(0, bytes);
+  assert(bytes.equals(content));
 });

@@ -30,7 +30,10 @@ const EXIT_STEPS_DONE = 10;
 
 export function define(command: Command): void {
   command
-    .argument("<image>", "the overlay to fill, a disk of the daemon, or a domain's disk; it stands alone afterwards")
+    .argument(
+      "<image>",
+      "the overlay to fill, a disk of the daemon, or a domain's disk; without --base it stands alone afterwards",
+    )
     .option("--base <file>", "image of the chain that stays the backing file")
     .option("--speed <rate>", "bytes a second at most, for example 50M", parseRate)
     .option("--window <size>", "bytes under way at once; without it, adapted between 1M and 32M", parseSize)
@@ -94,6 +97,12 @@ const OF_DAEMON = [
 
 async function streamOfDaemon(disk: string, flags: Flags): Promise<void> {
   refuseFileFlags(disk, flags);
+  if (flags.step && flags.base !== undefined) {
+    throw new StreamdiskError(
+      "invalid-argument",
+      `'${disk}' is a disk of the daemon: its steps go down to no '--base'`,
+    );
+  }
   const { stepDisk, streamDisk } = await import("../disk-stream.ts");
   if (!flags.step) await streamDisk(disk, flags);
   else if (await stepDisk(disk, flags)) process.exitCode = EXIT_STEPS_DONE;
