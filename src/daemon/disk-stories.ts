@@ -37,7 +37,8 @@ export class DiskStories {
 
   /** From now on it is told what becomes of its source. */
   opened({ name, settings }: DiskRecord, served: ServedDisk): void {
-    void this.#events.tell("disk-opened", `'${name}' is served at ${served.uri}`, { disk: name });
+    const message = `'${name}' is served at ${served.uri}; what its image lacks comes from below when it is read`;
+    void this.#events.tell("disk-opened", message, { disk: name });
     const policy = policyInWords(settings.onSourceError);
     served.on("source", ({ state, message = "" }) => {
       if (state === "lost")

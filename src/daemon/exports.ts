@@ -74,7 +74,7 @@ export class Exports {
       this.#byName.set(name, held);
       await this.#parts.events.tell(
         "export-added",
-        `'${held.record.settings.image}' is offered as '${name}' at ${uri}`,
+        `'${held.record.settings.image}' is offered as '${name}' at ${uri}, also after restarts, until it is removed`,
       );
       return held;
     } catch (error) {
@@ -134,7 +134,10 @@ export class Exports {
       await this.#parts.store.deleteExport(name);
       this.#byName.delete(name);
       await held.host.close();
-      await this.#parts.events.tell("export-removed", `'${name}' is offered no more; its file stays`);
+      await this.#parts.events.tell(
+        "export-removed",
+        `'${name}' is offered no more, since it was removed: its clients were let go of, and its file stays`,
+      );
     });
   }
 
