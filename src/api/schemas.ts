@@ -129,6 +129,7 @@ export const loadSample = z
 const sourceState = z.object({
   state: z.enum(["ok", "lost", "changed", "deleted", "none"]),
   message: z.string().optional(),
+  since: z.number().optional().describe("Since when it is so; at most since the disk was opened"),
   held: z.number().int().describe("Guest requests that wait for it"),
 });
 
@@ -231,6 +232,12 @@ export const source = z
   .object({
     uri: z.string().describe("Without what gives access to it"),
     state: z.enum(["ok", "deleted", "lost", "changed"]).describe("deleted: read on until its disks are closed"),
+    since: z
+      .number()
+      .optional()
+      .describe(
+        "Since when it is so for the first of the disks, at most since that was opened; absent when none that is open needs it",
+      ),
     disks: z.array(z.string()).describe("Which of them still need it; empty: it may go"),
     missingBytes: bytes,
     requests: z.number().int().describe("That it was asked since its disks were opened"),
@@ -261,6 +268,7 @@ export const event = z
     type: z.string(),
     disk: z.string().optional(),
     job: z.string().optional(),
+    source: z.string().optional().describe("Path or URI of the source that it is about"),
     message: z.string(),
     code: z.string().optional(),
     offset: bytes.optional(),

@@ -105,6 +105,11 @@ export class LateImage extends ReadOnlyNode implements FormatNode {
     return this.#chain?.node;
   }
 
+  /** Whether it is open: its source was there at some time. */
+  get isThere(): boolean {
+    return this.#chain !== undefined;
+  }
+
   /** What lies below it, as far as is known. */
   get deeper(): readonly ChainLayer[] {
     return this.#chain?.layers.slice(1) ?? [];

@@ -127,9 +127,9 @@ export function exportsTable(exports: readonly NbdExportView[]): string[] {
 
 export function sourcesTable(sources: readonly Source[]): string[] {
   if (sources.length === 0) return ["No disk of the daemon has a source"];
-  const rows = sources.map(({ uri, state, disks, missingBytes, fetchedBytes, errors, latency, speed }) => [
+  const rows = sources.map(({ uri, state, since, disks, missingBytes, fetchedBytes, errors, latency, speed }) => [
     uri,
-    disks.length === 0 ? "-" : state,
+    disks.length === 0 ? "-" : state === "ok" || since === undefined ? state : `${state} since ${timeOf(since)}`,
     formatSize(missingBytes),
     formatSize(fetchedBytes),
     String(errors),

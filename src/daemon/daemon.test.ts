@@ -119,6 +119,8 @@ test("a disk is made over a source, served, streamed and stands alone", async (t
   bench.content.fill(1, 4096, 4608);
   assert.equal((await bench.stream("vm1")).state, "running");
   const { hydrated, backing, stream, source } = await bench.until("vm1", "completed");
+  while (!(await bench.events()).some(({ type, source: free }) => type === "source-free" && free === bench.base))
+    await sleep(5);
   assert.deepEqual([hydrated, backing, source?.state], [true, undefined, "none"]);
   assert.equal(stream?.missingBytes, 0);
   const types = await bench.types("vm1");

@@ -13,7 +13,7 @@ import type { CheckedInput, Live, RouteResult, Service } from "../api/index.ts";
 import { systemClock } from "../block/index.ts";
 import type { DiskLive } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { rebaseImage } from "../image/index.ts";
+import { type RebaseResult, rebaseImage } from "../image/index.ts";
 import type { EventFeed, JobRecord, Store } from "../jobs/index.ts";
 import { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
@@ -28,6 +28,7 @@ import { clientsOf, exportNow } from "./hosted-views.ts";
 import { JobRunner } from "./job-runner.ts";
 import { type Log, noLog } from "./log.ts";
 import { sourcesOf } from "./source-list.ts";
+import { SourceNeeds } from "./source-needs.ts";
 import { limitChanged, SpeedLimits } from "./speed-limits.ts";
 import { StreamShares } from "./stream-shares.ts";
 import type { Turns } from "./turns.ts";
@@ -70,8 +71,9 @@ export class Daemon implements Service, AsyncDisposable {
     this.#limits = limits;
     this.#shares = new StreamShares(limits, systemClock);
     this.#runner = new JobRunner({ store, events, log, maxStreams: options.maxStreams, shares: this.#shares });
-    this.#disks = new Disks({ store, events, allowed, options, runner: this.#runner });
-    this.#exports = new Exports({ store, events, allowed, options });
+    const needs = new SourceNeeds(events);
+    this.#disks = new Disks({ store, events, needs, allowed, options, runner: this.#runner });
+    this.#exports = new Exports({ store, events, needs, allowed, options });
     this.#domains = new Domains({ store, events, runner: this.#runner });
     this.#domainCalls = new DomainCalls(this.#domains, (id) => this.#streamOf(id));
   }
@@ -208,21 +210,23 @@ export class Daemon implements Service, AsyncDisposable {
     const backing = await this.#allowed.source(body.backing);
     const { backingFormat, force } = body;
     const { sourceOptions } = this.#options;
-    let compared = 0;
-    await this.#disks.reopened(held, async ({ backing: _old, backingFormat: _oldFormat, ...settings }) => {
-      const result = await rebaseImage(settings.image, {
+    let found: Pick<RebaseResult, "compared" | "warnings"> = { compared: 0, warnings: [] };
+    await this.#disks.reopened(held, async ({ settings: all, backingLength, known = [] }) => {
+      const { backing: _old, backingFormat: _oldFormat, ...settings } = all;
+      found = await rebaseImage(settings.image, {
         backing,
         force,
         allowBacking: this.#allowed.backing,
         sourceOptions,
+        remembered: { length: backingLength, sources: known },
         ...(settings.format !== undefined && { format: settings.format }),
         ...(backingFormat !== undefined && { backingFormat }),
       });
-      compared = result.compared;
       return { ...settings, backing, ...(backingFormat !== undefined && { backingFormat }) };
     });
-    await this.#disks.stories.sourceReplaced(params.disk, backing, compared);
-    return this.#view(held);
+    await this.#disks.stories.sourceReplaced(params.disk, backing, found.compared);
+    const view = await this.#view(held);
+    return { ...view, warnings: [...new Set([...found.warnings, ...view.warnings])] };
   }
 
   async startStream({ params, body }: Input<"startStream">): Result<"startStream"> {

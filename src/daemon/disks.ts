@@ -14,7 +14,6 @@ import { dirname, join } from "node:path";
 import type { NewDisk } from "../api/index.ts";
 import type { ServedDisk } from "../engine/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
-import type { KnownSource } from "../filters/index.ts";
 import { createImage, removeHalfMade } from "../image/index.ts";
 import type { DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
@@ -27,6 +26,7 @@ import type { EventHub } from "./event-hub.ts";
 import type { JobRunner } from "./job-runner.ts";
 import { newDiskSettings } from "./new-disk.ts";
 import { inParallel } from "./parallel.ts";
+import { knownNeeds, type SourceNeeds } from "./source-needs.ts";
 import { Turns } from "./turns.ts";
 
 /** One disk. */
@@ -39,6 +39,7 @@ export interface HeldDisk {
 export interface DisksParts {
   readonly store: Store;
   readonly events: EventHub;
+  readonly needs: SourceNeeds;
   readonly runner: JobRunner;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
@@ -92,6 +93,7 @@ export class Disks {
       await removeHalfMade(settings.image);
       await store.deleteDisk(id);
       this.#byName.delete(name);
+      this.#parts.needs.forget(id);
       return this.stories.undone(name);
     }
     if (state === "creating") {
@@ -176,6 +178,7 @@ export class Disks {
     await this.#parts.runner.detach(record.id, "it could not be made");
     await held?.host.close().catch(() => {});
     this.#byName.delete(record.name);
+    this.#parts.needs.forget(record.id);
     // What cannot be taken away stays with its record, which says so at the next start.
     if (made) await rm(record.settings.image, { force: true });
     await this.#parts.store.deleteDisk(record.id);
@@ -202,10 +205,17 @@ export class Disks {
       }),
       onOpen: (served) => {
         this.stories.opened(held.record, served);
-        served.on("learned", (known) => void this.#remember(held, known).catch(() => {}));
+        served.on("learned", (known) => void this.#remember(held, { known }).catch(() => {}));
         // Before the job has ended by it: one that has not is looked at when the disk is opened.
         served.on("base-reached", () => void this.#baseReached(held).catch(() => {}));
         runner.attach(held.record.id, held.record.name, served);
+        const look = (): void => void this.#look(held, served).catch(() => {});
+        look();
+        served.on("base-reached", look);
+        served.on("hydrated", look);
+        served.on("source", ({ state }) => {
+          if (state === "ok") look();
+        });
       },
       onFailure: (error) => {
         // One that is being made is undone, and its maker is told.
@@ -219,17 +229,27 @@ export class Disks {
       ...(options.firstRetryMs !== undefined && { firstRetryMs: options.firstRetryMs }),
     });
     const held: HeldDisk = { record, host, turns };
+    this.#parts.needs.hold(record.id, knownNeeds(record));
     this.#byName.set(record.name, held);
     return held;
   }
 
+  /** What it needs has changed, or is there now. */
+  async #look(held: HeldDisk, served: ServedDisk): Promise<void> {
+    const { below, backingLength } = await served.info();
+    if (held.host.served !== served) return;
+    this.#parts.needs.learn(held.record.id, below);
+    if (backingLength !== undefined) await this.#remember(held, { backingLength });
+  }
+
   /** What is not written down is learned again. */
-  async #remember(held: HeldDisk, known: readonly KnownSource[]): Promise<void> {
+  async #remember(held: HeldDisk, learned: Pick<DiskRecord, "known" | "backingLength">): Promise<void> {
     const { record } = held;
     if (record.state !== "ready" || this.#byName.get(record.name) !== held) return;
-    if (JSON.stringify(known) === JSON.stringify(record.known)) return;
-    held.record = { ...record, known };
-    await this.#parts.store.putDisk(held.record);
+    const after = { ...record, ...learned };
+    if (JSON.stringify(after) === JSON.stringify(record)) return;
+    held.record = after;
+    await this.#parts.store.putDisk(after);
   }
 
   /** Open, unless it has been taken away while its turn was waited for. */
@@ -303,6 +323,7 @@ export class Disks {
     await store.deleteDisk(id);
     this.#byName.delete(name);
     await this.stories.deleted(record);
+    this.#parts.needs.release(id);
   }
 
   async resize(name: string, length: number, shrink: boolean): Promise<void> {
@@ -319,15 +340,15 @@ export class Disks {
   }
 
   /** Takes a disk away from its guests for a moment, while `change` does something to the image itself. */
-  async reopened(held: HeldDisk, change: (settings: DiskSettings) => Promise<DiskSettings>): Promise<void> {
+  async reopened(held: HeldDisk, change: (record: DiskRecord) => Promise<DiskSettings>): Promise<void> {
     const { runner, store } = this.#parts;
     await held.turns.run(async () => {
       await runner.detach(held.record.id, "its source is replaced");
       await held.host.close();
       try {
-        const settings = await change(held.record.settings);
+        const settings = await change(held.record);
         // What was known of the old source is not true of the new one.
-        const { known: _known, ...rest } = held.record;
+        const { known: _known, backingLength: _length, ...rest } = held.record;
         const record = { ...rest, settings };
         await store.putDisk(record);
         held.record = record;

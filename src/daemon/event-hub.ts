@@ -16,6 +16,8 @@ export interface EventFacts {
   /** Name of the disk. */
   readonly disk?: string;
   readonly job?: string;
+  /** Path or URI, without what gives access to it. */
+  readonly source?: string;
   readonly code?: ErrorCode;
   readonly offset?: number;
   readonly length?: number;

@@ -12,6 +12,7 @@ import type { DaemonOptions } from "./daemon-options.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import type { EventHub } from "./event-hub.ts";
 import { inParallel } from "./parallel.ts";
+import type { SourceNeeds } from "./source-needs.ts";
 import { Turns } from "./turns.ts";
 
 export interface HeldExport {
@@ -22,6 +23,7 @@ export interface HeldExport {
 
 export interface ExportsParts {
   readonly store: Store;
+  readonly needs: SourceNeeds;
   readonly events: EventHub;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
@@ -46,9 +48,9 @@ export class Exports {
 
   /** Opens all; resolves when each has been tried. */
   async restore(records: readonly ExportRecord[]): Promise<void> {
-    await inParallel(records, MOST_AT_ONCE, async (record) => {
-      const held = this.#hold(record);
-      this.#byName.set(record.name, held);
+    const exports = records.map((record) => this.#hold(record));
+    for (const held of exports) this.#byName.set(held.record.name, held);
+    await inParallel(exports, MOST_AT_ONCE, async (held) => {
       await this.#open(held).catch(() => {});
     });
   }
@@ -79,6 +81,7 @@ export class Exports {
       return held;
     } catch (error) {
       await probe?.host.close().catch(() => {});
+      this.#parts.needs.forget(needOf(name));
       throw error;
     } finally {
       this.#claimed.delete(name);
@@ -138,11 +141,14 @@ export class Exports {
         "export-removed",
         `'${name}' is offered no more, since it was removed: its clients were let go of, and its file stays`,
       );
+      this.#parts.needs.release(needOf(name));
     });
   }
 
   #hold(record: ExportRecord): HeldExport {
-    const { events, allowed, options } = this.#parts;
+    const { events, needs, allowed, options } = this.#parts;
+    const who = needOf(record.name);
+    needs.hold(who, undefined);
     const turns = new Turns();
     const spec = (): ServeDiskOptions => ({
       ...serveOptions(
@@ -157,7 +163,17 @@ export class Exports {
     });
     const host = new HostedImage({
       spec,
-      onOpen: () => {},
+      onOpen: (served) => {
+        const look = (): void =>
+          void served.info().then(
+            ({ below }) => needs.learn(who, below),
+            () => {},
+          );
+        look();
+        served.on("source", ({ state }) => {
+          if (state === "ok") look();
+        });
+      },
       onFailure: ({ message, code }) => {
         if (this.#claimed.has(record.name)) return;
         const said = `The export '${record.name}' could not be opened: ${message}. It is tried again now and then`;
@@ -179,6 +195,11 @@ export class Exports {
       return await host.demand();
     });
   }
+}
+
+/** By which an export is known to need something; ids of disks are no such. */
+function needOf(name: string): string {
+  return `export ${name}`;
 }
 
 function tlsOf({ tlsCertificates, tlsPskFile }: ExportRecord): Pick<ServeDiskOptions, "tls"> {

@@ -17,6 +17,7 @@ const WORSE: Readonly<Record<State, number>> = { ok: 0, deleted: 1, lost: 2, cha
 /** What is known of one source so far. */
 class Seen {
   state: State = "ok";
+  since: number | undefined;
   readonly disks: string[] = [];
   missingBytes = 0;
   requests = 0;
@@ -24,6 +25,14 @@ class Seen {
   errors = 0;
   lastError: Source["lastError"];
   readonly #latency = new LatencyHistogram();
+
+  /** How one of its disks sees it. The worst counts, and of several the first that saw it. */
+  see(state: State, since: number | undefined): void {
+    if (WORSE[state] < WORSE[this.state]) return;
+    const earlier = state === this.state ? this.since : undefined;
+    this.since = earlier === undefined || (since !== undefined && since < earlier) ? since : earlier;
+    this.state = state;
+  }
 
   count({ requests, bytes, errors, lastError, latency }: SourceFigures): void {
     this.requests += requests;
@@ -34,10 +43,11 @@ class Seen {
   }
 
   view(uri: string, speed: number | undefined): Source {
-    const { state, disks, missingBytes, requests, fetchedBytes, errors, lastError } = this;
+    const { state, since, disks, missingBytes, requests, fetchedBytes, errors, lastError } = this;
     const [p50, p99] = [this.#latency.percentile(0.5), this.#latency.percentile(0.99)];
     return {
       ...{ uri, state, disks, missingBytes, requests, fetchedBytes, errors },
+      ...(since !== undefined && { since }),
       ...(lastError !== undefined && { lastError }),
       ...(p50 !== undefined && p99 !== undefined && { latency: { p50, p99 } }),
       ...(speed !== undefined && { speed }),
@@ -61,7 +71,7 @@ export async function sourcesOf(disks: readonly HeldDisk[], limits: SpeedLimits)
       source.disks.push(record.name);
       source.missingBytes += info?.missingBytes ?? 0;
       const state = info === undefined ? "lost" : info.source.state === "none" ? "ok" : info.source.state;
-      if (WORSE[state] > WORSE[source.state]) source.state = state;
+      source.see(state, info?.source.since);
     }
     for (const figures of info?.sources ?? []) at(figures.uri).count(figures);
     if (backing !== undefined && needed.length === 0) at(shownReference(backing));

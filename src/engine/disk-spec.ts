@@ -53,6 +53,8 @@ export interface SourceState {
   readonly state: "ok" | "lost" | "changed" | "deleted" | "none";
   /** Why it is not well. */
   readonly message?: string;
+  /** Since when it is so, in milliseconds since 1970; absent for `none`. */
+  readonly since?: number;
   /** Guest requests that wait for it. */
   readonly held: number;
 }
@@ -72,6 +74,8 @@ export interface DiskInfo {
   readonly format: FormatName;
   /** Virtual size in bytes. */
   readonly length: number;
+  /** That of the image right below; absent when there is none, or it has been away ever since. */
+  readonly backingLength?: number;
   readonly localBytes: number;
   /** Written as zeroes in the image itself. */
   readonly zeroBytes: number;

@@ -8,8 +8,8 @@
  * A guest's request may be held while the source is dead; the stream job waits by itself. The disk is hydrated when a stream has
  * ended; then the layers below are closed and the export lives on.
  */
-import { isOverlay, type OverlayNode } from "../block/index.ts";
-import { type Chain, openChain } from "../chain/index.ts";
+import { type BlockNode, isOverlay, type OverlayNode } from "../block/index.ts";
+import { type Chain, LateImage, openChain } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { CopyOnRead, Hold, type SourceWatch } from "../filters/index.ts";
 import { type Cells, type CellsPart, type MapEntry, nodeCells, nodeMap, resizeNode } from "../image/index.ts";
@@ -145,12 +145,14 @@ export class Disk implements LoadSource {
     const bytes = await this.#allocation.count();
     const hydrated = this.#isHydrated;
     const load = this.#load.last;
+    const below = node.backing === undefined ? undefined : lengthBelow(node.backing);
     return {
       image: this.#name,
       uri: this.uri,
       below: this.#chain.layers.slice(1).map(({ path }) => shownReference(path)),
       format: node.format,
       length: node.length,
+      ...(below !== undefined && { backingLength: below }),
       localBytes: bytes.data,
       // What an image that stands alone has never allocated reads as zeroes.
       zeroBytes: hydrated ? bytes.zero + bytes.missing : bytes.zero,
@@ -348,6 +350,11 @@ export class Disk implements LoadSource {
       await this.#chain.close();
     }
   }
+}
+
+/** One that has not been there yet has no length. */
+function lengthBelow(node: BlockNode): number | undefined {
+  return node instanceof LateImage && !node.isThere ? undefined : node.length;
 }
 
 /** A guest that was promised a disk to write on shall not find out later. */

@@ -50,7 +50,9 @@ async function disk(t: TestContext, clock = new ManualClock()) {
 test("a deleted file is told of at once, and read on; being lost counts for more while it lasts", async (t) => {
   const { path, clock, file, states, sources, open, next } = await disk(t);
   const node = open();
-  assert.deepEqual(sources.state(0), { state: "ok", held: 0 });
+  const { since, ...found } = sources.state(0);
+  assert.deepEqual(found, { state: "ok", held: 0 });
+  assert(since !== undefined && since <= Date.now());
   const told = next();
   unlinkSync(path);
   await told;

@@ -22,6 +22,8 @@ export class SourcesBelow {
   readonly #watches: SourceWatch[] = [];
   readonly #metered: { readonly uri: string; readonly meter: Metered }[] = [];
   #deleted: string | undefined;
+  /** How they were found the last time, and since when. */
+  #seen: { readonly state: SourceState["state"]; readonly since: number } = { state: "ok", since: Date.now() };
   readonly #onHealth: () => void;
   readonly #clock: Clock | undefined;
 
@@ -85,6 +87,12 @@ export class SourcesBelow {
 
   /** How they are, all together: the first that is not well counts. */
   state(held: number): SourceState {
+    const found = this.#find(held);
+    if (found.state !== this.#seen.state) this.#seen = { state: found.state, since: Date.now() };
+    return found.state === "none" ? found : { ...found, since: this.#seen.since };
+  }
+
+  #find(held: number): SourceState {
     const bad = this.#watches.find(({ health }) => health.state !== "ok")?.health;
     if (bad === undefined) {
       if (this.#deleted !== undefined) return { state: "deleted", message: this.#deleted, held };

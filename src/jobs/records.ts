@@ -38,6 +38,8 @@ export interface DiskRecord {
   readonly address: ExportAddress;
   /** What was learned of its sources: a loss costs a look at them. */
   readonly known?: readonly KnownSource[];
+  /** Virtual size of its backing file, as last seen. */
+  readonly backingLength?: number;
   /** Virtual size that a new image is to have; undefined for that of its backing file, and for an image that was adopted. */
   readonly newSize?: number;
   /** Whether the file was made by the daemon: one that was adopted is never deleted. */
@@ -122,6 +124,8 @@ export interface EventRecord {
   /** Name of the disk. */
   readonly disk?: string;
   readonly job?: string;
+  /** Path or URI of a source, without what gives access to it. */
+  readonly source?: string;
   /** A sentence for people. */
   readonly message: string;
   readonly code?: ErrorCode;
@@ -147,6 +151,7 @@ export const EVENT_TYPES = [
   "source-back",
   "source-changed",
   "source-deleted",
+  "source-free",
   "limit-changed",
   "pause-wanted",
   "job-created",

@@ -19,8 +19,14 @@ export interface RangeServer extends AsyncDisposable {
  * @param token what every request must carry
  * @param delayMs how far away it is
  * @param certificates directory with `server-cert.pem` and `server-key.pem`: it speaks TLS
+ * @param etag the version of all that it has
  */
-export async function serveRanges(token: string, delayMs = 0, certificates?: string): Promise<RangeServer> {
+export async function serveRanges(
+  token: string,
+  delayMs = 0,
+  certificates?: string,
+  etag = '"1"',
+): Promise<RangeServer> {
   let requests = 0;
   const answer: RequestListener = async (request, reply) => {
     requests++;
@@ -33,7 +39,7 @@ export async function serveRanges(token: string, delayMs = 0, certificates?: str
     const start = Number(range[1]);
     const end = Math.min(Number(range[2]), size - 1);
     reply.writeHead(206, {
-      etag: '"1"',
+      etag,
       "content-range": `bytes ${start}-${end}/${size}`,
       "content-length": end - start + 1,
     });
