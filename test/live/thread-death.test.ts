@@ -126,7 +126,8 @@ test(`${DEATHS} deaths of threads under a daemon with writing guests and streams
   for (const [index, name] of names.entries()) {
     const backing = join(directory, "sources", `${name}.raw`);
     const content = makeBase(backing, index + 10);
-    const order = { name, backing, backingFormat: "raw", stream: { speed: MIB / 2 } };
+    // Slow enough to be under way at every death, however slow the machine is.
+    const order = { name, backing, backingFormat: "raw", stream: { speed: MIB / 32 } };
     const { uri = "" } = await daemon.createDisk({ params: {}, query: {}, body: ROUTES.createDisk.body.parse(order) });
     guests.push(new WritingGuest(name, uri, new WriteModel(content, [1, 3, 12]), rng(`thread-death ${name}`)));
     bases.push(content);
