@@ -50,7 +50,8 @@ let guest = await connectNbd(uri);
 await guest.write(0, Buffer.alloc(MIB, 9));
 await guest.flush();
 await guest.write(MIB, Buffer.alloc(MIB, 8));
-await vm.stream({ speed: MIB });
+// Slow enough to be under way when that happens, however slow the machine is.
+await vm.stream({ speed: MIB / 8 });
 while ((await vm.streamInfo()).copiedBytes === 0) await sleep(20);
 
 writeFileSync(isReadOnly, "");
@@ -66,7 +67,10 @@ await daemon.stop();
 peer("mount", "-o", "remount,ro", mounted);
 rmSync(isReadOnly);
 await daemon.start();
-const { error } = await vm.info();
+// A disk that takes its time is opened after the start.
+const openingFailed = async () => (await vm.info()).error;
+while ((await openingFailed()) === undefined) await sleep(20);
+const error = await openingFailed();
 const create = await errorOf(client.call("createDisk", { body: { name: "new", ...over } }));
 await using neighbour = await connectNbd(well.uri ?? "");
 await neighbour.write(0, Buffer.alloc(4096, 1));
