@@ -43,6 +43,8 @@ interface Active {
   record: JobRecord;
   /** What was copied before the stream that runs now. */
   copiedBefore: number;
+  /** What the stream that runs now had copied when it began to wait: only more than that ends the wait, since a try may fail again. */
+  copiedAtWait: number;
   pulse: JobPulse;
   /** On a clock that nobody sets. */
   writtenAt: number;
@@ -100,7 +102,7 @@ export class JobRunner {
     for (const job of newestFirst.reverse()) {
       const why: JobReason = { code: "queued", message: "The daemon was started again, and its turn comes" };
       const record = jobAfter(job, "wait", Date.now(), why) ?? job;
-      this.#active.set(job.disk, { record, copiedBefore: job.copiedBytes, pulse: CALM, writtenAt: 0 });
+      this.#active.set(job.disk, { record, copiedBefore: job.copiedBytes, copiedAtWait: 0, pulse: CALM, writtenAt: 0 });
     }
   }
 
@@ -159,7 +161,7 @@ export class JobRunner {
       copiedBytes: 0,
       createdAt: Date.now(),
     };
-    const active = { record, copiedBefore: 0, pulse: CALM, writtenAt: performance.now() };
+    const active = { record, copiedBefore: 0, copiedAtWait: 0, pulse: CALM, writtenAt: performance.now() };
     this.#active.set(id, active);
     try {
       await this.#stories.created(name, record, this.running < this.#maxStreams);
@@ -282,9 +284,13 @@ export class JobRunner {
       ...(eta !== undefined && { eta }),
       ...(reason?.retryIn !== undefined && { retryIn: reason.retryIn }),
     };
-    if (now.state === "running" && active.record.state === "waiting") this.#becomeAnyway(active, "run");
-    else if (now.state === "waiting" && reason !== undefined) {
+    if (now.state === "running" && active.record.state === "waiting") {
+      // A stream that was begun anew counts from nothing.
+      if (copiedBytes < active.copiedAtWait) active.copiedAtWait = 0;
+      if (copiedBytes > active.copiedAtWait) this.#becomeAnyway(active, "run");
+    } else if (now.state === "waiting" && reason !== undefined) {
       const { retryIn: _soon, ...why } = reason;
+      active.copiedAtWait = copiedBytes;
       const isNews = active.record.state === "running" || active.record.reason?.code !== why.code;
       if (isNews) this.#becomeAnyway(active, "wait", why);
       else active.record = { ...active.record, reason: why };
