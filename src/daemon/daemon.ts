@@ -12,16 +12,14 @@
 import type { CheckedInput, Live, RouteResult, Service } from "../api/index.ts";
 import { systemClock } from "../block/index.ts";
 import type { DiskLive } from "../engine/index.ts";
-import { StreamdiskError } from "../errors/index.ts";
 import { type RebaseResult, rebaseImage } from "../image/index.ts";
-import type { EventFeed, JobRecord, Store } from "../jobs/index.ts";
+import type { EventFeed, Store } from "../jobs/index.ts";
 import { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
-import { baseLayer } from "./disk-base.ts";
 import { listDisks } from "./disk-list.ts";
 import { Disks, type HeldDisk } from "./disks.ts";
 import { DomainCalls } from "./domain-calls.ts";
-import { Domains, isDomainDisk } from "./domains.ts";
+import { Domains } from "./domains.ts";
 import { EventHub } from "./event-hub.ts";
 import { Exports } from "./exports.ts";
 import { clientsOf, exportNow } from "./hosted-views.ts";
@@ -30,8 +28,8 @@ import { type Log, noLog } from "./log.ts";
 import { sourcesOf } from "./source-list.ts";
 import { SourceNeeds } from "./source-needs.ts";
 import { limitChanged, SpeedLimits } from "./speed-limits.ts";
+import { StreamCalls } from "./stream-calls.ts";
 import { StreamShares } from "./stream-shares.ts";
-import type { Turns } from "./turns.ts";
 import { cellsView, diskView, jobView, liveView } from "./views.ts";
 
 type Input<N extends keyof Service> = CheckedInput<N>;
@@ -57,6 +55,7 @@ export class Daemon implements Service, AsyncDisposable {
   readonly #exports: Exports;
   readonly #domains: Domains;
   readonly #domainCalls: DomainCalls;
+  readonly #streams: StreamCalls;
   readonly #allowed: AllowedPaths;
   readonly #startedAt = Date.now();
   #restoring: Promise<unknown> = Promise.resolve();
@@ -75,7 +74,9 @@ export class Daemon implements Service, AsyncDisposable {
     this.#disks = new Disks({ store, events, needs, allowed, options, runner: this.#runner });
     this.#exports = new Exports({ store, events, needs, allowed, options });
     this.#domains = new Domains({ store, events, runner: this.#runner });
-    this.#domainCalls = new DomainCalls(this.#domains, (id) => this.#streamOf(id));
+    const [runner, disks, domains] = [this.#runner, this.#disks, this.#domains];
+    this.#streams = new StreamCalls({ store, runner, disks, domains, allowed, options });
+    this.#domainCalls = new DomainCalls(this.#domains, (id) => this.#streams.of(id));
   }
 
   /**
@@ -147,7 +148,7 @@ export class Daemon implements Service, AsyncDisposable {
   }
 
   listDisks({ query }: Input<"listDisks">): Result<"listDisks"> {
-    return listDisks(this.#disks.all(), query, (ids) => this.#streamsOf(ids));
+    return listDisks(this.#disks.all(), query, (ids) => this.#streams.ofEach(ids));
   }
 
   async createDisk({ body }: Input<"createDisk">): Result<"createDisk"> {
@@ -229,87 +230,14 @@ export class Daemon implements Service, AsyncDisposable {
     return { ...view, warnings: [...new Set([...found.warnings, ...view.warnings])] };
   }
 
-  async startStream({ params, body }: Input<"startStream">): Result<"startStream"> {
-    const speed = body.speed ?? this.#options.speed;
-    const { priority } = body;
-    const order = { priority, ...(speed !== undefined && { speed }) };
-    if (isDomainDisk(params.disk)) {
-      if (body.base !== undefined) {
-        const message = `'${params.disk}' is a machine's own disk, and its stream goes down to no base: leave out 'base'`;
-        throw new StreamdiskError("invalid-argument", message, { node: params.disk });
-      }
-      return this.#domains.act(params.disk, async (id) => this.#jobNow(await this.#runner.start(id, order)));
-    }
-    return this.#disks.act(params.disk, async (served, { record }) => {
-      if (record.settings.readOnly) {
-        const message = `The disk '${params.disk}' is served read-only: nothing can be kept in its image`;
-        throw new StreamdiskError("invalid-argument", message, { node: params.disk });
-      }
-      const base = body.base === undefined ? undefined : await baseLayer(record, served, body.base, this.#allowed);
-      return this.#jobNow(await this.#runner.start(record.id, { ...order, ...(base !== undefined && { base }) }));
-    });
-  }
-
-  async stepStream({ params, body }: Input<"stepStream">): Result<"stepStream"> {
-    const { offset, length } = body;
-    const step = { length, ...(offset !== undefined && { offset }) };
-    if (isDomainDisk(params.disk)) {
-      return this.#domains.act(params.disk, async (id, disk) => {
-        this.#refuseRunning(params.disk, id);
-        return disk.step(step);
-      });
-    }
-    return this.#disks.act(params.disk, async (served, { record }) => {
-      this.#refuseRunning(params.disk, record.id);
-      return served.step(step);
-    });
-  }
-
-  /** A step and a stream at once would be in each other's way. */
-  #refuseRunning(name: string, id: string): void {
-    const job = this.#runner.active(id)?.record;
-    if (job === undefined || job.state === "paused") return;
-    const message = `The disk '${name}' has a stream, which is ${job.state}: pause or cancel it first, or let it run`;
-    throw new StreamdiskError("in-use", message, { node: name });
-  }
-
-  async streamInfo({ params }: Input<"streamInfo">): Result<"streamInfo"> {
-    const { id } = await this.#placeOf(params.disk);
-    const job = await this.#streamOf(id);
-    if (job !== undefined) return job;
-    const message = `The disk '${params.disk}' has had no stream yet: start one with stream`;
-    throw new StreamdiskError("not-found", message, { node: params.disk });
-  }
-
-  pauseStream({ params }: Input<"pauseStream">): Result<"pauseStream"> {
-    return this.#actOnJob(params.disk, (id) => this.#runner.pause(id));
-  }
-
-  resumeStream({ params }: Input<"resumeStream">): Result<"resumeStream"> {
-    return this.#actOnJob(params.disk, (id) => this.#runner.resume(id));
-  }
-
-  cancelStream({ params }: Input<"cancelStream">): Result<"cancelStream"> {
-    return this.#actOnJob(params.disk, (id) => this.#runner.cancel(id));
-  }
-
-  setSpeed({ params, body }: Input<"setSpeed">): Result<"setSpeed"> {
-    return this.#actOnJob(params.disk, (id) => this.#runner.setSpeed(id, body.speed ?? undefined));
-  }
-
-  async listJobs({ query }: Input<"listJobs">): Result<"listJobs"> {
-    const { disk, state, before, limit } = query;
-    const ids = disk === undefined ? {} : { disk: (await this.#placeOf(disk)).id };
-    const jobs = await this.#store.jobs({
-      ...ids,
-      ...(state !== undefined && { states: [state] }),
-      ...(before !== undefined && { before }),
-      limit: limit + 1,
-    });
-    const page = jobs.slice(0, limit);
-    const next = jobs.length > limit ? page.at(-1)?.id : undefined;
-    return { jobs: page.map((job) => this.#jobNow(job)), ...(next !== undefined && { next }) };
-  }
+  readonly startStream = (input: Input<"startStream">) => this.#streams.start(input);
+  readonly stepStream = (input: Input<"stepStream">) => this.#streams.step(input);
+  readonly streamInfo = (input: Input<"streamInfo">) => this.#streams.info(input);
+  readonly pauseStream = (input: Input<"pauseStream">) => this.#streams.pause(input);
+  readonly resumeStream = (input: Input<"resumeStream">) => this.#streams.resume(input);
+  readonly cancelStream = (input: Input<"cancelStream">) => this.#streams.cancel(input);
+  readonly setSpeed = (input: Input<"setSpeed">) => this.#streams.setSpeed(input);
+  readonly listJobs = (input: Input<"listJobs">) => this.#streams.list(input);
 
   async listExports(_input: Input<"listExports">): Result<"listExports"> {
     return { exports: await Promise.all(this.#exports.all().map(exportNow)) };
@@ -354,42 +282,9 @@ export class Daemon implements Service, AsyncDisposable {
     return { events: await this.#events.events({ after, limit, ...(disk !== undefined && { disk }) }) };
   }
 
-  /** Does something with the job of a disk, in the disk's turn; the disk need not be open for it. */
-  async #actOnJob(name: string, act: (id: string) => Promise<JobRecord>): Result<"streamInfo"> {
-    const { id, turns } = await this.#placeOf(name);
-    return turns.run(async () => this.#jobNow(await act(id)));
-  }
-
-  /** By which a disk has its jobs, whoever owns it, and where acts upon it wait for each other. */
-  async #placeOf(name: string): Promise<{ readonly id: string; readonly turns: Turns }> {
-    if (isDomainDisk(name)) {
-      const { id, held } = await this.#domains.disk(name);
-      return { id, turns: held.turns };
-    }
-    const { record, turns } = this.#disks.demand(name);
-    return { id: record.id, turns };
-  }
-
-  #jobNow(job: JobRecord): RouteResult<"streamInfo"> {
-    const active = this.#runner.active(job.disk);
-    return active?.record.id === job.id ? jobView(active.record, active.pulse) : jobView(job);
-  }
-
   async #view({ record, host }: HeldDisk): Result<"getDisk"> {
     const asked = host.served?.info().catch(() => undefined);
-    const [info, stream] = await Promise.all([asked, this.#streamOf(record.id)]);
+    const [info, stream] = await Promise.all([asked, this.#streams.of(record.id)]);
     return diskView(record, { info, error: host.error, stream });
-  }
-
-  async #streamOf(id: string): Promise<RouteResult<"streamInfo"> | undefined> {
-    return (await this.#streamsOf([id])).get(id);
-  }
-
-  /** Of each disk the stream that has not ended, or the last. */
-  async #streamsOf(ids: readonly string[]): Promise<Map<string, RouteResult<"streamInfo">>> {
-    const idle = ids.filter((id) => this.#runner.active(id) === undefined);
-    const last = idle.length === 0 ? [] : await this.#store.lastJobs(idle);
-    const active = ids.flatMap((id) => this.#runner.active(id)?.record ?? []);
-    return new Map([...last, ...active].map((job) => [job.disk, this.#jobNow(job)]));
   }
 }

@@ -9,17 +9,17 @@
  * Acts upon one disk come one at a time. A disk that cannot be opened is tried again now and then, and before each act that needs it.
  */
 import { randomUUID } from "node:crypto";
-import { lstat, open, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { NewDisk } from "../api/index.ts";
 import type { ServedDisk } from "../engine/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { createImage, removeHalfMade } from "../image/index.ts";
 import type { DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
-import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 import { isLinkedTo, overBase } from "./disk-base.ts";
+import { isThere, nothingThere, removeSocket, somethingThere, syncDirectory } from "./disk-files.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import { DiskStories } from "./disk-stories.ts";
 import type { EventHub } from "./event-hub.ts";
@@ -362,36 +362,4 @@ export class Disks {
 
 function ending(): StreamdiskError {
   return new StreamdiskError("shutdown", "The daemon is ending: call it again when it has been started again");
-}
-
-function nothingThere({ image }: DiskSettings): StreamdiskError {
-  return new StreamdiskError("not-found", `'${shownReference(image)}' is not there: it cannot be adopted`, {
-    node: image,
-  });
-}
-
-function somethingThere({ image }: DiskSettings): StreamdiskError {
-  const message = `'${image}' is there already: adopt it, or choose another place (image)`;
-  return new StreamdiskError("exists", message, { node: image });
-}
-
-async function isThere(path: string): Promise<boolean> {
-  try {
-    await lstat(path);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
-    throw wrapSystemError(error, path, "look at");
-  }
-}
-
-/** One that a daemon left behind that was killed. */
-async function removeSocket(path: string): Promise<void> {
-  const there = await lstat(path).catch(() => undefined);
-  if (there?.isSocket()) await rm(path, { force: true });
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  await using directory = await open(path);
-  await directory.sync();
 }
