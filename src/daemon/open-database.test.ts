@@ -26,7 +26,7 @@ function contentLeft(version: number): { readonly events: readonly EventRecord[]
   const content = JSON.parse(readFileSync(fixture(version, "content.json"), "utf8"), (key, value) =>
     key === "holdMs" && value === null ? Number.POSITIVE_INFINITY : value,
   );
-  return { speedLimits: [], domains: [], ...content };
+  return { speedLimits: [], domains: [], deployments: [], ...content };
 }
 
 /** A state directory as a version has left it. */
@@ -42,7 +42,7 @@ async function contentOf(store: Store): Promise<object> {
   const [jobs, events] = [await store.jobs({ limit: ALL }), await store.events({ limit: ALL })];
   const [disks, exports] = [await store.disks(), await store.exports()];
   const [speedLimits, domains] = [await store.speedLimits(), await store.domains()];
-  return { disks, exports, jobs, events, speedLimits, domains };
+  return { disks, exports, jobs, events, speedLimits, domains, deployments: await store.deployments() };
 }
 
 /** All files but the lock, which must not be opened. */

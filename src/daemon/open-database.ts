@@ -33,7 +33,10 @@ export interface OpenedDatabase {
 }
 
 /** Tables with their keys, for the look at all sums. */
-const KEYS = { disk: "id", export: "name", job: "id", event: "id", speed_limit: "place", domain: "name" } as const;
+const KEYS = {
+  ...{ disk: "id", export: "name", job: "id", event: "id", speed_limit: "place", domain: "name" },
+  deployment: "name",
+} as const;
 const HEADER_BYTES = 100;
 const BESIDE = ["", "-wal", "-journal"] as const;
 

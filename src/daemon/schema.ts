@@ -49,6 +49,11 @@ export const MIGRATIONS: readonly string[] = [
      record TEXT NOT NULL,
      sum INTEGER NOT NULL
    ) STRICT, WITHOUT ROWID;`,
+  `CREATE TABLE deployment (
+     name TEXT NOT NULL PRIMARY KEY,
+     record TEXT NOT NULL,
+     sum INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;`,
 ];
 
 /** Takes a database through the steps from its `version` on, each whole or not at all. */

@@ -8,6 +8,7 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
 import { StreamdiskError } from "../errors/index.ts";
 import {
+  type DeploymentRecord,
   type DiskRecord,
   type DomainRecord,
   ENDED_STATES,
@@ -96,6 +97,22 @@ export class SqliteStore implements Store {
 
   async deleteDomain(name: string): Promise<void> {
     this.#write("DELETE FROM domain WHERE name = ?", [name]);
+  }
+
+  async deployments(): Promise<DeploymentRecord[]> {
+    return this.#records("SELECT name AS key, record, sum FROM deployment ORDER BY name");
+  }
+
+  async putDeployment(deployment: DeploymentRecord): Promise<void> {
+    const { record, sum } = toRow(deployment.name, deployment);
+    this.#write(
+      "INSERT INTO deployment (name, record, sum) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record, sum = excluded.sum",
+      [deployment.name, record, sum],
+    );
+  }
+
+  async deleteDeployment(name: string): Promise<void> {
+    this.#write("DELETE FROM deployment WHERE name = ?", [name]);
   }
 
   async jobs({ disk, states, before, limit }: JobQuery): Promise<JobRecord[]> {

@@ -3,6 +3,9 @@ export { fairShares, type Taker } from "./fair-shares.ts";
 export { ENDED_STATES, hasEnded, type JobAct, jobAfter, nextState, UNFINISHED_STATES } from "./life-cycle.ts";
 export { isQueued, nextToRun } from "./queue.ts";
 export {
+  type DeployedMachine,
+  type DeploymentRecord,
+  type DiskOwner,
   type DiskRecord,
   type DiskSettings,
   type DomainRecord,

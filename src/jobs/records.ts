@@ -73,6 +73,49 @@ export interface DomainRecord {
   readonly createdAt: number;
 }
 
+/** Who opens the image of a machine's disk: its QEMU, or the daemon, which exports it. */
+export type DiskOwner = "qemu" | "engine";
+
+/**
+ * A machine that was made from an image, with its disk over it. `making` is written before the first of its parts is begun, with the
+ * places of all, and `removing` before the first goes: a daemon that died in between undoes or finishes it when it comes back.
+ */
+export interface DeploymentRecord {
+  readonly id: string;
+  /** What people call it, and its machine; unique. */
+  readonly name: string;
+  readonly state: "making" | "ready" | "removing";
+  /** Absolute path or URI of the image that it was made from. */
+  readonly image: string;
+  readonly imageFormat?: FormatName;
+  /** Name of the export of that image, from which its disk is filled. */
+  readonly source: string;
+  readonly owner: DiskOwner;
+  /** Absolute path of its overlay. */
+  readonly overlay: string;
+  readonly format: "qcow2" | "qed";
+  /** Virtual size that its disk is to have; undefined for that of the image. */
+  readonly size?: number;
+  readonly onSourceError: SourcePolicy;
+  /** Bytes a second of its stream; undefined for no limit. */
+  readonly speed?: number;
+  /** Absent: it has a disk alone, for a machine that somebody else runs. */
+  readonly machine?: DeployedMachine;
+  /** Its disk stands alone, and needs neither the export nor the image. */
+  readonly hydrated: boolean;
+  /** With `removing`: its overlay stays. */
+  readonly keepDisk?: boolean;
+  /** What was done for it, in order, and how many milliseconds each took. */
+  readonly steps: readonly { readonly name: string; readonly ms: number }[];
+  readonly createdAt: number;
+}
+
+/** How a machine is to be: by its XML, or as a usual one with more arguments of QEMU. */
+export interface DeployedMachine {
+  readonly xml?: string;
+  readonly args?: readonly string[];
+}
+
 /** created -> running -> (paused | waiting) -> completed | cancelled | failed. */
 export type JobState = "created" | "running" | "paused" | "waiting" | "completed" | "cancelled" | "failed";
 

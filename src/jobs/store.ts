@@ -3,6 +3,7 @@
  * store knows no life cycle, and keeps what it is given. To delete what is not there is no error. Once closed, all else is `shutdown`.
  */
 import type {
+  DeploymentRecord,
   DiskRecord,
   DomainRecord,
   EventRecord,
@@ -48,6 +49,12 @@ export interface Store extends AsyncDisposable {
   addDomain(record: DomainRecord): Promise<void>;
   /** The jobs of its disks stay as history. */
   deleteDomain(name: string): Promise<void>;
+
+  /** In the order of their names. */
+  deployments(): Promise<DeploymentRecord[]>;
+  /** Adds a record, or takes the place of the one of its name. */
+  putDeployment(deployment: DeploymentRecord): Promise<void>;
+  deleteDeployment(name: string): Promise<void>;
 
   /**
    * In the order in which they were first put, the newest first: the clock has no say in it.

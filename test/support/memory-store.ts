@@ -4,6 +4,7 @@
  */
 import { StreamdiskError } from "../../src/errors/index.ts";
 import {
+  type DeploymentRecord,
   type DiskRecord,
   type DomainRecord,
   type EventQuery,
@@ -20,6 +21,7 @@ export class MemoryStore implements Store {
   readonly #disks = new Map<string, DiskRecord>();
   readonly #exports = new Map<string, ExportRecord>();
   readonly #domains = new Map<string, DomainRecord>();
+  readonly #deployments = new Map<string, DeploymentRecord>();
   /** In the order in which they were made: a map keeps the place of a key whose value is replaced. */
   readonly #jobs = new Map<string, JobRecord>();
   readonly #speedLimits = new Map<string, SpeedLimitRecord>();
@@ -74,6 +76,21 @@ export class MemoryStore implements Store {
   async deleteDomain(name: string): Promise<void> {
     this.#check();
     this.#domains.delete(name);
+  }
+
+  async deployments(): Promise<DeploymentRecord[]> {
+    this.#check();
+    return [...this.#deployments.values()].sort(byName).map(copy);
+  }
+
+  async putDeployment(record: DeploymentRecord): Promise<void> {
+    this.#check();
+    this.#deployments.set(record.name, copy(record));
+  }
+
+  async deleteDeployment(name: string): Promise<void> {
+    this.#check();
+    this.#deployments.delete(name);
   }
 
   async jobs({ disk, states, before, limit }: JobQuery): Promise<JobRecord[]> {

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import type {
+  DeploymentRecord,
   DiskRecord,
   DomainRecord,
   EventRecord,
@@ -126,6 +127,28 @@ export function testStore(name: string, open: (t: TestContext) => Promise<Store>
     await store.deleteDomain("web");
     await store.deleteDomain("web");
     assert.deepEqual(await store.domains(), [all]);
+  });
+
+  testWith("keeps deployments by their names", async (store) => {
+    const web = aDeployment("web");
+    const whole: DeploymentRecord = {
+      ...aDeployment("all"),
+      imageFormat: "raw",
+      size: 7,
+      speed: 5,
+      machine: { xml: "<domain/>", args: ["-m", "1G"] },
+      keepDisk: true,
+      steps: [{ name: "export", ms: 3 }],
+      onSourceError: { holdMs: Number.POSITIVE_INFINITY, afterwards: "pause" },
+    };
+    assert.deepEqual(await store.deployments(), []);
+    await store.putDeployment(web);
+    await store.putDeployment(whole);
+    await store.putDeployment({ ...web, state: "ready" });
+    assert.deepEqual(await store.deployments(), [whole, { ...web, state: "ready" }]);
+    await store.deleteDeployment("all");
+    await store.deleteDeployment("all");
+    assert.deepEqual(await store.deployments(), [{ ...web, state: "ready" }]);
   });
 
   testWith("has the newest job first, whatever the clock and later changes say", async (store) => {
@@ -255,6 +278,23 @@ export function aDisk(id: string, name: string): DiskRecord {
 export function anExport(name: string): ExportRecord {
   const { settings, address, createdAt } = aDisk("", name);
   return { name, settings, address, createdAt };
+}
+
+export function aDeployment(name: string): DeploymentRecord {
+  return {
+    id: `${name}@1`,
+    name,
+    state: "making",
+    image: "https://images.example/debian.qcow2",
+    source: "image-debian",
+    owner: "qemu",
+    overlay: `/images/${name}.qcow2`,
+    format: "qcow2",
+    onSourceError: { holdMs: 30_000, afterwards: "error" },
+    hydrated: false,
+    steps: [],
+    createdAt: 1_790_000_000_000,
+  };
 }
 
 export function aJob(id: string, disk: string, parts: Partial<JobRecord> = {}): JobRecord {
