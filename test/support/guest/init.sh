@@ -1,16 +1,4 @@
-#!/bin/busybox sh
 # All that the guest does: it takes one command a line from the console, and answers with one line that begins with "@".
-/bin/busybox mkdir -p /proc /dev /sys /tmp
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-# In the order in which they need each other.
-for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do
-  insmod /modules/$module.ko
-done
-exec </dev/ttyS0 >/dev/ttyS0 2>&1
-stty -echo -onlcr
 disk=/dev/vda
 echo "@ready $(cat /sys/block/vda/size)"
 while read -r act at count text; do
