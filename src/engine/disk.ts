@@ -11,12 +11,12 @@
 import { type BlockNode, isOverlay, type OverlayNode } from "../block/index.ts";
 import { type Chain, LateImage, openChain } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { CopyOnRead, Hold, type SourceWatch } from "../filters/index.ts";
+import type { SourcePolicy } from "../filters/index.ts";
 import { type Cells, type CellsPart, type MapEntry, nodeCells, nodeMap, resizeNode } from "../image/index.ts";
-import { type NbdClient, type NbdExport, type NbdServer, serveNbd, type Traffic } from "../nbd/index.ts";
+import { type NbdClient, type NbdServer, serveNbd, type Traffic } from "../nbd/index.ts";
 import { shownReference } from "../sources/index.ts";
 import { type StepResult, type StreamBase, StreamJob, type StreamTarget, stepStream } from "../stream/index.ts";
-import { Activity, type Range } from "./activity.ts";
+import { Activity } from "./activity.ts";
 import { AllocationCount } from "./allocation.ts";
 import type {
   BaseLayer,
@@ -30,23 +30,17 @@ import type {
   SourceState,
   StreamSpec,
 } from "./disk-spec.ts";
+import { exportOf, type GuestSide, guestSide } from "./guest-side.ts";
 import { LoadLog, type LoadSource } from "./load-log.ts";
 import { SourceMemory } from "./source-memory.ts";
 import { SourcesBelow } from "./sources-below.ts";
 import { baseOfStream, layerOf } from "./stream-base.ts";
-import { watchedRequests } from "./watched-requests.ts";
 import { WatchedTarget } from "./watched-target.ts";
 
 /** How long a disk waits to be served for a backing file that does not answer: then it is served, and that is lost. */
 const PATIENCE_MS = 10_000;
 /** How long a close waits for replies under way. */
 const DRAIN_MS = 5_000;
-
-interface GuestSide {
-  /** Absent where nothing can be missing. */
-  readonly copyOnRead: CopyOnRead | undefined;
-  readonly hold: Hold;
-}
 
 interface DiskParts {
   readonly chain: Chain;
@@ -238,6 +232,19 @@ export class Disk implements LoadSource {
     this.#activity.watch(on ? tell : undefined);
   }
 
+  /** What guests wait for fails, and what comes until `release`: their machine is to be stopped (`Hold`). */
+  async failHeld(): Promise<void> {
+    await this.#guest?.hold.failHeld();
+  }
+
+  release(): void {
+    this.#guest?.hold.release();
+  }
+
+  setPolicy(policy: SourcePolicy): void {
+    this.#guest?.hold.setPolicy(policy);
+  }
+
   /** Starts a stream, unless one runs. A base that cannot be looked for now is waited for. */
   async stream({ base, ...options }: StreamSpec): Promise<void> {
     const overlay = this.#overlay();
@@ -364,36 +371,4 @@ function refuseReadOnly({ node, layers }: Chain, { image, readOnly }: DiskSpec):
     `'${shownReference(image)}' can only be read there: serve it with --read-only (readOnly: true), or serve a new image ` +
     "over it, with --create and --backing";
   throw new StreamdiskError("refused", message, { node: shownReference(image) });
-}
-
-/** What stands between the guests and an image that needs something from elsewhere. */
-function guestSide(
-  { node, layers }: Chain,
-  { copyOnRead: keeps, onSourceError: policy }: DiskSpec,
-  watches: readonly SourceWatch[],
-  activity: Activity,
-  onPause: () => void,
-): GuestSide | undefined {
-  const isLocal = layers[0]?.file !== undefined;
-  const needsBelow = isOverlay(node) && node.backing !== undefined;
-  if (isLocal && !needsBelow) return undefined;
-  const onFetch = (range: Range) => {
-    const ended = activity.begin(range);
-    return (kept: boolean): void => ended(kept ? "read" : undefined);
-  };
-  const copyOnRead = needsBelow ? new CopyOnRead(node, { keep: keeps && !node.readOnly, onFetch }) : undefined;
-  const onHeld = (range: Range) => activity.wait(range);
-  return { copyOnRead, hold: new Hold(copyOnRead ?? node, { policy, watches, onPause, onHeld }) };
-}
-
-function exportOf(
-  { exportName: name, readOnly, maxConnections }: DiskSpec,
-  { node }: Chain,
-  activity: Activity,
-  guest?: GuestSide,
-): NbdExport {
-  const limit = maxConnections === undefined ? {} : { maxConnections };
-  const hold = guest?.hold;
-  const connect = watchedRequests(() => hold?.connect() ?? (() => node), activity);
-  return { name, node: hold ?? node, connect, readOnly, ...limit };
 }

@@ -1,7 +1,7 @@
 /** A served disk, seen from the control plane: a handle to the disk in its thread. */
 import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
-import type { KnownSource } from "../filters/index.ts";
+import type { KnownSource, SourcePolicy } from "../filters/index.ts";
 import type { Cells, CellsPart, MapEntry } from "../image/index.ts";
 import { type NbdClient, parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
@@ -268,6 +268,25 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
    */
   async resize(length: number, { shrink = false }: { readonly shrink?: boolean } = {}): Promise<void> {
     await this.#place.thread.call(this.#place.id, "resize", { length, shrink });
+  }
+
+  /**
+   * To be called before QEMU is told to stop, reset or end a machine, or to take a snapshot: it waits for the machine's requests first, and
+   * answers nobody until then. Requests that wait for a lost source fail, and so do those that come until `release` is called:
+   * with `rerror=stop,werror=stop` the machine pauses, and does them again when it goes on.
+   */
+  async failHeld(): Promise<void> {
+    await this.#place.thread.call(this.#place.id, "failHeld", undefined);
+  }
+
+  /** The end of `failHeld`, to be called once for each. */
+  async release(): Promise<void> {
+    await this.#place.thread.call(this.#place.id, "release", undefined);
+  }
+
+  /** What becomes of requests that a dead source cannot answer, from now on. */
+  async setPolicy(policy: SourcePolicy): Promise<void> {
+    await this.#place.thread.call(this.#place.id, "setPolicy", policy);
   }
 
   /** What the disk tells. For `serveDisk` alone. */

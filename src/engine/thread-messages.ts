@@ -1,5 +1,6 @@
 /** What the control plane and a disk's thread say to each other. All of it is plain data. */
 import { type ErrorCode, type ErrorContext, StreamdiskError } from "../errors/index.ts";
+import type { SourcePolicy } from "../filters/index.ts";
 import type { Cells, CellsPart } from "../image/index.ts";
 import type { NbdClient } from "../nbd/index.ts";
 import type { StepResult } from "../stream/index.ts";
@@ -31,6 +32,9 @@ export interface DiskCalls {
   setSpeed: { args: { readonly speed: number | undefined }; result: undefined };
   step: { args: { readonly offset?: number; readonly length: number }; result: StepResult };
   resize: { args: { readonly length: number; readonly shrink: boolean }; result: undefined };
+  failHeld: { args: undefined; result: undefined };
+  release: { args: undefined; result: undefined };
+  setPolicy: { args: SourcePolicy; result: undefined };
   close: { args: undefined; result: undefined };
 }
 

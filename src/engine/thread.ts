@@ -45,6 +45,12 @@ async function obey({ disk: id, name, args }: CallMessage): Promise<unknown> {
       return disk.step(args as { length: number });
     case "resize":
       return disk.resize(args as DiskCalls["resize"]["args"]);
+    case "failHeld":
+      return disk.failHeld();
+    case "release":
+      return disk.release();
+    case "setPolicy":
+      return disk.setPolicy(args as DiskCalls["setPolicy"]["args"]);
     case "close":
       disks.delete(id);
       return disk.close();

@@ -7,6 +7,7 @@
  */
 import { type BlockNode, type Clock, type Extent, systemClock } from "../block/index.ts";
 import { type ErrorCode, StreamdiskError } from "../errors/index.ts";
+import { whileWanted } from "./while-wanted.ts";
 
 export type FaultOperation = "read" | "write" | "write zeroes" | "discard" | "flush" | "map" | "resize";
 
@@ -102,7 +103,8 @@ export class Faults implements BlockNode {
   }
 
   read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    return this.#meet("read", offset, target.length, () => this.#node.read(offset, target, signal));
+    const reading = this.#meet("read", offset, target.length, () => this.#node.read(offset, target, signal));
+    return whileWanted(reading, signal);
   }
 
   write(offset: number, data: Uint8Array): Promise<void> {

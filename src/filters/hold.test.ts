@@ -315,3 +315,72 @@ test("the link dropped while requests are held: they get what is there", async (
   await hold.read(6 * K64, bytes);
   assert.deepEqual([bytes[4], bytes[5], bytes[9], bytes[10]], [7, 8, 8, 7]);
 });
+
+test("pause: when one request meets it before its time, all that wait do", async () => {
+  const { clock, source, read, hold, pauses } = await makeDisk({
+    policy: { holdMs: FOREVER, afterwards: "pause" },
+    mostHeld: 2,
+  });
+  source.add({ does: "source-lost" });
+  const held = [follow(read(5)), follow(read(6))];
+  await clock.advance(1000);
+  assert.deepEqual([held.map(({ now }) => now), pauses()], [["…", "…"], 0]);
+  await assert.rejects(read(7), { code: "source-lost" });
+  await clock.advance(0);
+  assert.deepEqual([held.map(({ now }) => now), hold.held], [["source-lost", "source-lost"], 0]);
+});
+
+test("before a machine is stopped all that waits fails, and what comes until it is released", async () => {
+  const { clock, source, read, hold } = await makeDisk({ policy: { holdMs: FOREVER, afterwards: "error" } });
+  const revive = source.add({ does: "source-lost" });
+  const held = [follow(read(5)), follow(hold.write(6 * K64, new Uint8Array(100)))];
+  await clock.advance(1000);
+  await clock.runUntil(hold.failHeld());
+  assert.deepEqual([held.map(({ now }) => now), hold.held], [["source-lost", "source-lost"], 0]);
+  await assert.rejects(read(7), { code: "source-lost" });
+  assert.equal(await read(0), 1);
+  hold.release();
+  const later = follow(read(7));
+  await clock.advance(1000);
+  assert.equal(later.now, "…");
+  revive();
+  await clock.advance(5000);
+  assert.equal(later.now, 7);
+});
+
+test("a source that owes answers is not waited for by a machine that is to be stopped, and back when it answers", async () => {
+  const { clock, source, read, hold, watch } = await makeDisk({ policy: { holdMs: FOREVER, afterwards: "error" } });
+  const lift = source.add({ does: "freeze" });
+  const owed = [follow(read(5)), follow(hold.write(6 * K64, new Uint8Array(100)))];
+  await clock.advance(1000);
+  assert.deepEqual([owed.map(({ now }) => now), watch.health.state], [["…", "…"], "ok"]);
+  await clock.runUntil(hold.failHeld());
+  assert.deepEqual([owed.map(({ now }) => now), watch.health.state], [["source-lost", "source-lost"], "lost"]);
+  hold.release();
+  lift();
+  source.thaw();
+  await clock.advance(5000);
+  assert.deepEqual([await read(5), watch.health.state], [7, "ok"]);
+});
+
+test("a source that is only slow is waited for a moment, and not taken for lost", async () => {
+  const { clock, source, read, hold, watch } = await makeDisk({ policy: { holdMs: FOREVER, afterwards: "error" } });
+  source.add({ does: { delayMs: 200 } });
+  const slow = follow(read(5));
+  await clock.advance(0);
+  await clock.runUntil(hold.failHeld());
+  hold.release();
+  assert.deepEqual([slow.now, watch.health.state], [7, "ok"]);
+});
+
+test("another policy counts for those that wait already", async () => {
+  const { clock, source, read, hold, pauses } = await makeDisk({ policy: { holdMs: FOREVER, afterwards: "error" } });
+  source.add({ does: "source-lost" });
+  const held = follow(read(5));
+  await clock.advance(20_000);
+  hold.setPolicy({ holdMs: 30_000, afterwards: "pause" });
+  await clock.advance(9_999);
+  assert.deepEqual([held.now, pauses()], ["…", 0]);
+  await clock.advance(1);
+  assert.deepEqual([held.now, pauses()], ["source-lost", 1]);
+});

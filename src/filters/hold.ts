@@ -11,6 +11,10 @@
  * healthy source cannot give is asked for again and again for as long, counted from its request's own first failure.
  *
  * A source that has changed is nobody's to wait for.
+ *
+ * A machine that is stopped waits for its requests, and its monitor with it: so nothing of it may be held then. When one request meets
+ * the policy "pause" all that wait do. Whoever is about to stop or reset a machine calls `failHeld` first: what waits gets the second
+ * policy at once, and so does what comes until `release`. A source that owes an answer, and may do so for long, is taken for lost then.
  */
 import { type BlockNode, type Clock, type Extent, type GuestNode, systemClock } from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
@@ -27,7 +31,7 @@ export interface SourcePolicy {
 export interface HoldOptions {
   readonly policy: SourcePolicy;
   /** The sources below. */
-  readonly watches: readonly Pick<SourceWatch, "loss">[];
+  readonly watches: readonly Pick<SourceWatch, "loss" | "giveUp">[];
   /** Requests of one client that may wait at a time; more get the second policy. @default 8 */
   readonly mostHeld?: number;
   readonly clock?: Clock;
@@ -39,6 +43,12 @@ export interface HoldOptions {
 
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 5_000;
+/** How long sources may owe answers to a guest that is to be stopped. */
+const GRACE_MS = 500;
+/** How often that is looked at. */
+const LOOK_MS = 20;
+
+type News = "give up" | "look again";
 
 /** What one client has waiting. */
 interface Places {
@@ -54,12 +64,27 @@ export class Hold implements GuestNode {
   /** For whoever asks without a connection. */
   readonly #alone = this.connect();
   #held = 0;
+  /** Calls that have begun so far, and which of them are not done. */
+  #begun = 0;
+  readonly #underWay = new Set<number>();
+  #policy: SourcePolicy;
+  /** Aborted, with what they are to do, when there is news for those that wait now. */
+  #news = new AbortController();
+  /** How many have called `failHeld` and not yet `release`. */
+  #failing = 0;
 
   /** @param disk closed with this */
   constructor(disk: GuestNode, options: HoldOptions) {
     this.#disk = disk;
     this.#options = options;
+    this.#policy = options.policy;
     this.#clock = options.clock ?? systemClock;
+  }
+
+  /** Another policy: also for those that wait already. */
+  setPolicy(policy: SourcePolicy): void {
+    this.#policy = policy;
+    this.#tell("look again");
   }
 
   /** Requests that wait. */
@@ -132,6 +157,33 @@ export class Hold implements GuestNode {
     return this.#disk.resize(length);
   }
 
+  /**
+   * Has all that waits fail, and what comes until `release`: by the second policy. Resolves when every call that was under way is
+   * done; the sources have half a second for it, and what they owe after that they are taken for lost.
+   */
+  async failHeld(): Promise<void> {
+    this.#failing++;
+    this.#tell("give up");
+    const last = this.#begun;
+    const isOver = (): boolean => ![...this.#underWay].some((call) => call <= last);
+    const end = this.#clock.now() + GRACE_MS;
+    while (!isOver() && this.#clock.now() < end) await this.#clock.sleep(LOOK_MS);
+    if (!isOver()) for (const watch of this.#options.watches) watch.giveUp();
+    while (!isOver() && this.#clock.now() < end + GRACE_MS) await this.#clock.sleep(LOOK_MS);
+  }
+
+  /** The end of `failHeld`: requests may wait again. */
+  release(): void {
+    this.#failing--;
+  }
+
+  /** Wakes all that wait. */
+  #tell(news: News): void {
+    const told = this.#news;
+    this.#news = new AbortController();
+    told.abort(news);
+  }
+
   /** Does a call of a request, again and again where the policy says so. */
   async #patiently<T>(
     places: Places,
@@ -142,6 +194,8 @@ export class Hold implements GuestNode {
     signal: AbortSignal | undefined,
   ): Promise<T> {
     let holding: Holding | undefined;
+    const call = ++this.#begun;
+    this.#underWay.add(call);
     try {
       for (;;) {
         try {
@@ -155,6 +209,7 @@ export class Hold implements GuestNode {
         }
       }
     } finally {
+      this.#underWay.delete(call);
       holding?.ended?.();
       if (holding !== undefined && --request.waiting === 0) {
         places.taken--;
@@ -179,11 +234,12 @@ export class Hold implements GuestNode {
   async #wait(holding: Holding, error: StreamdiskError, signal: AbortSignal | undefined): Promise<void> {
     const loss = this.#lossBehind(error);
     const since = Math.min(holding.since, loss?.since ?? holding.since);
-    const left = since + this.#options.policy.holdMs - this.#clock.now();
-    if (left <= 0) throw this.#giveUp(error);
+    const left = since + this.#policy.holdMs - this.#clock.now();
+    if (left <= 0 || this.#failing > 0) throw this.#giveUp(error);
+    const news = this.#news.signal;
     const woken = new AbortController();
     const wake = (): void => woken.abort();
-    const wakers = [this.#closing.signal, ...(signal === undefined ? [] : [signal])];
+    const wakers = [this.#closing.signal, news, ...(signal === undefined ? [] : [signal])];
     for (const waker of wakers) {
       if (waker.aborted) wake();
       waker.addEventListener("abort", wake, { once: true });
@@ -193,6 +249,7 @@ export class Hold implements GuestNode {
     for (const waker of wakers) waker.removeEventListener("abort", wake);
     holding.retryIn = Math.min(holding.retryIn * 2, LONGEST_RETRY_MS);
     signal?.throwIfAborted();
+    if (news.aborted && news.reason === ("give up" satisfies News)) throw this.#giveUp(error);
     if (this.#closing.signal.aborted) {
       throw new StreamdiskError(
         "shutdown",
@@ -209,7 +266,10 @@ export class Hold implements GuestNode {
   }
 
   #giveUp(error: StreamdiskError): StreamdiskError {
-    if (this.#options.policy.afterwards === "pause") this.#options.onPause?.();
+    if (this.#policy.afterwards === "pause") {
+      this.#options.onPause?.();
+      this.#tell("give up");
+    }
     return error;
   }
 

@@ -10,10 +10,13 @@
  * parts of it may be in some cache on the way.
  *
  * A source that is not the one it was (`changed`) is never back.
+ *
+ * Whoever cannot wait for a source that owes answers takes it for lost (`giveUp`).
  */
 import { type BlockNode, type Clock, type Extent, systemClock } from "../block/index.ts";
 import { type ErrorCode, StreamdiskError } from "../errors/index.ts";
 import { ReadOnlyFilter } from "./read-only-filter.ts";
+import { whileWanted } from "./while-wanted.ts";
 
 /** How a source is. */
 export interface SourceHealth {
@@ -66,6 +69,10 @@ export class SourceWatch extends ReadOnlyFilter {
   #hurry: AbortController | undefined;
   #checking: Promise<boolean> | undefined;
   #place = 0;
+  /** Requests that it has not answered. */
+  #owed = 0;
+  /** Aborted when they are not waited for any more. */
+  #stop = new AbortController();
 
   constructor(source: BlockNode, { clock = systemClock, onHealth = () => {} }: SourceWatchOptions = {}) {
     super(source);
@@ -91,11 +98,12 @@ export class SourceWatch extends ReadOnlyFilter {
   }
 
   read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    return this.#ask(offset, () => this.source.read(offset, target, signal));
+    const stop = signal === undefined ? this.#stop.signal : AbortSignal.any([signal, this.#stop.signal]);
+    return this.#ask(offset, () => this.source.read(offset, target, stop));
   }
 
   extents(offset: number, length: number): Promise<Extent[]> {
-    return this.#ask(offset, () => this.source.extents(offset, length));
+    return this.#ask(offset, () => whileWanted(this.source.extents(offset, length), this.#stop.signal));
   }
 
   /** What a link says of itself: that it is down, before any request has failed, or that it is up, so that a probe is worth it. */
@@ -104,15 +112,27 @@ export class SourceWatch extends ReadOnlyFilter {
     else if (error instanceof StreamdiskError) this.#judge(error, 0);
   }
 
+  /** What it owes is waited for no longer: it is lost, until it answers. One that owes nothing is left alone. */
+  giveUp(): void {
+    if (this.#owed === 0) return;
+    const stop = this.#stop;
+    this.#stop = new AbortController();
+    const message = `'${this.name}' has not answered ${this.#owed} requests, and cannot be waited for: its machine is to be stopped`;
+    stop.abort(new StreamdiskError("source-lost", message, { node: this.name }));
+  }
+
   async #ask<T>(offset: number, act: () => Promise<T>): Promise<T> {
     const known = this.#changed ?? this.#loss?.error;
     if (known !== undefined) throw known;
+    this.#owed++;
     try {
       return await act();
     } catch (error) {
       if (!(error instanceof StreamdiskError) || CALLERS.includes(error.code)) throw error;
       if (error.code === "io" && (await this.#livesElsewhere())) throw asLost(error);
       throw this.#judge(error, offset);
+    } finally {
+      this.#owed--;
     }
   }
 
