@@ -6,6 +6,19 @@ export type {
   NetworkHost,
 } from "./description.ts";
 export { findDisk } from "./find-disk.ts";
+export type { DiskNode, LayerBelow, PreparedDisk } from "./machine/disk-nodes.ts";
+export { type MachinePaths, machinePaths } from "./machine/machine-paths.ts";
+export {
+  type Accelerator,
+  defaultMachine,
+  type MachineDisk,
+  type MachineExport,
+  type MachineImage,
+  type MachineSpec,
+} from "./machine/machine-spec.ts";
+export { parseMachineXml } from "./machine/parse-machine.ts";
+export { type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
+export { type PreparedMachine, qemuArguments } from "./machine/qemu-arguments.ts";
 export { describeDomain } from "./qemu/describe-domain.ts";
 export {
   type DomainStream,

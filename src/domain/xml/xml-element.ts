@@ -32,6 +32,15 @@ export class XmlElement {
     return value === undefined ? undefined : decoded(String(value));
   }
 
+  /** Of its attributes, and of its elements in order: for a reader that knows all that it reads. */
+  get attributeNames(): string[] {
+    return Object.keys(this.#attributes);
+  }
+
+  get elementNames(): string[] {
+    return this.#children.flatMap((child) => Object.keys(child).filter((key) => key !== TEXT && key !== ATTRIBUTES));
+  }
+
   /** Its elements of a name, in order. */
   all(name: string): XmlElement[] {
     return this.#children.filter((child) => Object.hasOwn(child, name)).map((child) => elementOf(name, child));
