@@ -16,7 +16,7 @@ import type { StreamedDiskInfo } from "./streamed-disk.ts";
 import { Turns } from "./turns.ts";
 
 export interface HeldDomain {
-  readonly record: DomainRecord;
+  record: DomainRecord;
   readonly running: RunningDomain;
   readonly turns: Turns;
   /** Those that the job runner has, by their targets. */

@@ -95,6 +95,11 @@ export class SqliteStore implements Store {
     this.#write("INSERT INTO domain (name, record, sum) VALUES (?, ?, ?)", [added.name, record, sum], taken);
   }
 
+  async putDomain(changed: DomainRecord): Promise<void> {
+    const { record, sum } = toRow(changed.name, changed);
+    this.#write("UPDATE domain SET record = ?, sum = ? WHERE name = ?", [record, sum, changed.name]);
+  }
+
   async deleteDomain(name: string): Promise<void> {
     this.#write("DELETE FROM domain WHERE name = ?", [name]);
   }

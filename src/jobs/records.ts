@@ -70,6 +70,8 @@ export interface DomainRecord {
   readonly qmp: string;
   /** Its description, when it was given one; otherwise QEMU is asked. */
   readonly xml?: string;
+  /** A person has paused it, and nobody else lets it go on. */
+  readonly pausedByUser?: boolean;
   readonly createdAt: number;
 }
 
@@ -187,6 +189,10 @@ export const EVENT_TYPES = [
   "disk-deleted",
   "domain-added",
   "domain-removed",
+  "domain-paused",
+  "domain-resumed",
+  "domain-reset",
+  "domain-stopped",
   "stream-fallback",
   "export-added",
   "export-removed",

@@ -47,6 +47,8 @@ export interface Store extends AsyncDisposable {
   domains(): Promise<DomainRecord[]>;
   /** @throws {StreamdiskError} `exists` when there is one of that name */
   addDomain(record: DomainRecord): Promise<void>;
+  /** Takes the place of the one of its name; when there is none, nothing is kept. */
+  putDomain(record: DomainRecord): Promise<void>;
   /** The jobs of its disks stay as history. */
   deleteDomain(name: string): Promise<void>;
 

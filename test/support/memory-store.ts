@@ -73,6 +73,11 @@ export class MemoryStore implements Store {
     this.#domains.set(record.name, copy(record));
   }
 
+  async putDomain(record: DomainRecord): Promise<void> {
+    this.#check();
+    if (this.#domains.has(record.name)) this.#domains.set(record.name, copy(record));
+  }
+
   async deleteDomain(name: string): Promise<void> {
     this.#check();
     this.#domains.delete(name);

@@ -124,9 +124,12 @@ export function testStore(name: string, open: (t: TestContext) => Promise<Store>
     await store.addDomain(all);
     await assert.rejects(store.addDomain({ ...all, name: "web" }), { code: "exists", message: /'web'/ });
     assert.deepEqual(await store.domains(), [all, web]);
+    await store.putDomain({ ...all, pausedByUser: true });
+    assert.deepEqual(await store.domains(), [{ ...all, pausedByUser: true }, web]);
     await store.deleteDomain("web");
     await store.deleteDomain("web");
-    assert.deepEqual(await store.domains(), [all]);
+    await store.putDomain(web);
+    assert.deepEqual(await store.domains(), [{ ...all, pausedByUser: true }]);
   });
 
   testWith("keeps deployments by their names", async (store) => {
