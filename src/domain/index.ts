@@ -6,6 +6,8 @@ export type {
   NetworkHost,
 } from "./description.ts";
 export { findDisk } from "./find-disk.ts";
+export type { LibvirtAddress } from "./libvirt/address.ts";
+export { LibvirtDomain, type LibvirtDomainOptions } from "./libvirt/libvirt-domain.ts";
 export type { DiskNode, LayerBelow, PreparedDisk } from "./machine/disk-nodes.ts";
 export { type MachinePaths, machinePaths } from "./machine/machine-paths.ts";
 export {
@@ -28,5 +30,6 @@ export {
 } from "./qemu/running-domain.ts";
 export { QmpClient, type QmpClientOptions } from "./qmp/client.ts";
 export { type QmpFailure, qmpFailure } from "./qmp/qmp-error.ts";
+export type { QmpConnectOptions, QmpEvent, QmpLink, QmpListener, QmpTransport } from "./qmp/transport.ts";
 export { formatDomainXml } from "./xml/format-domain.ts";
 export { parseDomainXml } from "./xml/parse-domain.ts";

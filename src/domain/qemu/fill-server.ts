@@ -151,7 +151,7 @@ export class FillServer {
         const message =
           `QEMU still has a request on its export '${id}' that waits for a source: the export goes away when it is answered, ` +
           "and the NBD server is stopped with the next stream";
-        throw new StreamdiskError("in-use", message, { node: this.#qmp.socket });
+        throw new StreamdiskError("in-use", message, { node: this.#qmp.name });
       }
       await this.#qmp.change(POLL_MS);
     }

@@ -19,6 +19,7 @@ import {
 import type { DomainDescription } from "../description.ts";
 import { findDisk } from "../find-disk.ts";
 import { QmpClient } from "../qmp/client.ts";
+import type { QmpTransport } from "../qmp/transport.ts";
 import { BlockStream } from "./block-stream.ts";
 import { dropJob, JOB_PREFIX } from "./drop-backing.ts";
 import { type FillExport, FillServer } from "./fill-server.ts";
@@ -26,8 +27,8 @@ import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.t
 import { QemuTarget } from "./qemu-target.ts";
 
 export interface RunningDomainOptions {
-  /** Path of QEMU's QMP socket. */
-  readonly qmp: string;
+  /** Path of QEMU's QMP socket, or another way to its monitor. */
+  readonly qmp: string | QmpTransport;
   readonly description: DomainDescription;
   /** Where QEMU makes the socket by which overlays are filled. @default the system's directory for temporary files */
   readonly socketDirectory?: string | undefined;

@@ -8,23 +8,27 @@
 import { type Clock, systemClock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { QMP_COMMANDS, type QmpArguments, type QmpCommand, type QmpResult } from "./commands.ts";
-import { QmpConnection, type QmpConnectOptions, type QmpEvent } from "./connection.ts";
+import { socketTransport } from "./connection.ts";
+import type { QmpConnectOptions, QmpEvent, QmpLink, QmpTransport } from "./transport.ts";
 
 export type QmpClientOptions = Omit<QmpConnectOptions, "signal">;
 
 export class QmpClient implements Disposable {
-  /** Path of the monitor's socket: what it is called in messages. */
-  readonly socket: string;
+  /** What the monitor is called in messages: the path of its socket, or the domain of libvirt's. */
+  readonly name: string;
+  readonly #transport: QmpTransport;
   readonly #options: QmpClientOptions;
   readonly #clock: Clock;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   readonly #watchers = new Set<() => void>();
   readonly #closed = new AbortController();
-  #connection: Promise<QmpConnection> | undefined;
+  #connection: Promise<QmpLink> | undefined;
   #shutdown: string | undefined;
 
-  constructor(socket: string, options: QmpClientOptions = {}) {
-    this.socket = socket;
+  /** @param monitor path of its socket, or another way to it */
+  constructor(monitor: string | QmpTransport, options: QmpClientOptions = {}) {
+    this.#transport = typeof monitor === "string" ? socketTransport(monitor) : monitor;
+    this.name = this.#transport.name;
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
   }
@@ -37,7 +41,7 @@ export class QmpClient implements Disposable {
   /**
    * Runs a command, over a new connection if there is none.
    *
-   * @throws {StreamdiskError} what `QmpConnection` throws: `refused` and the like for what QEMU refuses, `io` when it does not
+   * @throws {StreamdiskError} what `QmpLink` throws: `refused` and the like for what QEMU refuses, `io` when it does not
    *   answer, `shutdown` when it has ended; `protocol` for an answer that is none
    */
   async execute<C extends QmpCommand>(
@@ -76,13 +80,13 @@ export class QmpClient implements Disposable {
     this.disconnect();
   }
 
-  async #connect(signal: AbortSignal | undefined): Promise<QmpConnection> {
+  async #connect(signal: AbortSignal | undefined): Promise<QmpLink> {
     const current = this.#connection;
     const existing = await current?.catch(() => undefined);
     if (existing !== undefined && !existing.isOver) return existing;
     if (this.#closed.signal.aborted) {
-      throw new StreamdiskError("shutdown", `The monitor at '${this.socket}' is not used any more`, {
-        node: this.socket,
+      throw new StreamdiskError("shutdown", `The monitor at '${this.name}' is not used any more`, {
+        node: this.name,
       });
     }
     // Whoever comes while one is being made takes that one.
@@ -90,9 +94,9 @@ export class QmpClient implements Disposable {
     return this.#connection!;
   }
 
-  async #open(signal: AbortSignal | undefined): Promise<QmpConnection> {
+  async #open(signal: AbortSignal | undefined): Promise<QmpLink> {
     const options = { ...this.#options, ...(signal && { signal }) };
-    const connection = await QmpConnection.open(this.socket, options, {
+    const connection = await this.#transport.open(options, {
       event: (event) => this.#heard(event),
       ended: () => this.#wake(),
     });

@@ -12,25 +12,14 @@ import { type Clock, systemClock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { isObject, type JsonObject, JsonValue } from "./json-value.ts";
 import { MessageSplitter } from "./message-splitter.ts";
-import { refusedCommand } from "./qmp-error.ts";
-
-export interface QmpEvent {
-  readonly name: string;
-  readonly data: JsonValue;
-}
-
-export interface QmpConnectOptions {
-  /** How long a greeting and an answer may take, in milliseconds. @default 30000 */
-  readonly timeoutMs?: number | undefined;
-  readonly clock?: Clock | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-export interface QmpListener {
-  event(event: QmpEvent): void;
-  /** The connection has ended. */
-  ended(error: StreamdiskError): void;
-}
+import { readAnswer } from "./qmp-error.ts";
+import {
+  DEFAULT_TIMEOUT_MS,
+  type QmpConnectOptions,
+  type QmpLink,
+  type QmpListener,
+  type QmpTransport,
+} from "./transport.ts";
 
 interface Waiting {
   readonly command: string;
@@ -38,11 +27,15 @@ interface Waiting {
   reject(error: unknown): void;
 }
 
-const DEFAULT_TIMEOUT_MS = 30_000;
 /** Answers that are owed to nobody: beyond it QEMU has not answered for so long that the connection is of no use. */
 const MOST_WAITING = 1000;
 
-export class QmpConnection {
+/** @param path the monitor's Unix socket */
+export function socketTransport(path: string): QmpTransport {
+  return { name: path, open: (options, listener) => QmpConnection.open(path, options, listener) };
+}
+
+export class QmpConnection implements QmpLink {
   readonly #node: string;
   readonly #socket: Socket;
   readonly #clock: Clock;
@@ -99,12 +92,6 @@ export class QmpConnection {
     return this.#over !== undefined;
   }
 
-  /**
-   * Runs a command.
-   *
-   * @throws {StreamdiskError} QEMU's refusal (`refusedCommand`), `io` when it does not answer in time, `shutdown` when the connection
-   *   ends before it has answered; or the signal's reason. Whether it did what it was told is not known then
-   */
   async execute(command: string, args: JsonObject, signal?: AbortSignal): Promise<JsonValue> {
     signal?.throwIfAborted();
     if (this.#over !== undefined) throw this.#over;
@@ -187,14 +174,11 @@ export class QmpConnection {
     const waiting = this.#waiting.get(id);
     this.#waiting.delete(id);
     if (waiting === undefined) return;
-    const { command } = waiting;
-    if ("return" in message) {
-      waiting.resolve(new JsonValue(message["return"], command));
-      return;
+    try {
+      waiting.resolve(readAnswer(this.#node, waiting.command, message));
+    } catch (error) {
+      waiting.reject(error);
     }
-    const error = new JsonValue(message["error"], `error of ${command}`);
-    const failure = { class: error.get("class").string(), desc: error.get("desc").string() };
-    waiting.reject(refusedCommand(this.#node, command, failure));
   }
 
   #end(error: StreamdiskError): void {

@@ -1,4 +1,5 @@
 import { type ErrorCode, StreamdiskError } from "../../errors/index.ts";
+import { type JsonObject, JsonValue } from "./json-value.ts";
 
 /** What a QMP error says: docs/interop/qmp-spec.txt of QEMU, "Error". */
 export interface QmpFailure {
@@ -13,8 +14,19 @@ const CODES: Readonly<Record<string, ErrorCode>> = {
   DeviceNotActive: "not-found",
 };
 
+/**
+ * What a message that answers a command gives.
+ *
+ * @throws {StreamdiskError} `refusedCommand`
+ */
+export function readAnswer(node: string, command: string, message: JsonObject): JsonValue {
+  if ("return" in message) return new JsonValue(message["return"], command);
+  const error = new JsonValue(message["error"], `error of ${command}`);
+  throw refusedCommand(node, command, { class: error.get("class").string(), desc: error.get("desc").string() });
+}
+
 /** The error for a command that QEMU refused; its cause is the {@link QmpFailure}. */
-export function refusedCommand(node: string, operation: string, failure: QmpFailure): StreamdiskError {
+function refusedCommand(node: string, operation: string, failure: QmpFailure): StreamdiskError {
   const code = CODES[failure.class] ?? "refused";
   const message = `QEMU at '${node}' refuses ${operation}: ${failure.desc} (${failure.class})`;
   return new StreamdiskError(code, message, { node, operation }, failure);
