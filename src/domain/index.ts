@@ -1,3 +1,4 @@
+export type { MachineDisk, MachineExport, MachineImage, MachineSpec } from "../jobs/index.ts";
 export type {
   BackingDescription,
   DiskDescription,
@@ -10,14 +11,7 @@ export type { LibvirtAddress } from "./libvirt/address.ts";
 export { LibvirtDomain, type LibvirtDomainOptions } from "./libvirt/libvirt-domain.ts";
 export type { DiskNode, LayerBelow, PreparedDisk } from "./machine/disk-nodes.ts";
 export { type MachinePaths, machinePaths } from "./machine/machine-paths.ts";
-export {
-  type Accelerator,
-  defaultMachine,
-  type MachineDisk,
-  type MachineExport,
-  type MachineImage,
-  type MachineSpec,
-} from "./machine/machine-spec.ts";
+export { defaultMachine } from "./machine/machine-spec.ts";
 export { parseMachineXml } from "./machine/parse-machine.ts";
 export { type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
 export { type PreparedMachine, qemuArguments } from "./machine/qemu-arguments.ts";

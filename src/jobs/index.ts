@@ -1,6 +1,15 @@
 export type { EventFeed } from "./event-feed.ts";
 export { fairShares, type Taker } from "./fair-shares.ts";
 export { ENDED_STATES, hasEnded, type JobAct, jobAfter, nextState, UNFINISHED_STATES } from "./life-cycle.ts";
+export type {
+  Accelerator,
+  Architecture,
+  MachineDisk,
+  MachineExport,
+  MachineImage,
+  MachineRecord,
+  MachineSpec,
+} from "./machine-record.ts";
 export { isQueued, nextToRun } from "./queue.ts";
 export {
   type DeployedMachine,

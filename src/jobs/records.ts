@@ -5,6 +5,7 @@
 import type { ErrorCode } from "../errors/index.ts";
 import type { KnownSource, SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
+import type { MachineRecord } from "./machine-record.ts";
 
 /** How a disk is opened. All of it survives a restart. */
 export interface DiskSettings {
@@ -61,7 +62,7 @@ export interface ExportRecord {
   readonly createdAt: number;
 }
 
-/** A virtual machine that runs, whose disks are its QEMU's. */
+/** A virtual machine: one that somebody else runs, or one of the daemon's own. */
 export interface DomainRecord {
   readonly id: string;
   /** What people call it; unique. */
@@ -72,6 +73,8 @@ export interface DomainRecord {
   readonly xml?: string;
   /** A person has paused it, and nobody else lets it go on. */
   readonly pausedByUser?: boolean;
+  /** Of one that the daemon runs itself. */
+  readonly machine?: MachineRecord;
   readonly createdAt: number;
 }
 
@@ -192,6 +195,7 @@ export const EVENT_TYPES = [
   "domain-paused",
   "domain-resumed",
   "domain-reset",
+  "domain-started",
   "domain-stopped",
   "stream-fallback",
   "export-added",

@@ -5,8 +5,9 @@
  */
 
 import { StreamdiskError } from "../../errors/index.ts";
+import type { FormatName } from "../../formats/index.ts";
+import type { MachineDisk, MachineExport, MachineImage } from "../../jobs/index.ts";
 import { parseNbdUri } from "../../nbd/index.ts";
-import type { MachineDisk, MachineExport, MachineFormat, MachineImage } from "./machine-spec.ts";
 
 /** A disk of which is known what its image says. */
 export interface PreparedDisk extends MachineDisk {
@@ -18,7 +19,7 @@ export interface PreparedDisk extends MachineDisk {
 export interface LayerBelow {
   /** Absolute path or URI. */
   readonly reference: string;
-  readonly format: MachineFormat;
+  readonly format: FormatName;
 }
 
 /** A node as for `-blockdev`. */

@@ -1,6 +1,8 @@
 /** A disk of a machine's XML: an image that QEMU owns, or an export on a Unix socket; virtio alone. */
+import { FORMAT_NAMES } from "../../formats/index.ts";
+import type { MachineDisk } from "../../jobs/index.ts";
 import type { XmlElement } from "../xml/xml-element.ts";
-import { aliasOf, MACHINE_FORMATS, type MachineDisk } from "./machine-spec.ts";
+import { aliasOf } from "./machine-spec.ts";
 import { invalid, oneOf, pathIn, refuseUnknown, unsupported } from "./strict-xml.ts";
 
 const TARGET = /^vd[a-z]{1,3}$/;
@@ -62,7 +64,7 @@ function readSource(disk: XmlElement, target: string): MachineDisk["source"] {
   const driver = disk.first("driver");
   if (type === "file") {
     refuseUnknown(source, { attributes: ["file", "index"] });
-    const format = driver === undefined ? undefined : oneOf(driver, "type", MACHINE_FORMATS);
+    const format = driver === undefined ? undefined : oneOf(driver, "type", FORMAT_NAMES);
     if (format === undefined) throw invalid(`the <driver> of '${target}' does not say of which type its image is`);
     return { kind: "image", path: pathIn(source, source.attribute("file") ?? ""), format };
   }

@@ -148,7 +148,7 @@ const UNSUPPORTED: Readonly<Record<string, readonly [xml: string, message: RegEx
   ],
   "a CD": [disk("", "type='file' device='cdrom'"), /device='cdrom' of <disk>: it can be disk/],
   "a block device": [disk("", "type='block'"), /type='block' of <disk>: it can be file, network/],
-  "another format": [disk("").replace("'qcow2'", "'vmdk'"), /type='vmdk' of <driver>: it can be qcow2, qed, raw/],
+  "another format": [disk("").replace("'qcow2'", "'vmdk'"), /type='vmdk' of <driver>: it can be raw, qcow2, qed/],
   "errors for the guest": [
     disk("").replace("name='qemu'", "error_policy='report'"),
     /error_policy='report'.*it can be stop/,

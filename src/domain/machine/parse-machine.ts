@@ -3,17 +3,13 @@
  * left out. What changes nothing for the guest, and what libvirt writes into each description by itself, is passed over; all of that is
  * listed here by name.
  */
+import type { Accelerator, Architecture, MachineSpec } from "../../jobs/index.ts";
 import { parseXml, type XmlElement } from "../xml/xml-element.ts";
-import {
-  type Accelerator,
-  ARCHITECTURES,
-  type Architecture,
-  hostArchitecture,
-  type MachineSpec,
-} from "./machine-spec.ts";
+import { hostArchitecture } from "./machine-spec.ts";
 import { readMachineDisk } from "./parse-machine-disk.ts";
 import { invalid, oneOf, pathIn, refuseUnknown, unsupported } from "./strict-xml.ts";
 
+const ARCHITECTURES = ["x86_64", "aarch64"] as const satisfies readonly Architecture[];
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const MACHINE_TYPE = /^[A-Za-z0-9._-]{1,64}$/;

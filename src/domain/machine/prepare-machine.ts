@@ -4,8 +4,8 @@ import { access, open, realpath } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { type ChainPolicy, openChain } from "../../chain/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
+import type { Accelerator, Architecture, MachineDisk, MachineSpec } from "../../jobs/index.ts";
 import type { PreparedDisk } from "./disk-nodes.ts";
-import type { Accelerator, Architecture, MachineDisk, MachineSpec } from "./machine-spec.ts";
 import type { PreparedMachine } from "./qemu-arguments.ts";
 
 export interface MachineHost extends Pick<ChainPolicy, "allowBacking" | "sourceOptions"> {

@@ -4,9 +4,9 @@
  * Devices stop the machine on errors rather than hand them to the guest (`rerror=stop,werror=stop`), which is what the policy "pause" for a
  * source that dies needs; node names are those of `diskNodes`.
  */
+import type { Accelerator, Architecture, MachineSpec } from "../../jobs/index.ts";
 import { diskNodes, type PreparedDisk } from "./disk-nodes.ts";
 import type { MachinePaths } from "./machine-paths.ts";
-import type { Accelerator, Architecture, MachineSpec } from "./machine-spec.ts";
 
 /** A machine with all that was left to the host decided. */
 export interface PreparedMachine extends MachineSpec {
