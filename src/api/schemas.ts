@@ -202,6 +202,7 @@ export const nbdExport = z
     readOnly: z.boolean(),
     address,
     uri: z.string().optional(),
+    cache: bytes.optional().describe("What it keeps in memory of what was read last, at most"),
     error: z.object({ code: z.string(), message: z.string() }).optional(),
     clients: z.number().int(),
     createdAt: z.number(),
@@ -222,6 +223,13 @@ export const newExport = z
           .strict(),
       ])
       .default({}),
+    cache: bytes
+      .min(2 ** 20)
+      .max(2 ** 40)
+      .optional()
+      .describe(
+        "Keep so much in memory of what was read last, for an image that many are filled from; only of a read-only one",
+      ),
     tlsCertificates: reference.optional(),
     tlsPskFile: reference.optional(),
     maxConnections: z.number().int().min(1).max(10_000).optional(),

@@ -7,6 +7,7 @@ import type { NewExport } from "../api/index.ts";
 import { DEFAULT_POLICY, type ServeDiskOptions } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { ExportAddress, ExportRecord, Store } from "../jobs/index.ts";
+import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
@@ -76,7 +77,7 @@ export class Exports {
       this.#byName.set(name, held);
       await this.#parts.events.tell(
         "export-added",
-        `'${held.record.settings.image}' is offered as '${name}' at ${uri}, also after restarts, until it is removed`,
+        `'${shownReference(held.record.settings.image)}' is offered as '${name}' at ${uri}, also after restarts, until it is removed`,
       );
       return held;
     } catch (error) {
@@ -89,7 +90,7 @@ export class Exports {
   }
 
   async #recordOf(order: NewExport): Promise<ExportRecord> {
-    const { name, image, format, readOnly, listen, tlsCertificates, tlsPskFile, maxConnections } = order;
+    const { name, image, format, readOnly, listen, tlsCertificates, tlsPskFile, maxConnections, cache } = order;
     if (tlsCertificates !== undefined && tlsPskFile !== undefined) {
       throw new StreamdiskError("invalid-argument", `'${name}' has certificates or pre-shared keys, not both`);
     }
@@ -97,7 +98,7 @@ export class Exports {
     return {
       name,
       settings: {
-        image: await allowed.file(image),
+        image: await allowed.source(image),
         readOnly,
         copyOnRead: false,
         onSourceError: DEFAULT_POLICY,
@@ -105,6 +106,7 @@ export class Exports {
       },
       address: await this.#addressOf(name, listen),
       ...(maxConnections !== undefined && { maxConnections }),
+      ...(cache !== undefined && { cache }),
       ...(tlsCertificates !== undefined && { tlsCertificates: await allowed.keys(tlsCertificates) }),
       ...(tlsPskFile !== undefined && { tlsPskFile: await allowed.keys(tlsPskFile) }),
       createdAt: Date.now(),
@@ -160,6 +162,7 @@ export class Exports {
       exportName: record.name,
       ...tlsOf(record),
       ...(record.maxConnections !== undefined && { maxConnections: record.maxConnections }),
+      ...(record.cache !== undefined && { cache: record.cache }),
     });
     const host = new HostedImage({
       spec,

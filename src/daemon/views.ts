@@ -107,16 +107,17 @@ export function liveView(live: DiskLive, stream: Job | undefined): Live {
 }
 
 export function exportView(
-  { name, settings, address, createdAt }: ExportRecord,
+  { name, settings, address, cache, createdAt }: ExportRecord,
   { info, error }: Pick<DiskNow, "info" | "error">,
 ): NbdExportView {
   const format = info?.format ?? settings.format;
   return {
     name,
-    image: settings.image,
+    image: shownReference(settings.image),
     ...(format !== undefined && { format }),
     readOnly: settings.readOnly,
     address,
+    ...(cache !== undefined && { cache }),
     ...(info !== undefined && { uri: info.uri }),
     ...(error !== undefined && { error: { code: error.code, message: error.message } }),
     clients: info?.clients ?? 0,

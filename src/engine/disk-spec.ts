@@ -19,6 +19,8 @@ export interface DiskSpec {
   readonly sourceOptions?: SourceOptions;
   readonly copyOnRead: boolean;
   readonly onSourceError: SourcePolicy;
+  /** Bytes of what was read last that are kept in memory, for many readers. */
+  readonly cache?: number;
   readonly listen: ServeNbdOptions["listen"];
   readonly exportName: string;
   readonly maxConnections?: number;

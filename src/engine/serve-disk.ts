@@ -40,6 +40,11 @@ export interface ServeDiskOptions {
   readonly copyOnRead?: boolean;
   /** What becomes of reads that a dead source cannot answer. @default 30 seconds of waiting, then errors */
   readonly onSourceError?: SourcePolicy;
+  /**
+   * Bytes of what was read last that are kept in memory: of an image that many are filled from, each range is fetched once. Only with
+   * `readOnly`. @default none
+   */
+  readonly cache?: number;
   /** What the event `learned` told of its sources when it was served before. @default nothing */
   readonly knownSources?: readonly KnownSource[];
   /** Where to listen. @default a Unix socket in a private directory */
@@ -65,6 +70,7 @@ export const DEFAULT_POLICY: SourcePolicy = { holdMs: 30_000, afterwards: "error
 export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> {
   const { image, backing, allowBacking = [] } = options;
   refuseOpenPort(options);
+  refuseCache(options);
   const made = options.create === true && (await makeImage(options));
   const home = options.listen === undefined ? await mkdtemp(join(tmpdir(), "streamdisk-")) : undefined;
   const listen = options.listen ?? { path: join(home as string, "disk.sock"), mode: 0o600 };
@@ -82,6 +88,7 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
     ...(options.format !== undefined && { format: options.format }),
     ...(backing !== undefined && !made && { backing }),
     ...(options.backingFormat !== undefined && { backingFormat: options.backingFormat }),
+    ...(options.cache !== undefined && { cache: options.cache }),
     ...(options.maxConnections !== undefined && { maxConnections: options.maxConnections }),
     ...(options.tls !== undefined && { tls: options.tls }),
     ...(options.stream && { stream: options.stream === true ? {} : options.stream }),
@@ -120,6 +127,13 @@ function refuseOpenPort({ listen, tls }: ServeDiskOptions): void {
     "refused",
     `'${listen.host}' can be reached from other machines: use TLS there (--tls-certificates or --tls-psk-file), or the loopback`,
   );
+}
+
+/** It keeps what was read, and would not see what is written. */
+function refuseCache({ image, cache, readOnly }: ServeDiskOptions): void {
+  if (cache === undefined || readOnly) return;
+  const message = `'${shownReference(image)}' may be written, so what was read of it cannot be kept in memory: serve it read-only`;
+  throw new StreamdiskError("invalid-argument", message, { node: shownReference(image) });
 }
 
 /** Makes the image if it is not there; says whether it did. */

@@ -57,6 +57,8 @@ export interface ExportRecord {
   readonly settings: DiskSettings;
   readonly address: ExportAddress;
   readonly maxConnections?: number;
+  /** Bytes of what was read last that are kept in memory. */
+  readonly cache?: number;
   readonly tlsCertificates?: string;
   readonly tlsPskFile?: string;
   readonly createdAt: number;

@@ -10,6 +10,7 @@ import { parseCount, parsePort } from "../numbers.ts";
 import { jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
 import { placeForDaemon } from "../targets.ts";
+import { parseSize } from "../units.ts";
 
 interface AddFlags extends DaemonFlags {
   readonly format?: FormatName;
@@ -20,6 +21,7 @@ interface AddFlags extends DaemonFlags {
   readonly tlsCertificates?: string;
   readonly tlsPskFile?: string;
   readonly maxConnections?: number;
+  readonly cache?: number;
 }
 
 export function define(command: Command): void {
@@ -34,12 +36,17 @@ export function define(command: Command): void {
   const add = command.command("add").description("Offer an image under a name, from now on and after every restart.");
   jsonOption(daemonOptions(add))
     .argument("<name>", "name of the export")
-    .argument("<image>", "the image")
+    .argument("<image>", "the image: a path or a URI")
     .option("-f, --format <format>", "format of the image: it is believed, not probed", parseFormat)
     .option("--writable", "clients may write")
     .option("--socket <path>", "listen on a Unix socket there; without it and --port, on one in the state directory")
     .option("--port <number>", "listen on TCP; 0 takes a free port, which the export keeps", parsePort)
     .option("--bind <address>", "with --port: the address to listen on; without it, loopback")
+    .option(
+      "--cache <size>",
+      "keep so much in memory of what was read last, for many readers, for example 64M",
+      parseSize,
+    )
     .option("--tls-certificates <dir>", "TLS with ca-cert.pem, server-cert.pem and server-key.pem from there")
     .option("--tls-psk-file <file>", "TLS with pre-shared keys from there")
     .option("--max-connections <number>", "clients at a time at most", parseCount)
@@ -80,7 +87,7 @@ export function define(command: Command): void {
 }
 
 async function addExport(name: string, image: string, flags: AddFlags): Promise<void> {
-  const { format, writable = false, tlsCertificates, tlsPskFile, maxConnections } = flags;
+  const { format, writable = false, tlsCertificates, tlsPskFile, maxConnections, cache } = flags;
   await withDaemon(flags, async (client) => {
     const made = await client.call("addExport", {
       body: {
@@ -92,6 +99,7 @@ async function addExport(name: string, image: string, flags: AddFlags): Promise<
         ...(tlsCertificates !== undefined && { tlsCertificates: placeForDaemon(tlsCertificates) }),
         ...(tlsPskFile !== undefined && { tlsPskFile: placeForDaemon(tlsPskFile) }),
         ...(maxConnections !== undefined && { maxConnections }),
+        ...(cache !== undefined && { cache }),
       },
     });
     if (flags.json) printJson(made);
