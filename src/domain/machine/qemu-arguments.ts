@@ -26,8 +26,7 @@ export function qemuArguments(machine: PreparedMachine, paths: MachinePaths): st
     ...["-machine", type, "-accel", accelerator, "-cpu", accelerator === "kvm" ? "host" : "max"],
     ...["-m", `size=${memory / KIB}k`, "-smp", String(cpus)],
     ...["-no-user-config", "-nodefaults", "-display", "none", "-pidfile", paths.pidFile],
-    ...["-chardev", `socket,id=monitor,path=${escaped(paths.qmp)},server=on,wait=off`],
-    ...["-mon", "chardev=monitor,mode=control"],
+    ...["-chardev", monitorOption(paths), "-mon", "chardev=monitor,mode=control"],
     ...serial(machine.serialLog ?? paths.consoleLog, paths.console),
     ...(kernel === undefined ? [] : ["-kernel", kernel]),
     ...(initrd === undefined ? [] : ["-initrd", initrd]),
@@ -35,6 +34,11 @@ export function qemuArguments(machine: PreparedMachine, paths: MachinePaths): st
     ...disks.flatMap(diskArguments),
     ...extraArguments,
   ];
+}
+
+/** What no other process has among its arguments. */
+export function monitorOption({ qmp }: MachinePaths): string {
+  return `socket,id=monitor,path=${escaped(qmp)},server=on,wait=off`;
 }
 
 function serial(log: string, socket: string): string[] {

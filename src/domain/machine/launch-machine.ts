@@ -1,0 +1,94 @@
+/**
+ * Launches a machine apart from this process: in a session of its own, with a shell that waits for it and writes down how it ended, and
+ * with nothing of this process open. It lives on over the end of whoever launched it, is found again (`findMachine`), and is spoken
+ * to by its monitor.
+ *
+ * Its directory and all that is made there is for its owner alone.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, rm, writeFile } from "node:fs/promises";
+import { systemClock } from "../../block/index.ts";
+import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
+import { QmpClient } from "../qmp/client.ts";
+import { machineEndReason, readMachineEnd } from "./machine-end.ts";
+import type { MachinePaths } from "./machine-paths.ts";
+import { findMachine, killMachine, type MachineProcess } from "./machine-process.ts";
+import { type PreparedMachine, qemuArguments } from "./qemu-arguments.ts";
+
+/**
+ * $0 is where the end is written, $1 where QEMU's errors go. A trap, unlike an ignored signal, is not handed down: whoever ends all of a session
+ * ends QEMU, and the shell lives to tell.
+ */
+const SHELL = `umask 077; trap : HUP INT TERM; log=$1; shift; "$@" >"$log" 2>&1; echo $? >"$0.new"; mv "$0.new" "$0"`;
+
+/** How long QEMU may take to come up. */
+const UP_MS = 60_000;
+const POLL_MS = 50;
+/** What of this process's surroundings QEMU is to see. */
+const ENVIRONMENT = ["PATH", "HOME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR"];
+
+/**
+ * @returns the process, when QEMU answers: all that the machine needs is open then, and its guest runs
+ * @throws {StreamdiskError} `in-use` when it runs already or an image is locked; `refused` with what QEMU says; `io` when it does not answer
+ */
+export async function launchMachine(machine: PreparedMachine, paths: MachinePaths): Promise<MachineProcess> {
+  const { name } = machine;
+  const there = await findMachine(paths);
+  if (there !== undefined) {
+    throw new StreamdiskError("in-use", `The machine '${name}' runs already (pid ${there.pid})`, { node: name });
+  }
+  await makeReady(paths);
+  const shell = ["-c", SHELL, paths.exit, paths.log, machine.emulator, ...qemuArguments(machine, paths)];
+  const env = Object.fromEntries(
+    ENVIRONMENT.flatMap((key) => (process.env[key] === undefined ? [] : [[key, process.env[key]]])),
+  );
+  const child = spawn("/bin/sh", shell, { cwd: paths.directory, detached: true, stdio: "ignore", env });
+  const ended = once(child, "exit").then(() => {});
+  await once(child, "spawn").catch((error) => {
+    throw wrapSystemError(error, machine.emulator, "run");
+  });
+  child.unref();
+  return whenUp(name, paths, ended);
+}
+
+async function makeReady(paths: MachinePaths): Promise<void> {
+  try {
+    await mkdir(paths.directory, { recursive: true, mode: 0o700 });
+    for (const left of [paths.qmp, paths.console, paths.pidFile, paths.exit]) await rm(left, { force: true });
+    await writeFile(paths.log, "", { mode: 0o600 });
+  } catch (error) {
+    throw wrapSystemError(error, paths.directory, "make the directory of a machine");
+  }
+}
+
+async function whenUp(name: string, paths: MachinePaths, ended: Promise<void>): Promise<MachineProcess> {
+  let isOver = false;
+  const over = ended.then(() => {
+    isOver = true;
+  });
+  using qmp = new QmpClient(paths.qmp, { timeoutMs: UP_MS });
+  for (const until = systemClock.now() + UP_MS; !isOver && systemClock.now() < until; ) {
+    const answered = qmp.execute("query-status", {}).then(
+      () => true,
+      () => false,
+    );
+    if (await Promise.race([answered, over.then(() => false)])) {
+      const found = await findMachine(paths);
+      if (found !== undefined) return found;
+    }
+    await Promise.race([systemClock.sleep(POLL_MS), over]);
+  }
+  if (isOver) throw await failure(name, paths);
+  const late = await findMachine(paths);
+  if (late !== undefined) await killMachine(late);
+  const message = `QEMU of '${name}' did not come up within ${UP_MS / 1000} s, and was ended. Its log is '${paths.log}'`;
+  throw new StreamdiskError("io", message, { node: name });
+}
+
+async function failure(name: string, paths: MachinePaths): Promise<StreamdiskError> {
+  const end = await readMachineEnd(paths);
+  const locked = /Failed to get .*lock/.test(end.lastLine ?? "");
+  const message = `QEMU of '${name}' ended at once (${machineEndReason(end, undefined)}). Its log is '${paths.log}'`;
+  return new StreamdiskError(locked ? "in-use" : "refused", message, { node: name });
+}
