@@ -11,4 +11,5 @@ export { type Image, type OpenImageOptions, openImage } from "./open.ts";
 export type { ImageOptions } from "./options.ts";
 export { type RebaseImageOptions, type RebaseResult, rebaseImage } from "./rebase.ts";
 export { type ResizeImageOptions, type ResizeResult, resizeImage, resizeNode } from "./resize.ts";
+export { agreeingBytes, differenceInSamples, type Samples } from "./samples.ts";
 export { type StepImageOptions, type StreamImageOptions, stepImage, streamImage } from "./stream.ts";

@@ -33,11 +33,18 @@ export async function differenceInSamples(a: BlockNode, b: BlockNode): Promise<S
   return { compared, difference: undefined };
 }
 
-/** How many bytes of ranges at random that the upper one has itself are the same below. */
-export async function agreeingBytes(upper: BlockNode, below: BlockNode): Promise<number> {
-  const length = Math.min(upper.length, below.length);
+/**
+ * How many bytes of ranges at random that the upper one has itself are the same below.
+ *
+ * @param local its extents, within the length of both
+ */
+export async function agreeingBytes(
+  upper: BlockNode,
+  below: BlockNode,
+  local: AsyncIterable<Extent> = layerExtents(upper, 0, Math.min(upper.length, below.length)),
+): Promise<number> {
   let agreeing = 0;
-  for (const range of await pickData(layerExtents(upper, 0, length), SAMPLES)) {
+  for (const range of await pickData(local, SAMPLES)) {
     if ((await differenceAt(upper, below, range)) === undefined) agreeing += range.length;
   }
   return agreeing;

@@ -186,7 +186,6 @@ export interface EventRecord {
 export const EVENT_TYPES = [
   "daemon-started",
   "daemon-stopped",
-  "store-damaged",
   "disk-created",
   "disk-opened",
   "disk-failed",

@@ -9,6 +9,7 @@ import type { StreamProgress, StreamReason, StreamState } from "../../stream/ind
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
 import { dropJob, finishJob, JOB_PREFIX } from "./drop-backing.ts";
+import { flushNode } from "./human-monitor.ts";
 import type { Overlay } from "./locate-overlay.ts";
 
 export interface BlockStreamOptions {
@@ -156,11 +157,4 @@ export class BlockStream {
     this.#state = "failed";
     return new StreamdiskError(code, this.#reason.message, { node: overlay.name }, error);
   }
-}
-
-/** Flushes a node without an export of it, by the only command of QEMU that can. */
-async function flushNode(qmp: QmpClient, { node, name }: Overlay): Promise<void> {
-  const said = await qmp.execute("human-monitor-command", { "command-line": `qemu-io "${node}" "flush"` });
-  if (said.trim() === "") return;
-  throw new StreamdiskError("io", `QEMU could not flush '${name}': ${said.trim()}`, { node: name });
 }

@@ -6,7 +6,7 @@ import { parseNbdUri } from "../../nbd/index.ts";
 import type { DiskDescription, DiskSource, DomainDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpBlockDevice } from "../qmp/commands.ts";
-import { type BlockLayer, chainOf, deviceId, queryBlockLayer } from "./locate-overlay.ts";
+import { type BlockLayer, chainOf, deviceId, fileOf, queryBlockLayer } from "./locate-overlay.ts";
 
 /** Buses by the beginning of the types of their devices. */
 const BUSES: readonly (readonly [type: string, bus: string])[] = [
@@ -52,8 +52,11 @@ function describeDisk(
     ...(alias !== undefined && { alias }),
     device: /-cd$/.test(type) ? "cdrom" : "disk",
     readOnly: top?.readOnly ?? false,
-    ...(top !== undefined && { format: formatOf(top.driver), source: sourceOf(top.file, top.driver) }),
-    backing: below.map(({ driver, file }) => ({ format: formatOf(driver), source: sourceOf(file, driver) })),
+    ...(top !== undefined && { format: formatOf(top.driver), source: sourceOf(fileOf(layer, top), top.driver) }),
+    backing: below.map((node) => ({
+      format: formatOf(node.driver),
+      source: sourceOf(fileOf(layer, node), node.driver),
+    })),
   };
 }
 

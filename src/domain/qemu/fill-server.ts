@@ -57,7 +57,7 @@ export class FillServer {
    *
    * @returns a sentence that says why not, when QEMU can't serve it
    */
-  async export(overlay: Overlay, signal?: AbortSignal): Promise<FillExport | string> {
+  async export(overlay: Pick<Overlay, "node">, signal?: AbortSignal): Promise<FillExport | string> {
     const id = `${EXPORT_PREFIX}${randomBytes(8).toString("hex")}`;
     const started = await this.#inTurn(() => this.#start(id, overlay, signal));
     if (started !== undefined) return started;
@@ -83,7 +83,11 @@ export class FillServer {
     return join(this.#directory!, "nbd");
   }
 
-  async #start(id: string, overlay: Overlay, signal: AbortSignal | undefined): Promise<string | undefined> {
+  async #start(
+    id: string,
+    overlay: Pick<Overlay, "node">,
+    signal: AbortSignal | undefined,
+  ): Promise<string | undefined> {
     if (this.#exports.size === 0) {
       const taken = await this.#startServer(signal);
       if (taken !== undefined) return taken;

@@ -8,7 +8,7 @@ function node(nodeName: string, driver: string, more: Partial<QmpNode> = {}): Qm
   const clusterSize = driver === "qcow2" || driver === "qed" ? 65536 : undefined;
   return {
     ...{ nodeName, driver, readOnly: false, file: `/images/${nodeName}`, backingFile: undefined, length: 2 ** 20 },
-    ...{ clusterSize, snapshots: 0, ...more },
+    ...{ clusterSize, detectZeroes: "off", snapshots: 0, ...more },
   };
 }
 

@@ -31,6 +31,7 @@ export interface Overlay {
   /** Virtual size in bytes. */
   readonly length: number;
   readonly clusterSize: number;
+  readonly detectZeroes: string;
 }
 
 /** What QEMU says of its block layer, at one moment. */
@@ -80,7 +81,8 @@ export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescr
   refuseJobs(layer, node, name);
   return {
     ...{ name, node: node.nodeName, backingNode: childOf(layer, node, ["backing"])?.nodeName, format: node.driver },
-    ...{ backingFile: node.backingFile, file: node.file, length: node.length, clusterSize: node.clusterSize },
+    ...{ backingFile: node.backingFile, file: fileOf(layer, node), length: node.length, clusterSize: node.clusterSize },
+    detectZeroes: node.detectZeroes,
   };
 }
 
@@ -96,11 +98,28 @@ export function chainOf(layer: BlockLayer, top: QmpNode, name: string): QmpNode[
   return chain;
 }
 
-function findDevice({ devices }: BlockLayer, name: string, { alias, source }: DiskDescription): QmpBlockDevice {
+/** The file of an image, also when QEMU would rather describe all that lies below it too. */
+export function fileOf(layer: BlockLayer, node: QmpNode): string {
+  const below = node.file.startsWith("json:") ? childOf(layer, node, ["file"]) : undefined;
+  return below === undefined ? node.file : fileOf(layer, below);
+}
+
+/** A node and all below it, from the top down. */
+export function nodesBelow(layer: BlockLayer, top: QmpNode, found: QmpNode[] = []): QmpNode[] {
+  if (found.includes(top)) return found;
+  found.push(top);
+  for (const child of childrenOf(layer, top)) nodesBelow(layer, child, found);
+  return found;
+}
+
+function findDevice(layer: BlockLayer, name: string, { alias, source }: DiskDescription): QmpBlockDevice {
+  const { devices } = layer;
   const path = source !== undefined && "path" in source ? source.path : undefined;
   const byId = alias === undefined ? [] : devices.filter((device) => deviceId(device) === alias);
   const found =
-    byId.length > 0 ? byId : devices.filter(({ inserted }) => path !== undefined && inserted?.file === path);
+    byId.length > 0
+      ? byId
+      : devices.filter(({ inserted }) => path !== undefined && inserted && fileOf(layer, inserted) === path);
   if (found.length === 1) return found[0]!;
   const sought = [alias && `the id '${alias}'`, path && `the image '${path}'`].filter(Boolean).join(" or ");
   const there = devices.map((device) => `'${deviceId(device) ?? device.qdev ?? device.inserted?.file}'`).join(", ");
@@ -126,11 +145,17 @@ function belowFilters(layer: BlockLayer, top: QmpNode, name: string): QmpNode {
   return node;
 }
 
-function childOf({ graph, nodes }: BlockLayer, parent: QmpNode, edges: readonly string[]): QmpNode | undefined {
+function childOf(layer: BlockLayer, parent: QmpNode, edges: readonly string[]): QmpNode | undefined {
+  return childrenOf(layer, parent, edges)[0];
+}
+
+function childrenOf({ graph, nodes }: BlockLayer, parent: QmpNode, edges?: readonly string[]): QmpNode[] {
   const ids = idsOf(graph, parent);
-  const edge = graph.edges.find((one) => ids.includes(one.parent) && edges.includes(one.name));
-  const child = graph.nodes.find(({ id }) => id === edge?.child);
-  return nodes.find(({ nodeName }) => nodeName === child?.name);
+  const below = graph.edges.filter((one) => ids.includes(one.parent) && (edges?.includes(one.name) ?? true));
+  return below.flatMap(({ child }) => {
+    const name = graph.nodes.find(({ id }) => id === child)?.name;
+    return nodes.find(({ nodeName }) => nodeName === name) ?? [];
+  });
 }
 
 function idsOf(graph: QmpGraph, { nodeName }: QmpNode): number[] {

@@ -25,6 +25,7 @@ import { dropJob, JOB_PREFIX } from "./drop-backing.ts";
 import { type FillExport, FillServer } from "./fill-server.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
 import { QemuTarget } from "./qemu-target.ts";
+import { type ReplaceSourceOptions, replaceSource, type SourceReplaced } from "./replace-source.ts";
 
 export interface RunningDomainOptions {
   /** Path of QEMU's QMP socket, or another way to its monitor. */
@@ -100,6 +101,17 @@ export class RunningDomain implements Disposable {
     return this.#withTarget(name, options.signal, (target) => stepStream(target, options));
   }
 
+  /**
+   * Puts another source below a disk, in place of one that has died for good or has moved. No stream of the disk may run.
+   *
+   * @throws {StreamdiskError} `refused` for a source of another size or content; as `stream` and `openChain`
+   */
+  async replaceSource(name: string, options: ReplaceSourceOptions): Promise<SourceReplaced> {
+    await this.#clean();
+    const overlay = await this.overlay(name);
+    return replaceSource({ qmp: this.qmp, server: this.#server, overlay }, options);
+  }
+
   /** What a disk has and lacks. @throws {StreamdiskError} as `step` */
   async tally(name: string, signal?: AbortSignal): Promise<Tally> {
     return this.#withTarget(name, signal, (target) => takeTally(target, signal));
@@ -132,16 +144,20 @@ export class RunningDomain implements Disposable {
   ): Promise<{ overlay: Overlay; fill: FillExport | string; target?: QemuTarget }> {
     const disk = findDisk(this.description, name);
     const { qmp } = this;
-    this.#cleaned ??= this.#dropLeftJobs();
-    await this.#cleaned.catch((error) => {
-      this.#cleaned = undefined;
-      throw error;
-    });
+    await this.#clean();
     const domain = this.description.name;
     const overlay = await this.overlay(name, signal);
     const fill = await this.#server.export(overlay, signal);
     if (typeof fill === "string") return { overlay, fill };
     return { overlay, fill, target: new QemuTarget({ qmp, domain, disk, overlay, fill }) };
+  }
+
+  #clean(): Promise<void> {
+    this.#cleaned ??= this.#dropLeftJobs().catch((error) => {
+      this.#cleaned = undefined;
+      throw error;
+    });
+    return this.#cleaned;
   }
 
   /** Jobs of a process before this one that died: they wait for nobody. */

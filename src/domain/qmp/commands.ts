@@ -28,6 +28,8 @@ export interface QmpNode {
   readonly length: number;
   /** Of a format that has clusters. */
   readonly clusterSize: number | undefined;
+  /** Whether writes of zeroes become zeroes: "off", "on", "unmap". */
+  readonly detectZeroes: string;
   /** Internal snapshots in the image. */
   readonly snapshots: number;
 }
@@ -87,9 +89,21 @@ export const QMP_COMMANDS = {
   >,
   "block-export-del": { read: nothing } as Spec<{ id: string; mode: "hard" }, void>,
   "block-stream": { read: nothing } as Spec<
-    { "job-id": string; device: string; speed?: number; "auto-finalize": false; "auto-dismiss": false },
+    {
+      "job-id": string;
+      device: string;
+      speed?: number;
+      "base-node"?: string;
+      "backing-file"?: string;
+      "auto-finalize": false;
+      "auto-dismiss": false;
+    },
     void
   >,
+  "blockdev-add": { read: nothing } as Spec<JsonObject & { driver: string; "node-name": string }, void>,
+  "blockdev-del": { read: nothing } as Spec<{ "node-name": string }, void>,
+  yank: { read: nothing } as Spec<{ instances: readonly { type: "block-node"; "node-name": string }[] }, void>,
+  cont: { read: nothing } as Spec<None, void>,
   "block-job-set-speed": { read: nothing } as Spec<{ device: string; speed: number }, void>,
   "job-pause": { read: nothing } as Spec<{ id: string }, void>,
   "job-resume": { read: nothing } as Spec<{ id: string }, void>,
@@ -121,6 +135,7 @@ function readNode(node: JsonValue): QmpNode {
     backingFile: image.get("backing-filename").optional((file) => file.string()),
     length: image.get("virtual-size").count(),
     clusterSize: image.get("cluster-size").optional((size) => size.count()),
+    detectZeroes: node.get("detect_zeroes").string(),
     snapshots: image.get("snapshots").optional((snapshots) => snapshots.items().length) ?? 0,
   };
 }
