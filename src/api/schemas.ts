@@ -334,6 +334,7 @@ export const daemonInfo = z.object({
   streams: z.number().int(),
   maxStreams: z.number().int(),
   imageDirectory: z.string(),
+  damage: z.array(z.string()).optional().describe("What was damaged in its store when it was started, and is lost"),
 });
 
 /** RFC 9457. */

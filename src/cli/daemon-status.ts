@@ -22,7 +22,7 @@ export async function daemonStatus(flags: DaemonFlags): Promise<void> {
 
 function infoLines(
   address: string,
-  { version, node, startedAt, disks, streams, maxStreams, imageDirectory }: DaemonInfo,
+  { version, node, startedAt, disks, streams, maxStreams, imageDirectory, damage = [] }: DaemonInfo,
 ) {
   const age = formatDuration(Math.max(0, Date.now() - startedAt));
   return [
@@ -32,5 +32,6 @@ function infoLines(
     `disks: ${disks}`,
     `streams: ${streams} of at most ${maxStreams} at once`,
     `images: ${imageDirectory}`,
+    ...damage.map((message) => `damage at its start: ${message}`),
   ];
 }

@@ -1,5 +1,5 @@
 /**
- * Disks for a store that was begun anew: the images of the image directory, which are called as their disks were.
+ * Disks for a store that has lost records of disks: the images of the image directory, which are called as their disks were.
  *
  * Only what can lie over a source is taken, qcow2 and QED, and only when no other image there lies over it: a backing file must not
  * be written, and a raw file may be one without anybody saying so. What was remembered beside the image is gone (policy, speed, history), and
@@ -29,40 +29,60 @@ interface Found {
   readonly format: FormatName;
   /** Absolute path or URI of what it lies over. */
   readonly over: string | undefined;
+  /** Says why it becomes none. */
+  readonly leave: (why: string) => void;
+}
+
+export interface AdoptOptions extends ImagePlaces {
+  /** Only disks of these names, with the ids that they had where these are known. @default all */
+  readonly lost?: ReadonlyMap<string, string | undefined>;
 }
 
 /**
- * Puts a record into an empty store for each image that was a disk.
+ * Puts a record into the store for each image that was a disk, and is none now.
  *
  * @returns what was done, as sentences
  */
-export async function adoptImages(store: Store, { imageDirectory, socketDirectory }: ImagePlaces): Promise<string[]> {
+export async function adoptImages(store: Store, options: AdoptOptions): Promise<string[]> {
+  const { imageDirectory, socketDirectory, lost } = options;
+  const disks = await store.disks();
+  const images = new Set(disks.map(({ settings }) => settings.image));
   const notes: string[] = [];
   const found: Found[] = [];
   for (const path of await filesIn(imageDirectory)) {
     const extension = extname(path);
     const format = FORMATS[extension];
     const name = path.slice(path.lastIndexOf("/") + 1, -extension.length);
+    const leave = (why: string): void => {
+      const isLookedFor = lost === undefined ? !images.has(path) : lost.has(name);
+      if (isLookedFor) notes.push(`'${path}' was left alone: ${why}`);
+    };
     if (format === undefined || !diskName.safeParse(name).success) {
-      notes.push(`'${path}' was left alone: it is not called as an image of the daemon is`);
+      leave("it is not called as an image of the daemon is");
       continue;
     }
     try {
-      found.push({ name, path, format, over: await backingOf(path, format) });
+      found.push({ name, path, format, over: await backingOf(path, format), leave });
     } catch (error) {
-      notes.push(`'${path}' was left alone: ${error instanceof Error ? error.message : String(error)}`);
+      leave(error instanceof Error ? error.message : String(error));
     }
   }
-  const below = new Set(found.map(({ over }) => over));
-  const taken = new Set<string>();
-  for (const { name, path, format } of found) {
-    if (below.has(path)) notes.push(`'${path}' was left alone: it is the backing file of another image`);
-    else if (taken.has(name)) notes.push(`'${path}' was left alone: there is another image of that name`);
+  const below = new Set([...found.map(({ over }) => over), ...disks.map(({ settings }) => settings.backing)]);
+  const taken = new Set(disks.map(({ name }) => name));
+  for (const { name, path, format, leave } of found) {
+    if (images.has(path) || lost?.has(name) === false) continue;
+    if (below.has(path)) leave("it is the backing file of another image");
+    else if (taken.has(name)) leave("there is another disk of that name");
     else {
       taken.add(name);
-      await store.putDisk(recordOf(name, path, format, socketDirectory));
-      notes.push(`'${path}' was adopted as the disk '${name}'`);
+      const id = lost?.get(name) ?? `${name}@${randomUUID().slice(0, 8)}`;
+      await store.putDisk({ ...recordOf(name, path, format, socketDirectory), id });
+      notes.push(`'${path}' was adopted as the disk '${name}', with the settings of a new disk`);
     }
+  }
+  for (const name of lost?.keys() ?? []) {
+    if (!taken.has(name))
+      notes.push(`No image of the lost disk '${name}' was taken: 'disk create ${name} --adopt FILE' takes one`);
   }
   return notes;
 }
@@ -80,9 +100,8 @@ async function filesIn(directory: string): Promise<string[]> {
   }
 }
 
-function recordOf(name: string, image: string, format: FormatName, sockets: string): DiskRecord {
+function recordOf(name: string, image: string, format: FormatName, sockets: string): Omit<DiskRecord, "id"> {
   return {
-    id: `${name}@${randomUUID().slice(0, 8)}`,
     name,
     state: "ready",
     settings: { image, format, readOnly: false, copyOnRead: true, onSourceError: DEFAULT_POLICY },

@@ -1,4 +1,5 @@
 import type { DaemonSettings } from "./settings.ts";
+import type { StoreDamage } from "./store-damage.ts";
 
 /** What a daemon is told of itself, beside where it remembers. */
 export interface DaemonOptions
@@ -20,6 +21,8 @@ export interface DaemonOptions
   readonly version: string;
   /** Where disks have their sockets; absolute. */
   readonly socketDirectory: string;
+  /** What its store had lost when it was opened. @default nothing */
+  readonly damage?: readonly StoreDamage[];
   /** The first pause before an image that could not be opened is tried again, in milliseconds. @default 1000 */
   readonly firstRetryMs?: number;
 }

@@ -97,6 +97,9 @@ export class Daemon implements Service, AsyncDisposable {
     const [disks, exports] = await Promise.all([this.#store.disks(), this.#store.exports()]);
     const what = `${disks.length} disks and ${exports.length} exports are served again, then streams go on`;
     void this.#events.tell("daemon-started", `The daemon ${this.#options.version} has started: ${what}`);
+    for (const { message, disk } of this.#options.damage ?? []) {
+      void this.#events.tell("store-damaged", message, { ...(disk !== undefined && { disk }) });
+    }
     await this.#domains.restore(await this.#store.domains());
     this.#restoring = Promise.all([this.#disks.restore(disks), this.#exports.restore(exports)]);
     let timer: NodeJS.Timeout | undefined;
@@ -135,7 +138,7 @@ export class Daemon implements Service, AsyncDisposable {
   }
 
   async daemon(_input: Input<"daemon">): Result<"daemon"> {
-    const { version, maxStreams, imageDirectory } = this.#options;
+    const { version, maxStreams, imageDirectory, damage = [] } = this.#options;
     return {
       version,
       node: process.version,
@@ -144,6 +147,7 @@ export class Daemon implements Service, AsyncDisposable {
       streams: this.#runner.running,
       maxStreams,
       imageDirectory,
+      ...(damage.length > 0 && { damage: damage.map(({ message }) => message) }),
     };
   }
 

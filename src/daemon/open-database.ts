@@ -1,6 +1,6 @@
 /**
- * Opens the database of a store, makes a new one, brings an older one up to date. Whoever calls has the state directory's lock, so
- * nobody else does the same.
+ * Opens the database of a store, makes a new one, brings an older one up to date, and goes on without the records that are damaged. Whoever
+ * calls has the state directory's lock, so nobody else does the same.
  *
  * - A new database is complete before it gets its name: one that is empty, or has a log but no file, is a damaged one.
  * - The header of the file says which schema it has, and is read as plain bytes: SQLite may change a file by opening it, and
@@ -8,17 +8,21 @@
  *   never changes in WAL mode: the header would be in the log.
  * - Before a step of the schema the whole is copied to `state.db.schema-N`.
  * - Everything is read once and its sums compared: SQLite alone would not see a flipped byte in a record.
+ * - Records that are not as they were written are lost, and each is told of: the damaged database is copied aside, and what is in order is
+ *   put into a new one (`salvage.ts`), which has its indexes made anew. That is done unasked only when SQLite finds its structure whole:
+ *   otherwise nobody knows what else is missing, or whether a page is an old one, and its owner has to ask for it.
  */
-import { closeSync, existsSync, fsyncSync, openSync, readSync, renameSync, rmSync } from "node:fs";
-import { dirname } from "node:path";
+import { closeSync, existsSync, openSync, readSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
-import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
-import { fromRow, type Row } from "./row.ts";
-import { APPLICATION_ID, inTransaction, MIGRATIONS, migrate, schemaText } from "./schema.ts";
-import { damaged, storeError, verifyError } from "./sqlite-error.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import { copyAside, copyDatabase, createDatabase, isThere } from "./database-files.ts";
+import { lostRows, raiseSequence, type Salvage, salvage } from "./salvage.ts";
+import { APPLICATION_ID, MIGRATIONS, migrate, schemaText } from "./schema.ts";
+import { damaged, isSenseless, storeError, verifyError } from "./sqlite-error.ts";
+import { damageOf, type StoreDamage } from "./store-damage.ts";
 
 export interface OpenDatabaseOptions {
-  /** Moves a damaged database aside and begins anew. @default false */
+  /** Begins anew with what can be read when the structure of a database is damaged. @default false */
   readonly rebuild?: boolean;
   /** @default all there are */
   readonly migrations?: readonly string[];
@@ -28,53 +32,52 @@ export interface OpenedDatabase {
   readonly db: DatabaseSync;
   /** What was done that its owner should know, as sentences. */
   readonly notes: readonly string[];
-  /** Whether a damaged one was moved aside. */
+  /** What was damaged and is lost. */
+  readonly damage: readonly StoreDamage[];
+  /** Whether it was begun anew, so that nobody knows all that is lost. */
   readonly rebuilt: boolean;
 }
 
-/** Tables with their keys, for the look at all sums. */
-const KEYS = {
-  ...{ disk: "id", export: "name", job: "id", event: "id", speed_limit: "place", domain: "name" },
-  deployment: "name",
-} as const;
 const HEADER_BYTES = 100;
-const BESIDE = ["", "-wal", "-journal"] as const;
 
 /**
  * @throws {StreamdiskError} `invalid-store`; `unsupported` for one of a newer version; `in-use`, `no-space`, `permission`, `io`
  */
 export function openDatabase(path: string, options: OpenDatabaseOptions = {}): OpenedDatabase {
   const migrations = options.migrations ?? MIGRATIONS;
+  const nothing = { notes: [], damage: [], rebuilt: false };
   try {
-    if (BESIDE.some((end) => existsSync(path + end))) return openExisting(path, migrations);
-    return { db: opened(createDatabase(path, migrations, 0)), notes: [], rebuilt: false };
+    if (isThere(path)) return { ...nothing, ...openExisting(path, migrations) };
+    createDatabase(path, migrations);
+    return { ...nothing, db: opened(new DatabaseSync(path)) };
   } catch (error) {
     const problem = storeError(error, path, "open");
     if (!options.rebuild || !(problem instanceof StreamdiskError) || problem.code !== "invalid-store") throw problem;
-    const aside = moveAside(path);
     // Followers of events that were numbered by the old store go on from their last id: the new ones come after it.
-    const db = opened(createDatabase(path, migrations, Date.now()));
-    const note = `The damaged store was moved to '${aside}', and a new one begun: ${problem.message}`;
-    return { db, notes: [note], rebuilt: true };
+    const { aside, found } = mend(path, migrations, Date.now());
+    const damage = [{ message: problem.message }, ...damageOf(found, aside)];
+    return { ...nothing, db: opened(new DatabaseSync(path)), damage, rebuilt: true };
   }
 }
 
-function openExisting(path: string, migrations: readonly string[]): OpenedDatabase {
+function openExisting(path: string, migrations: readonly string[]): Omit<OpenedDatabase, "rebuilt"> {
   if (!existsSync(path)) throw damaged(path, "its file is gone, and its log is there");
   refuseStrange(path, migrations.length);
-  const db = new DatabaseSync(path);
+  let db = new DatabaseSync(path);
   try {
     db.exec("PRAGMA locking_mode = EXCLUSIVE");
     const version = Number(db.prepare("PRAGMA user_version").get()?.user_version);
-    try {
-      verify(db, path, migrations.slice(0, version));
-    } catch (error) {
-      throw verifyError(error, path);
+    const damage: StoreDamage[] = [];
+    if (!isWhole(db, path, migrations.slice(0, version))) {
+      db.close();
+      const { aside, found } = mend(path, migrations.slice(0, version));
+      damage.push(...damageOf(found, aside));
+      db = new DatabaseSync(path);
     }
     const notes = version < migrations.length ? [upgrade(db, path, version, migrations)] : [];
-    return { db: opened(db), notes, rebuilt: false };
+    return { db: opened(db), notes, damage };
   } catch (error) {
-    db.close();
+    if (db.isOpen) db.close();
     throw error;
   }
 }
@@ -100,21 +103,61 @@ function refuseStrange(path: string, newest: number): void {
   throw new StreamdiskError("unsupported", message, { node: path });
 }
 
-function verify(db: DatabaseSync, path: string, migrations: readonly string[]): void {
-  const found = db.prepare("PRAGMA integrity_check(1)").get()?.integrity_check;
-  if (found !== "ok") throw damaged(path, String(found));
-  using model = new DatabaseSync(":memory:");
-  migrate(model, 0, migrations);
-  if (schemaText(db) !== schemaText(model)) throw damaged(path, "its tables are not those of a store");
-  for (const [table, key] of Object.entries(KEYS)) {
-    // An older schema may not have it yet.
-    if (db.prepare("SELECT 1 FROM sqlite_schema WHERE name = ?").get(table) === undefined) continue;
-    const rows = db.prepare(`SELECT ${key} AS key, record, sum FROM ${table}`).iterate();
-    for (const row of rows as Iterable<Row & { key: string | number }>) {
-      if (fromRow(row.key, row) === undefined)
-        throw damaged(path, `the record of ${table} '${row.key}' is not as it was written`);
-    }
+/**
+ * Whether all is as it was written.
+ *
+ * @throws {StreamdiskError} `invalid-store` when the structure itself is damaged
+ */
+function isWhole(db: DatabaseSync, path: string, migrations: readonly string[]): boolean {
+  try {
+    using model = new DatabaseSync(":memory:");
+    migrate(model, 0, migrations);
+    if (schemaText(db) !== schemaText(model)) throw damaged(path, "its tables are not those of a store");
+    const findings = integrityOf(db);
+    const broken = findings.find((finding) => !OF_A_RECORD.test(finding));
+    if (broken !== undefined) throw damaged(path, broken);
+    return findings.length === 0 && lostRows(db).length === 0;
+  } catch (error) {
+    throw verifyError(error, path);
   }
+}
+
+/** What SQLite finds when the bytes of a record are others: then the record is not what the indexes say of it. */
+const OF_A_RECORD =
+  /^(row \d+ missing from index|wrong # of entries in index|non-unique entry in index|[\w-]+ value in|malformed JSON)/i;
+
+/** What SQLite finds wrong: pages first, then what stands in them. A record that is no JSON any more is where it stops. */
+function integrityOf(db: DatabaseSync): string[] {
+  const findings: string[] = [];
+  try {
+    for (const row of db.prepare("PRAGMA integrity_check").iterate()) findings.push(String(row.integrity_check));
+  } catch (error) {
+    if (!isSenseless(error)) throw error;
+    findings.push((error as Error).message);
+  }
+  return findings.filter((finding) => finding !== "ok");
+}
+
+/**
+ * Copies a damaged database aside, and puts one into its place that has what can be read of it.
+ *
+ * @param lastEvent the id after which those of new events come at least
+ */
+function mend(path: string, migrations: readonly string[], lastEvent = 0): { aside: string; found: Salvage } {
+  const aside = copyAside(path);
+  let found: Salvage = { lost: [], broken: [] };
+  createDatabase(path, migrations, (db) => {
+    try {
+      using old = new DatabaseSync(path);
+      old.exec("PRAGMA locking_mode = EXCLUSIVE");
+      found = salvage(old, db);
+    } catch (error) {
+      if (!(error as { errcode?: number }).errcode) throw error;
+      // It is no database any more.
+    }
+    raiseSequence(db, "event", lastEvent);
+  });
+  return { aside, found };
 }
 
 /** @returns what was done, as a sentence */
@@ -133,68 +176,8 @@ function upgrade(db: DatabaseSync, path: string, version: number, migrations: re
   return `The store '${path}' was brought ${steps}; a copy as it was is '${backup}'`;
 }
 
-function copyDatabase(db: DatabaseSync, copy: string): void {
-  const unfinished = `${copy}.new`;
-  try {
-    makeEmpty(unfinished);
-    db.prepare("VACUUM INTO ?").run(unfinished);
-    flush(unfinished);
-    renameSync(unfinished, copy);
-    flush(dirname(copy));
-  } catch (error) {
-    rmSync(unfinished, { force: true });
-    throw storeError(error, copy, "write");
-  }
-}
-
-/** @param lastEvent the id after which those of events begin */
-function createDatabase(path: string, migrations: readonly string[], lastEvent: number): DatabaseSync {
-  const unfinished = `${path}.new`;
-  for (const end of BESIDE) rmSync(unfinished + end, { force: true });
-  makeEmpty(unfinished);
-  const db = new DatabaseSync(unfinished);
-  try {
-    db.exec(`PRAGMA application_id = ${APPLICATION_ID}`);
-    migrate(db, 0, migrations);
-    inTransaction(db, () => db.prepare("INSERT INTO sqlite_sequence (name, seq) VALUES ('event', ?)").run(lastEvent));
-  } finally {
-    db.close();
-  }
-  renameSync(unfinished, path);
-  flush(dirname(path));
-  return new DatabaseSync(path);
-}
-
 /** Ready for use: every transaction is durable when it has ended. */
 function opened(db: DatabaseSync): DatabaseSync {
   db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL");
   return db;
-}
-
-function moveAside(path: string): string {
-  const aside = `${path}.damaged-${new Date().toISOString().replaceAll(":", "-")}`;
-  try {
-    for (const end of BESIDE) {
-      if (existsSync(path + end)) renameSync(path + end, aside + end);
-    }
-    flush(dirname(path));
-  } catch (error) {
-    throw wrapSystemError(error, path, "move aside");
-  }
-  return aside;
-}
-
-/** Only its owner may read it: sources are named with what gives access to them. */
-function makeEmpty(path: string): void {
-  rmSync(path, { force: true });
-  closeSync(openSync(path, "wx", 0o600));
-}
-
-function flush(path: string): void {
-  const fd = openSync(path, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
 }

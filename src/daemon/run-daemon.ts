@@ -5,7 +5,7 @@
 import { mkdir } from "node:fs/promises";
 import { wrapSystemError } from "../errors/index.ts";
 import { groupId, serviceManager } from "../host/index.ts";
-import { adoptImages } from "./adopt-images.ts";
+import { adoptImages, type ImagePlaces } from "./adopt-images.ts";
 import { Daemon } from "./daemon.ts";
 import { httpApp } from "./http-app.ts";
 import { type HttpServer, serveTcp, serveUnix } from "./http-server.ts";
@@ -15,6 +15,7 @@ import { ServiceReports } from "./service-reports.ts";
 import type { DaemonSettings } from "./settings.ts";
 import { SqliteStore } from "./sqlite-store.ts";
 import { openStateDirectory } from "./state-directory.ts";
+import type { StoreDamage } from "./store-damage.ts";
 import { tokenIn } from "./token-file.ts";
 
 export interface RunDaemonOptions {
@@ -79,10 +80,11 @@ async function start(
   const store = new SqliteStore(directory, { rebuild: rebuildStore });
   ends.push(() => store.close());
   const places = { imageDirectory: settings.imageDirectory, socketDirectory: directory.sockets };
-  const notes = [...store.notes, ...(store.rebuilt ? await adoptImages(store, places) : [])];
+  const damage = [...store.damage, ...(await adoptLost(store, places))];
+  const notes = [...store.notes, ...damage.map(({ message }) => message)];
   for (const note of notes) log.warn({}, note);
   const [disks, exports] = await Promise.all([store.disks(), store.exports()]);
-  const daemon = await Daemon.start(store, { ...settings, version, socketDirectory: directory.sockets }, log);
+  const daemon = await Daemon.start(store, { ...settings, version, socketDirectory: directory.sockets, damage }, log);
   ends.push(() => daemon.close());
 
   const token = settings.listen && (await tokenIn(settings.tokenFile));
@@ -117,6 +119,16 @@ async function start(
     exports: exports.length,
     notes,
   };
+}
+
+/** Disks whose records are lost; all images that are none, when nobody knows what is lost. */
+async function adoptLost(store: SqliteStore, places: ImagePlaces): Promise<StoreDamage[]> {
+  const lost = new Map(
+    store.damage.flatMap(({ disk, diskId }) => (disk === undefined ? [] : [[disk, diskId] as const])),
+  );
+  if (!store.rebuilt && lost.size === 0) return [];
+  const notes = await adoptImages(store, store.rebuilt ? places : { ...places, lost });
+  return notes.map((message) => ({ message }));
 }
 
 async function makeDirectory(path: string): Promise<void> {

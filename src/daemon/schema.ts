@@ -56,6 +56,17 @@ export const MIGRATIONS: readonly string[] = [
    ) STRICT, WITHOUT ROWID;`,
 ];
 
+/** Tables of records with their keys, over which their sums are. */
+export const RECORD_KEYS = {
+  disk: "id",
+  export: "name",
+  job: "id",
+  event: "id",
+  speed_limit: "place",
+  domain: "name",
+  deployment: "name",
+} as const;
+
 /** Takes a database through the steps from its `version` on, each whole or not at all. */
 export function migrate(db: DatabaseSync, version: number, migrations: readonly string[]): void {
   migrations.slice(version).forEach((step, index) => {

@@ -37,7 +37,8 @@ export class ServiceReports {
   async #beat(service: Pick<Service, "daemon">, everyMs: number): Promise<void> {
     while (!this.#ended.signal.aborted) {
       const status = await service.daemon({ params: {}, query: {}, body: {} }).then(
-        ({ disks, streams }) => `Disks: ${disks}, streams running: ${streams}`,
+        ({ disks, streams, damage }) =>
+          `Disks: ${disks}, streams running: ${streams}${damage === undefined ? "" : "; the store was damaged: see daemon status"}`,
         (error: unknown) => (error instanceof Error ? error.message : String(error)).replaceAll("\n", " "),
       );
       if (!this.#ended.signal.aborted) this.#tell("WATCHDOG=1", `STATUS=${status}`);

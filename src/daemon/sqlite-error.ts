@@ -42,20 +42,24 @@ export function storeError(error: unknown, path: string, doing: string): Error {
   return new StreamdiskError(code, `Could not ${doing} '${path}': ${why}`, { node: path, operation: doing }, error);
 }
 
+/** Whether SQLite or Node.js cannot make sense of a value. */
+export function isSenseless(error: unknown): error is Error {
+  return resultCode(error) === SQLITE_ERROR || error instanceof RangeError;
+}
+
 /**
  * The error of a look through a whole store. What SQLite or Node.js cannot make sense of there (a text that is no JSON, a number that
  * is no safe integer) is damage, since the look itself is in order.
  */
 export function verifyError(error: unknown, path: string): Error {
-  const senseless = resultCode(error) === SQLITE_ERROR || error instanceof RangeError;
-  return senseless ? damaged(path, (error as Error).message, error) : storeError(error, path, "read");
+  return isSenseless(error) ? damaged(path, (error as Error).message, error) : storeError(error, path, "read");
 }
 
 /** The store at `path` cannot be believed. */
 export function damaged(path: string, why: string, cause?: unknown): StreamdiskError {
   const message =
     `The daemon's store '${path}' is damaged: ${why}. Put a copy of it back, or begin anew with 'streamdisk daemon --rebuild-store', ` +
-    "which moves it aside and makes disks of the images in the image directory. No image is touched; exports and other disks are to be added again";
+    "which copies it aside, keeps what can be read of it, and makes disks of the images in the image directory that have none. No image is touched";
   return new StreamdiskError("invalid-store", message, { node: path }, cause);
 }
 

@@ -25,13 +25,16 @@ import { fromRow, type Row, toRow } from "./row.ts";
 import { inTransaction } from "./schema.ts";
 import { damaged, isConflict, storeError } from "./sqlite-error.ts";
 import type { StateDirectory } from "./state-directory.ts";
+import type { StoreDamage } from "./store-damage.ts";
 
 const ENDED = ENDED_STATES.map((state) => `'${state}'`).join(", ");
 
 export class SqliteStore implements Store {
   /** What was done at the opening that its owner should know, as sentences. */
   readonly notes: readonly string[];
-  /** Whether it was begun anew for one that was damaged. */
+  /** What was damaged when it was opened, and is lost. */
+  readonly damage: readonly StoreDamage[];
+  /** Whether it was begun anew for one whose structure was damaged. */
   readonly rebuilt: boolean;
   readonly #db: DatabaseSync;
   readonly #path: string;
@@ -45,9 +48,10 @@ export class SqliteStore implements Store {
    */
   constructor(directory: StateDirectory, options: OpenDatabaseOptions = {}) {
     this.#path = directory.database;
-    const { db, notes, rebuilt } = openDatabase(this.#path, options);
+    const { db, notes, damage, rebuilt } = openDatabase(this.#path, options);
     this.#db = db;
     this.notes = notes;
+    this.damage = damage;
     this.rebuilt = rebuilt;
     const [last] = this.#rows<{ seq: number }>("SELECT seq FROM sqlite_sequence WHERE name = 'event'");
     const [greatest] = this.#rows<{ id: number | null }>("SELECT max(id) AS id FROM event");

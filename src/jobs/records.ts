@@ -186,6 +186,7 @@ export interface EventRecord {
 export const EVENT_TYPES = [
   "daemon-started",
   "daemon-stopped",
+  "store-damaged",
   "disk-created",
   "disk-opened",
   "disk-failed",

@@ -70,9 +70,10 @@ test("a state directory of a newer version is refused, and nothing of it is touc
   );
 });
 
-test("a store with a flipped byte is reported, and rebuilt from the images when asked", async (t) => {
+test("a disk whose record is damaged is a disk again, and all else is kept, also when the store is rebuilt", async (t) => {
   const directory = temporaryDirectory(t);
   const base = join(directory, "images", "base.raw");
+  const path = join(directory, "state", "state.db");
   const written = Buffer.alloc(4096, 7);
   let uri: string;
   {
@@ -81,27 +82,52 @@ test("a store with a flipped byte is reported, and rebuilt from the images when 
     await daemon.start();
     const body = { name: "vm1", backing: base, backingFormat: "raw" } as const;
     uri = (await daemon.client.call("createDisk", { body })).uri ?? "";
+    await daemon.client.call("addExport", { body: { name: "base", image: base, format: "raw", listen: {} } });
+    await daemon.client.disk("vm1").stream({ speed: 1024 });
+    await daemon.client.disk("vm1").pause();
     await using guest = await connectNbd(uri);
     await guest.write(8192, written);
     await guest.flush();
     await daemon.stop();
   }
-  const path = join(directory, "state", "state.db");
+  const asItWas = async (daemon: DaemonProcess) => {
+    const disk = await daemon.client.disk("vm1").info();
+    assert.deepEqual([disk.state, disk.uri, disk.backing, disk.stream?.state], ["ready", uri, base, "paused"]);
+    const { exports } = await daemon.client.call("listExports", {});
+    assert.deepEqual(
+      exports.map(({ name, error }) => [name, error]),
+      [["base", undefined]],
+    );
+    await using guest = await connectNbd(uri);
+    const read = Buffer.alloc(8192);
+    await guest.read(8192, read);
+    assert(read.equals(Buffer.concat([written, Buffer.alloc(4096, 1)])));
+  };
   const bytes = readFileSync(path);
   const at = bytes.indexOf(`"name":"vm1"`);
   assert(at > 0);
   bytes.write("w", at + 8);
   writeFileSync(path, bytes);
+  {
+    await using daemon = new DaemonProcess(directory);
+    await daemon.start();
+    await asItWas(daemon);
+    const { events } = await daemon.client.call("listEvents", { query: { disk: "vm1", limit: 100 } });
+    const lost = /record of the disk 'vm1' was damaged and is lost/;
+    assert(events.some(({ type, message }) => type === "store-damaged" && lost.test(message)));
+    const { stdout } = await cli(["daemon", "status"], { env: daemon.env });
+    assert.match(stdout, lost);
+    assert.match(stdout, /vm1\.qcow2' was adopted as the disk 'vm1'/);
+    await daemon.stop();
+  }
+  {
+    using db = new DatabaseSync(path);
+    db.exec("PRAGMA user_version = 0");
+  }
   const end = await cli(["daemon", "--state-directory", join(directory, "state")]);
   assertFails(end, 65, /state\.db' is damaged: .*--rebuild-store/s);
-
   await using daemon = new DaemonProcess(directory, ["--rebuild-store"]);
   await daemon.start();
-  const disk = await daemon.client.disk("vm1").info();
-  assert.deepEqual([disk.state, disk.uri, disk.backing], ["ready", uri, base]);
-  await using guest = await connectNbd(uri);
-  const read = Buffer.alloc(8192);
-  await guest.read(8192, read);
-  assert(read.equals(Buffer.concat([written, Buffer.alloc(4096, 1)])));
+  await asItWas(daemon);
   await daemon.stop();
 });

@@ -91,7 +91,7 @@ export function define(command: Command): void {
     .option("--log-level <level>", `${LOG_LEVELS.join(", ")}; without it, info`, parseLevel)
     .option(
       "--rebuild-store",
-      "when what it remembers is damaged: keep that aside and begin anew, with the images there are",
+      "when the structure of what it remembers is damaged: keep that aside, and begin anew with what can be read and the images there are",
     );
   sourceOptions(command)
     .option("--json", "print where it listens as JSON")
