@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { bytes, clients, flag, inQuery, limit, nothing, ofDisk } from "./inputs.ts";
 import { route } from "./route.ts";
-import { cells, disk, diskName, formatName, live, loadSample, mapRun, newDisk } from "./schemas.ts";
+import { cells, disk, diskName, live, loadSample, mapRun, newDisk, newSource } from "./schemas.ts";
 
 export const DISK_ROUTES = {
   listDisks: route({
@@ -123,13 +123,7 @@ export const DISK_ROUTES = {
     path: "/v1/disks/{disk}/replace-source",
     summary: "Name another place for what is missing, when the source has moved",
     params: ofDisk,
-    body: z
-      .object({
-        backing: z.string().min(1).max(4096),
-        backingFormat: formatName.optional(),
-        force: z.boolean().default(false),
-      })
-      .strict(),
+    body: newSource,
     result: disk,
     status: 200,
     errors: ["not-found", "refused", "changed", "source-lost"],

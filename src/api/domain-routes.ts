@@ -1,10 +1,11 @@
 /** The calls about domains; streams of their disks have the same calls as all others. */
 import { z } from "zod";
-import { domain, domainDiskNow, newDomain } from "./domain-schemas.ts";
+import { domain, domainDiskNow, newDomain, sourceReplaced } from "./domain-schemas.ts";
 import { route } from "./route.ts";
-import { deviceName, domainName } from "./schemas.ts";
+import { deviceName, domainName, newSource } from "./schemas.ts";
 
 const ofDomain = z.object({ domain: domainName }).strict();
+const ofDomainDisk = z.object({ domain: domainName, device: deviceName }).strict();
 
 export const DOMAIN_ROUTES = {
   listDomains: route({
@@ -55,9 +56,19 @@ export const DOMAIN_ROUTES = {
     method: "GET",
     path: "/v1/domains/{domain}/disks/{device}",
     summary: "One disk of a domain, and how much of it is local",
-    params: z.object({ domain: domainName, device: deviceName }).strict(),
+    params: ofDomainDisk,
     result: domainDiskNow,
     status: 200,
     errors: ["not-found", "unsupported", "shutdown"],
+  }),
+  replaceDomainSource: route({
+    method: "POST",
+    path: "/v1/domains/{domain}/disks/{device}/replace-source",
+    summary: "Name another place for what a disk of a running machine lacks, when its source has died or moved",
+    params: ofDomainDisk,
+    body: newSource,
+    result: sourceReplaced,
+    status: 200,
+    errors: ["not-found", "refused", "in-use", "source-lost", "shutdown"],
   }),
 } as const;

@@ -26,6 +26,10 @@ export const domainDiskNow = domainDisk
   })
   .describe("A disk of a domain, and how it is now");
 
+export const sourceReplaced = domainDisk
+  .extend({ compared: bytes.describe("Bytes that were found equal"), warnings: z.array(z.string()) })
+  .describe("A disk of a domain, and what was found of its new source");
+
 export const domain = z
   .object({
     name: domainName,

@@ -28,6 +28,10 @@ export const reference = z
   .regex(/^[^\0]{1,4096}$/)
   .describe("A path or a URI");
 
+export const newSource = z
+  .object({ backing: reference, backingFormat: formatName.optional(), force: z.boolean().default(false) })
+  .strict();
+
 export const sourcePolicy = z
   .object({
     holdMs: z.number().int().min(0).max(86_400_000).nullable().describe("null holds without a limit"),

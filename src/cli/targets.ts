@@ -58,6 +58,20 @@ export function diskName(text: string): string {
   return text.startsWith("disk:") ? forced(text, "disk:") : text;
 }
 
+/** A disk that the daemon knows: its own, or a domain's. */
+export type DiskTarget = Extract<Target, { readonly kind: "disk" | "domain" }>;
+
+/**
+ * An argument that must be a disk which the daemon knows.
+ *
+ * @throws {StreamdiskError} `invalid-argument` for a file or a URI
+ */
+export function diskTarget(text: string): DiskTarget {
+  const target = parseTarget(text, () => false);
+  if (target.kind === "disk" || target.kind === "domain") return target;
+  throw new StreamdiskError("invalid-argument", `'${text}' names no disk of the daemon, and no DOMAIN:DEVICE`);
+}
+
 /**
  * What the daemon is told of a place: a URI as it stands, a path from here. A bare name that is not here is one in the daemon's image
  * directory.

@@ -76,7 +76,8 @@ export class Daemon implements Service, AsyncDisposable {
     this.#domains = new Domains({ store, events, runner: this.#runner });
     const [runner, disks, domains] = [this.#runner, this.#disks, this.#domains];
     this.#streams = new StreamCalls({ store, runner, disks, domains, allowed, options });
-    this.#domainCalls = new DomainCalls(this.#domains, (id) => this.#streams.of(id));
+    const streamOf = (id: string) => this.#streams.of(id);
+    this.#domainCalls = new DomainCalls({ domains, events, allowed, options, streamOf });
   }
 
   /**
@@ -264,6 +265,7 @@ export class Daemon implements Service, AsyncDisposable {
   readonly getDomain = ({ params }: Input<"getDomain">) => this.#domainCalls.show(params.domain);
   readonly removeDomain = ({ params }: Input<"removeDomain">) => this.#domainCalls.remove(params.domain);
   readonly domainXml = ({ params }: Input<"domainXml">) => this.#domainCalls.xml(params.domain);
+  readonly replaceDomainSource = (input: Input<"replaceDomainSource">) => this.#domainCalls.replaceSource(input);
   readonly domainDisk = ({ params }: Input<"domainDisk">) => this.#domainCalls.disk(params);
 
   async listSources(_input: Input<"listSources">): Result<"listSources"> {

@@ -82,9 +82,7 @@ export class DiskStories {
 
   /** @param compared bytes that were found equal */
   sourceReplaced(name: string, to: string, compared: number): Promise<void> {
-    const evidence = compared === 0 ? "nothing could be compared" : `${compared} bytes were compared and are equal`;
-    const message = `The source of '${name}' is now '${shownReference(to)}' (${evidence}); what waited for it goes on`;
-    return this.#events.tell("disk-changed", message, { disk: name });
+    return this.#events.tell("disk-changed", sourceReplaced(name, to, compared), { disk: name });
   }
 
   baseReached(name: string, base: string): Promise<void> {
@@ -98,6 +96,12 @@ export class DiskStories {
       disk: name,
     });
   }
+}
+
+/** What is told of a disk whose source is another now, whoever owns it. */
+export function sourceReplaced(name: string, to: string, compared: number): string {
+  const evidence = compared === 0 ? "nothing could be compared" : `${compared} bytes were compared and are equal`;
+  return `The source of '${name}' is now '${shownReference(to)}' (${evidence}); what waited for it goes on`;
 }
 
 function policyInWords({ holdMs, afterwards }: SourcePolicy): string {

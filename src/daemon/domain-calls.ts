@@ -2,15 +2,30 @@
 import type { CheckedInput, Domain, Job, RouteResult } from "../api/index.ts";
 import { type DomainDescription, findDisk, formatDomainXml } from "../domain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
+import type { AllowedPaths } from "./allowed-paths.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
+import { sourceReplaced } from "./disk-stories.ts";
 import { domainDiskView, domainView, type StreamOf } from "./domain-views.ts";
 import type { Domains, HeldDomain } from "./domains.ts";
+import type { EventHub } from "./event-hub.ts";
+
+export interface DomainCallsParts {
+  readonly domains: Domains;
+  readonly events: EventHub;
+  readonly allowed: AllowedPaths;
+  readonly options: DaemonOptions;
+  /** The last stream of a disk, by the id under which its jobs are remembered. */
+  readonly streamOf: (id: string) => Promise<Job | undefined>;
+}
 
 export class DomainCalls {
+  readonly #parts: DomainCallsParts;
   readonly #domains: Domains;
   readonly #streamOf: StreamOf;
 
-  /** @param streamOf the last stream of a disk, by the id under which its jobs are remembered */
-  constructor(domains: Domains, streamOf: (id: string) => Promise<Job | undefined>) {
+  constructor(parts: DomainCallsParts) {
+    const { domains, streamOf } = parts;
+    this.#parts = parts;
     this.#domains = domains;
     this.#streamOf = async (name) => streamOf((await domains.disk(name)).id);
   }
@@ -41,6 +56,25 @@ export class DomainCalls {
     const disk = findDisk(held.running.description, target);
     const view = await domainDiskView(held.record.name, disk, this.#streamOf);
     return { ...view, ...(await this.#domains.look(held, target)) };
+  }
+
+  async replaceSource({
+    params: { domain, device },
+    body: { backing: named, backingFormat, force },
+  }: CheckedInput<"replaceDomainSource">): Promise<RouteResult<"replaceDomainSource">> {
+    const { allowed, events, options } = this.#parts;
+    const backing = await allowed.source(named);
+    const why = "The source of its disk is replaced";
+    return this.#domains.aside(`${domain}:${device}`, why, async ({ held, target }) => {
+      const { sourceOptions } = options;
+      const order = { backing, backingFormat, force, allowBacking: allowed.backing, sourceOptions };
+      const found = await held.running.replaceSource(target, order);
+      const { name } = held.record;
+      const message = sourceReplaced(`${name}:${target}`, backing, found.compared);
+      await events.tell("disk-changed", message, { disk: `${name}:${target}` });
+      const disk = findDisk(await this.#domains.describe(held), target);
+      return { ...(await domainDiskView(name, disk, this.#streamOf)), ...found, warnings: [...found.warnings] };
+    });
   }
 
   /** What QEMU says now; of one that does not answer what is known. */

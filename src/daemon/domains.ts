@@ -154,6 +154,22 @@ export class Domains {
     return disk.held.turns.run(() => act(disk.id, this.#attach(disk)));
   }
 
+  /** Does something with a disk while no stream of it runs; one that ran goes on afterwards. @param why a sentence */
+  async aside<T>(name: string, why: string, act: (disk: HeldDomainDisk) => Promise<T>): Promise<T> {
+    const { runner } = this.#parts;
+    const disk = await this.disk(name);
+    const { id, target, held } = disk;
+    return held.turns.run(async () => {
+      await runner.detach(id, why);
+      try {
+        return await act(disk);
+      } finally {
+        const streamed = held.disks.get(target);
+        if (streamed !== undefined) runner.attach(id, `${held.record.name}:${target}`, streamed);
+      }
+    });
+  }
+
   #attach({ id, target, held }: HeldDomainDisk): DomainDisk {
     const there = held.disks.get(target);
     if (there !== undefined) return there;

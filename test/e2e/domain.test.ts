@@ -1,6 +1,6 @@
 /** Domains of the daemon and their commands as users meet them: real processes, a real QEMU. */
 import assert from "node:assert/strict";
-import { rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -101,5 +101,29 @@ test("QEMU's own stream has to do when its NBD server is taken: an event says so
   await ok("domain", "add", "web", "--qmp", "qmp");
   await ok("stream", "web:vda");
   assert.match((await ok("events")).stdout, /stream-fallback +QEMU's own block-stream fills 'web:vda', which is slow/);
+  await mustStandAlone(disk);
+});
+
+test("a source that has died is replaced by another, and the stream that waited for it goes on", async (t) => {
+  const { disk, daemon, ok, fails, job } = await scene(t);
+  await ok("domain", "add", "web", "--qmp", "qmp");
+  await ok("stream", "web:vda", "--speed", "1M", "--detach");
+  await until(async () => (await job()).copiedBytes > 0);
+  await disk.source.stop();
+  await until(async () => (await job()).state === "waiting");
+  const moved = join(daemon.images, "moved.raw");
+  copyFileSync(join(disk.directory, "base.raw"), moved);
+  const order = ["disk", "replace-source", "web:virtio-disk0"];
+  assertFails(await fails(...order, "http://127.0.0.1:9/x.raw"), 77, /may not open 'http:.*--allow/);
+  assertFails(await fails(...order, "./none.raw"), 77, /may not open/);
+  const replaced = await ok(...order, moved, "--backing-format", "raw");
+  assert.match(replaced.stdout, /^'web:vda' comes from '.*moved.raw' now\n$/);
+  await ok("speed", "web:vda", "max");
+  await until(async () => (await job()).state === "completed");
+  assert.match(
+    (await ok("events")).stdout,
+    /disk-changed +The source of 'web:vda' is now '.*moved.raw' \(\d+ bytes were compared/,
+  );
+  rmSync(moved);
   await mustStandAlone(disk);
 });

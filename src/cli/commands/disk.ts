@@ -12,7 +12,7 @@ import { helpAfter } from "../help.ts";
 import { jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
 import { parseSourcePolicy } from "../source-policy.ts";
-import { diskName, placeForDaemon } from "../targets.ts";
+import { diskName, diskTarget, placeForDaemon } from "../targets.ts";
 import { parseRate, parseSize } from "../units.ts";
 
 interface CreateFlags extends DaemonFlags {
@@ -177,25 +177,30 @@ function defineChanges(parent: Command): void {
     "replace-source",
     "name another place for what is missing, when the source has moved",
     "streamdisk disk replace-source vm1 https://new.example/debian.qcow2",
+    "streamdisk disk replace-source web:vda nbd+unix:///debian?socket=/run/debian.sock",
   )
-    .argument("<disk>", "the disk")
+    .argument("<disk>", "the disk, or a running domain's as DOMAIN:DEVICE")
     .argument("<ref>", "the new place: a path or a URI")
     .option("--backing-format <format>", "format of what is there; without it, its first bytes decide", parseFormat)
     .option("--force", "also when it differs, or cannot be read")
-    .action(
-      async (
-        name: string,
-        place: string,
-        flags: DaemonFlags & { readonly backingFormat?: FormatName; readonly force?: boolean },
-      ) => {
-        await withDaemon(flags, async (client) => {
-          const { backingFormat, force = false } = flags;
-          const body = { backing: placeForDaemon(place), force, ...(backingFormat !== undefined && { backingFormat }) };
-          const disk = await client.call("replaceSource", { params: { disk: diskName(name) }, body });
-          printWarnings(disk.warnings);
-          if (flags.json) printJson(disk);
-          else printLines(`'${disk.name}' comes from '${disk.backing ?? "nowhere"}' now`);
-        });
-      },
-    );
+    .action(replaceSource);
+}
+
+interface ReplaceFlags extends DaemonFlags {
+  readonly backingFormat?: FormatName;
+  readonly force?: boolean;
+}
+
+async function replaceSource(name: string, place: string, flags: ReplaceFlags): Promise<void> {
+  const target = diskTarget(name);
+  const { backingFormat, force = false } = flags;
+  const body = { backing: placeForDaemon(place), force, ...(backingFormat !== undefined && { backingFormat }) };
+  await withDaemon(flags, async (client) => {
+    const disk = await (target.kind === "disk"
+      ? client.call("replaceSource", { params: { disk: target.name }, body })
+      : client.call("replaceDomainSource", { params: { domain: target.domain, device: target.device }, body }));
+    printWarnings(disk.warnings);
+    if (flags.json) printJson(disk);
+    else printLines(`'${disk.name}' comes from '${disk.backing ?? "nowhere"}' now`);
+  });
 }

@@ -56,12 +56,20 @@ function imageNodes({ target, readOnly, direct, below }: PreparedDisk, { path, f
 /** @returns null where nothing is, which keeps QEMU from looking at what the image says */
 function belowNodes(target: string, [layer, ...rest]: readonly LayerBelow[], number: number): DiskNode | null {
   if (layer === undefined) return null;
-  const { reference, format } = layer;
   const name = `${target}-b${number}`;
-  if (format === "raw" && !reference.startsWith("/")) return sourceNode(name, reference);
+  if (layer.format === "raw" && !layer.reference.startsWith("/")) return sourceNode(name, layer.reference);
+  return layerNode(name, layer, () => belowNodes(target, rest, number + 1));
+}
+
+/** The tree of a source alone, whose top is named and has the driver of its format. */
+export function sourceTree(name: string, top: LayerBelow, below: readonly LayerBelow[]): DiskNode {
+  return layerNode(name, top, () => belowNodes(name, below, 1));
+}
+
+function layerNode(name: string, { reference, format }: LayerBelow, backing: () => DiskNode | null): DiskNode {
   return {
     ...{ driver: format, "node-name": name, "read-only": true, file: sourceNode(`${name}-file`, reference) },
-    ...(format !== "raw" && { backing: belowNodes(target, rest, number + 1) }),
+    ...(format !== "raw" && { backing: backing() }),
   };
 }
 

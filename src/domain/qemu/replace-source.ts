@@ -23,6 +23,7 @@ import type { FormatName, FormatNode } from "../../formats/index.ts";
 import { agreeingBytes, differenceInSamples, type ImageOptions } from "../../image/index.ts";
 import type { NbdNode } from "../../nbd/index.ts";
 import { shownReference } from "../../sources/index.ts";
+import { sourceTree } from "../machine/disk-nodes.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpNode } from "../qmp/commands.ts";
 import { qmpFailure } from "../qmp/qmp-error.ts";
@@ -30,13 +31,11 @@ import { finishJob, JOB_PREFIX } from "./drop-backing.ts";
 import type { FillServer } from "./fill-server.ts";
 import { flushNode, relinkNode } from "./human-monitor.ts";
 import { nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
-import { sourceNode } from "./source-node.ts";
 import { RECONNECT_MS, standInFor } from "./stand-in.ts";
 
 /** How long the old source may take for its first answer. */
 const PATIENCE_MS = 5000;
-/** QEMU takes names of 31 characters. */
-const NODE_PREFIX = "streamdisk-source-";
+const NODE_PREFIX = "sd-source-";
 
 export interface ReplaceSourceOptions extends Pick<ImageOptions, "allowBacking" | "sourceOptions"> {
   /** A URI, or an absolute path; it will stand in the image. */
@@ -70,12 +69,15 @@ export async function replaceSource(of: Replacing, options: ReplaceSourceOptions
   }
   const spec = { file: backing, readOnly: true, format: backingFormat };
   await using chain = await openChain(spec, { allowBacking, sourceOptions });
+  // QEMU takes names of 31 characters, and those of what lies below are made of it.
   const node = `${NODE_PREFIX}${randomBytes(6).toString("hex")}`;
+  const [, ...layersBelow] = chain.layers.map(({ path, format }) => ({ reference: path, format }));
+  const top = { reference: backing, format: chain.node.format };
   const layer = await queryBlockLayer(qmp);
   const old = layer.nodes.find(({ nodeName }) => nodeName === overlay.backingNode)!;
   const warnings = [...chain.warnings, ...sizesDiffer(overlay, chain.node, old.length, options)];
   const below = nodesBelow(layer, old);
-  await qmp.execute("blockdev-add", sourceNode(backing, chain.node.format, node));
+  await qmp.execute("blockdev-add", sourceTree(node, top, layersBelow));
   let found: SourceReplaced | undefined;
   const standIn = await standInFor(below, chain.node);
   try {

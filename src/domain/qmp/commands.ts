@@ -100,7 +100,7 @@ export const QMP_COMMANDS = {
     },
     void
   >,
-  "blockdev-add": { read: nothing } as Spec<JsonObject & { driver: string; "node-name": string }, void>,
+  "blockdev-add": { read: nothing } as Spec<JsonObject, void>,
   "blockdev-del": { read: nothing } as Spec<{ "node-name": string }, void>,
   yank: { read: nothing } as Spec<{ instances: readonly { type: "block-node"; "node-name": string }[] }, void>,
   cont: { read: nothing } as Spec<None, void>,
