@@ -85,6 +85,7 @@ export function fakeService(): FakeService {
     answer("listDomains", { domains: [DOMAIN] }),
     answer("domainXml", { xml: "<domain/>" }),
     answer("domainDisk", { ...DOMAIN.disks[0]!, length: 1024, localBytes: 24, missingBytes: 1000, hydrated: false }),
+    answer("replaceDomainSource", { ...DOMAIN.disks[0]!, compared: 512, warnings: [] }),
     ...(["deleteDisk", "removeExport", "removeDomain"] as const).map((name) => answer(name, undefined)),
     ...(["diskClients", "exportClients"] as const).map((name) => answer(name, { clients: [] })),
     answer("diskLoad", { samples: [] }),
