@@ -53,16 +53,17 @@ test("without native calls systemd is not made to wait for word", async () => {
   assert.doesNotMatch(unit, /notify|Watchdog/i);
 });
 
-test("a system's daemon may write where its settings say and nowhere else", async () => {
+test("a system's daemon may write where its settings say, to make sockets, and nowhere else", async () => {
   const allow = ["/srv/images", "https://images.example/"];
   const places = (unit: string) => Array.from(unit.matchAll(/^ReadWritePaths=(.*)$/gm), ([, place]) => place);
   assert.deepEqual(places(await unitOf({}, { allow })), [
+    "/tmp",
     "/var/lib/streamdisk",
     "/var/lib/streamdisk/images",
     "-/srv/images",
   ]);
   const elsewhere = { socket: "/run/sd/api.sock", tokenFile: "/etc/sd/token", listen: { host: "127.0.0.1", port: 1 } };
-  assert.deepEqual(places(await unitOf({}, elsewhere)).slice(2), ["/run/sd", "/etc/sd"]);
+  assert.deepEqual(places(await unitOf({}, elsewhere)).slice(3), ["/run/sd", "/etc/sd"]);
   assert.doesNotMatch(
     await unitOf(),
     /^(?:ProtectClock|Device|PrivateDevices|PrivateTmp)/m,

@@ -95,10 +95,13 @@ function confined(settings: DaemonSettings): string[] {
   ];
 }
 
-/** The daemon's own directories have to be there; of what it may open beside, what is not there is not missed. */
+/**
+ * The daemon's own directories have to be there; of what it may open beside, what is not there is not missed. Directories for sockets by
+ * which QEMUs of any user are filled lie in /tmp.
+ */
 function writablePlaces(settings: DaemonSettings): string[] {
   const { stateDirectory, imageDirectory, socket, tokenFile, listen, allow } = settings;
-  const own = [stateDirectory, imageDirectory, dirname(socket), ...(listen === undefined ? [] : [dirname(tokenFile)])];
+  const own = ["/tmp", stateDirectory, imageDirectory, dirname(socket), ...(listen === undefined ? [] : [dirname(tokenFile)])];
   const others = allow.filter((place) => !isUri(place)).map((place) => `-${place}`);
   return [...new Set([...own, ...others])].map((place) => `ReadWritePaths=${quoted(place)}`);
 }

@@ -2,11 +2,14 @@
  * A QEMU's NBD server, for as long as there are exports of ours on it: an overlay node is filled through a read-only export of it.
  * A QEMU has one server. Disks that are filled at the same time share ours; when somebody else has it running, it is theirs.
  *
- * Exports carry a prefix, by which those of a process that died are known and taken away. An export is deleted at once and gone when the
+ * QEMU makes its socket itself, in a directory of ours that nobody else may enter. A QEMU that runs as another user is given that directory,
+ * which only root can do.
+ *
+ * Exports carry a prefix and the server a marker, by which those of a process that died are known and taken away. An export is deleted at once and gone when the
  * last request on it has been answered; the server is stopped only then, since QEMU's monitor would hang until it is.
  */
 import { randomBytes } from "node:crypto";
-import { mkdtemp, rm } from "node:fs/promises";
+import { chown, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Clock, systemClock } from "../../block/index.ts";
@@ -14,7 +17,9 @@ import { StreamdiskError } from "../../errors/index.ts";
 import { CONTEXT_DEPTH, connectNbd, formatNbdUri, type NbdNode } from "../../nbd/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { qmpFailure } from "../qmp/qmp-error.ts";
+import { FillMarker } from "./fill-marker.ts";
 import type { Overlay } from "./locate-overlay.ts";
+import { type QemuUser, qemuUser } from "./qemu-user.ts";
 
 export const EXPORT_PREFIX = "streamdisk-fill-";
 
@@ -23,7 +28,7 @@ const GONE_MS = 5000;
 const POLL_MS = 100;
 
 export interface FillServerOptions {
-  /** Where the socket is made, in a directory of mode 0700. QEMU must be able to reach it. @default the system's for temporary files */
+  /** Where the socket is made, in a directory of mode 0700. QEMU must be able to enter it. @default the system's for temporary files */
   readonly directory?: string | undefined;
   /** @default the system's */
   readonly clock?: Clock | undefined;
@@ -40,6 +45,7 @@ export interface FillExport {
 export class FillServer {
   readonly #qmp: QmpClient;
   readonly #options: FillServerOptions;
+  readonly #marker: FillMarker;
   readonly #exports = new Set<string>();
   #directory: string | undefined;
   /** Whether the server runs still because an export of ours would not go. */
@@ -49,6 +55,7 @@ export class FillServer {
 
   constructor(qmp: QmpClient, options: FillServerOptions = {}) {
     this.#qmp = qmp;
+    this.#marker = new FillMarker(qmp);
     this.#options = options;
   }
 
@@ -74,8 +81,10 @@ export class FillServer {
       await this.#remove(id, node);
       return lacks;
     } catch (error) {
+      const socket = this.#socket;
       await this.#remove(id, undefined);
-      throw error;
+      if (!(error instanceof StreamdiskError) || error.code !== "permission") throw error;
+      return `QEMU has made its socket '${socket}' as another user, and it can't be connected to: run as that user, or as root`;
     }
   }
 
@@ -103,9 +112,13 @@ export class FillServer {
     }
   }
 
-  /** @returns why not, when the server is somebody else's */
+  /** @returns why not, when the server is somebody else's, or can't make its socket */
   async #startServer(signal: AbortSignal | undefined): Promise<string | undefined> {
-    this.#directory ??= await mkdtemp(join(this.#options.directory ?? tmpdir(), EXPORT_PREFIX));
+    const owner = await this.#marker.owner(signal);
+    if (owner === "other") return "another process of streamdisk uses QEMU's NBD server, and a QEMU has only one";
+    const user = await qemuUser(this.#qmp, signal);
+    await this.#makeDirectory(user);
+    await this.#marker.set(signal);
     const addr = { type: "unix", data: { path: this.#socket } } as const;
     for (let first = true; ; first = false) {
       try {
@@ -113,18 +126,32 @@ export class FillServer {
         this.#left = false;
         return undefined;
       } catch (error) {
-        if (!/already running/.test(qmpFailure(error)?.desc ?? "")) throw error;
-        if (first && (await this.#takeOver(signal))) continue;
+        const said = qmpFailure(error)?.desc;
+        if (said === undefined) throw error;
+        const isTaken = /already running/.test(said);
+        if (isTaken && first && (await this.#takeOver(owner !== "nobody", signal))) continue;
+        const socket = this.#socket;
         await this.#removeDirectory();
-        return "QEMU's NBD server is in use by somebody else, and a QEMU has only one";
+        await this.#marker.remove();
+        return isTaken
+          ? "QEMU's NBD server is in use by somebody else, and a QEMU has only one"
+          : `QEMU can't make the socket '${socket}' for it: ${said}${whoseFault(said, user)}`;
       }
     }
   }
 
+  /** Makes the directory of the socket, where QEMU can make one. */
+  async #makeDirectory(user: QemuUser | undefined): Promise<void> {
+    this.#directory ??= await mkdtemp(join(this.#options.directory ?? tmpdir(), EXPORT_PREFIX));
+    if (user === undefined || user.uid === process.geteuid?.() || process.geteuid?.() !== 0) return;
+    // A root that may not do it is told by QEMU's refusal.
+    await chown(this.#directory, user.uid, user.gid).catch(() => {});
+  }
+
   /** Stops a server that was left running, by this process or one before it. @returns false when it is not ours to stop */
-  async #takeOver(signal: AbortSignal | undefined): Promise<boolean> {
+  async #takeOver(isMarked: boolean, signal: AbortSignal | undefined): Promise<boolean> {
     const exports = await this.#qmp.execute("query-block-exports", {}, { signal });
-    if (exports.length === 0 && !this.#left) return false;
+    if (exports.length === 0 && !this.#left && !isMarked) return false;
     if (!exports.every(({ id }) => id.startsWith(EXPORT_PREFIX))) return false;
     for (const { id } of exports) await this.#delete(id);
     await this.#qmp.execute("nbd-server-stop", {}, { signal });
@@ -173,6 +200,7 @@ export class FillServer {
       // Somebody has stopped it.
       if (qmpFailure(error) === undefined) throw error;
     });
+    await this.#marker.remove();
   }
 
   async #removeDirectory(): Promise<void> {
@@ -186,6 +214,17 @@ export class FillServer {
     this.#turn = result.catch(() => {});
     return result;
   }
+}
+
+/** Why QEMU may have been denied to make its socket. */
+function whoseFault(said: string, user: QemuUser | undefined): string {
+  if (!/denied|not permitted/i.test(said)) return "";
+  if (user === undefined) return ". It may run as another user";
+  const own = process.geteuid?.();
+  if (own !== 0 && own !== user.uid) {
+    return `. It runs as the user ${user.uid}: only root can give it a directory that both can use`;
+  }
+  return `. It runs as the user ${user.uid}, who may have no way there, or a profile of AppArmor or SELinux forbids it`;
 }
 
 /** Does what is idempotent, again if the connection has ended meanwhile; of a QEMU that has ended there is nothing to take away. */

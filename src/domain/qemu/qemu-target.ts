@@ -14,6 +14,7 @@ import { type Populated, type StreamExtent, type StreamTarget, wholeGrains } fro
 import type { DiskDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { finishJob, JOB_PREFIX } from "./drop-backing.ts";
+import { isMarked } from "./fill-marker.ts";
 import type { FillExport } from "./fill-server.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
 
@@ -121,12 +122,18 @@ export class QemuTarget implements StreamTarget {
     try {
       const exports = await qmp.execute("query-block-exports", {});
       if (exports.some(({ id }) => id === fill.id)) return error;
+      if (!(await isMarked(qmp))) return this.#hasEnded(error);
       const message = `Somebody has taken the export away by which '${this.name}' was filled`;
       return new StreamdiskError("refused", message, { node: this.name }, error);
     } catch {
-      const reason = qmp.shutdownReason;
-      const message = `QEMU of '${this.name}' has ended${reason === undefined ? "" : ` (${reason})`}`;
-      return new StreamdiskError("shutdown", message, { node: this.name }, error);
+      return this.#hasEnded(error);
     }
+  }
+
+  /** Or it runs again already, without anything of ours. */
+  #hasEnded(error: unknown): StreamdiskError {
+    const reason = this.#options.qmp.shutdownReason;
+    const message = `QEMU of '${this.name}' has ended${reason === undefined ? "" : ` (${reason})`}`;
+    return new StreamdiskError("shutdown", message, { node: this.name }, error);
   }
 }

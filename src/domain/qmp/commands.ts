@@ -72,7 +72,17 @@ export const QMP_COMMANDS = {
     None,
     string | undefined
   >,
-  "qom-get": { read: (answer) => answer.string() } as Spec<{ path: string; property: "type" }, string>,
+  "qom-get": { read: (answer) => answer.string() } as Spec<{ path: string; property: "type" | "identity" }, string>,
+  "qom-list": { read: (answer) => answer.items().map((item) => item.get("name").string()) } as Spec<
+    { path: "/objects" },
+    string[]
+  >,
+  "object-add": { read: nothing } as Spec<{ "qom-type": "authz-simple"; id: string; identity: string }, void>,
+  "object-del": { read: nothing } as Spec<{ id: string }, void>,
+  "query-cpus-fast": { read: (answer) => answer.items().map((cpu) => cpu.get("thread-id").count()) } as Spec<
+    None,
+    number[]
+  >,
   "query-block": { read: (answer) => answer.items().map(readDevice) } as Spec<None, QmpBlockDevice[]>,
   "query-named-block-nodes": { read: (answer) => answer.items().map(readNode) } as Spec<{ flat: true }, QmpNode[]>,
   "x-debug-query-block-graph": { read: readGraph } as Spec<None, QmpGraph>,
