@@ -101,7 +101,13 @@ function confined(settings: DaemonSettings): string[] {
  */
 function writablePlaces(settings: DaemonSettings): string[] {
   const { stateDirectory, imageDirectory, socket, tokenFile, listen, allow } = settings;
-  const own = ["/tmp", stateDirectory, imageDirectory, dirname(socket), ...(listen === undefined ? [] : [dirname(tokenFile)])];
+  const own = [
+    "/tmp",
+    stateDirectory,
+    imageDirectory,
+    dirname(socket),
+    ...(listen === undefined ? [] : [dirname(tokenFile)]),
+  ];
   const others = allow.filter((place) => !isUri(place)).map((place) => `-${place}`);
   return [...new Set([...own, ...others])].map((place) => `ReadWritePaths=${quoted(place)}`);
 }
