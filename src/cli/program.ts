@@ -49,7 +49,7 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
   nbd: { summary: "show what an NBD server offers", load: () => import("./commands/nbd.ts") },
   doctor: { summary: "show what works on this machine and what does not", load: () => import("./commands/doctor.ts") },
   demo: {
-    summary: "show it all on a disk of its own: arrive, kill -9, go on, verify",
+    summary: "boot a machine whose disk arrives meanwhile: kill -9, go on, verify",
     load: () => import("./commands/demo.ts"),
   },
 };

@@ -118,7 +118,8 @@ function fractionOf(moment: Moment | Fraction): number {
   return moment.total === 0 ? 1 : Math.min(1, moment.done / moment.total);
 }
 
-function speaksUtf8(): boolean {
+/** Whether the terminal shows more than ASCII. */
+export function speaksUtf8(): boolean {
   const { LC_ALL, LC_CTYPE, LANG } = process.env;
   return /utf-?8/i.test(LC_ALL || LC_CTYPE || LANG || "");
 }

@@ -1,16 +1,33 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdirSync, readdirSync } from "node:fs";
+import { globSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { test } from "node:test";
-import { assertFails, cli, cliOk, MAIN, peer, startCli, temporaryDirectory } from "../support/cli.ts";
+import { type TestContext, test } from "node:test";
+import { stripVTControlCharacters } from "node:util";
+import { assertFails, cli, MAIN, peer, startCli, temporaryDirectory } from "../support/cli.ts";
+import { sample } from "../support/seed.ts";
 
 const MIB = 1024 ** 2;
 
-test("on a terminal the demo tells its story, stays to be looked at until q, and leaves nothing behind", async (t) => {
+/** No process has it among its arguments: the machine has ended with the demo. */
+function assertNobodyUses(directory: string): void {
+  const using = globSync("/proc/[0-9]*/cmdline").filter((path) => argumentsIn(path).includes(directory));
+  assert.deepEqual(using.map(argumentsIn), []);
+}
+
+function argumentsIn(path: string): string {
+  try {
+    return readFileSync(path, "latin1").replaceAll("\0", " ");
+  } catch {
+    return "";
+  }
+}
+
+test("on a terminal a real machine runs from the slow image; the demo stays until q, and leaves nothing behind", async (t) => {
   const directory = temporaryDirectory(t);
   const child = spawn("script", ["-qec", `${process.execPath} ${MAIN} demo --dir ${directory}`, "/dev/null"], {
     stdio: ["pipe", "pipe", "inherit"],
+    env: { ...process.env, LC_ALL: "C.UTF-8" },
   });
   t.after(() => child.kill("SIGKILL"));
   const stays = Promise.withResolvers<void>();
@@ -29,43 +46,89 @@ test("on a terminal the demo tells its story, stays to be looked at until q, and
   assert.equal((await fetch(new URL("/readyz", first))).status, 200, "it is up to be looked at");
   child.stdin.write("q");
   assert.equal(await ended, 0, text);
-  assert.match(text, /^streamdisk demo: .*#token=/, "the address comes first");
-  assert.match(text, /kill -9 of the daemon/);
-  assert.match(text, /no request of it failed/);
-  assert.match(text, /The stream waits: .*\.qcow2/);
-  assert.match(text, /every byte is what the image held or the guest wrote/);
-  assert.match(text, /qemu-img check: No errors were found/);
-  assert.match(text, /qemu-img compare: Images are identical/);
+  const words = stripVTControlCharacters(text).replace(/\s+/g, " ");
+  for (const expected of [
+    /^streamdisk demo: .{1,90}#token=/,
+    /A full copy first, to compare: .* and nothing has booted yet/,
+    /qemu-system-x86_64 boots from it: kernel and busybox of this machine/,
+    /The guest's console Its disk: █▒ here ░ not yet · zero/,
+    /beat \d+ at \d+ MiB: written, right +[█▒░·]{32}/,
+    /look \d+ at \d+ MiB: sum right/,
+    /Its first line after [\d.]+ m?s/,
+    /kill -9 of the daemon.* no request of it failed/,
+    /The stream waits: .*\.qcow2/,
+    /The guest lives on in what it has: beats \d+ to \d+ meanwhile/,
+    /every byte is what the image held or the guest wrote/,
+    /qemu-img check: No errors were found/,
+    /qemu-img compare: Images are identical/,
+  ]) {
+    assert.match(words, expected, text);
+  }
+  const lines = stripVTControlCharacters(text).split(/[\r\n]+/);
+  assert.deepEqual(
+    lines.filter((line) => line.trimEnd().length > 79),
+    [],
+  );
   await assert.rejects(fetch(new URL("/readyz", first)), "its daemon has ended");
   assert.deepEqual(readdirSync(directory), []);
+  assertNobodyUses(directory);
 });
 
-test("in a pipe, with QED, it ends with the verdict, keeps its images on request, and says what it found", async (t) => {
-  const directory = temporaryDirectory(t);
-  const { stdout, stderr } = await cliOk(["demo", "--format", "qed", "--dir", directory, "--keep", "--json"]);
-  const result = JSON.parse(stdout) as Record<string, unknown> & { "missing-bytes": number[] };
+interface Found {
+  readonly [figure: string]: unknown;
+  readonly "missing-bytes": number[];
+}
+
+async function found(
+  args: readonly string[],
+  env: Record<string, string> = {},
+): Promise<{ found: Found; kept: string }> {
+  const end = await cli(["demo", "--json", "--keep", ...args], { env });
+  assert.equal(end.exit, 0, `${end.stdout}${end.stderr}`);
+  const result = JSON.parse(end.stdout) as Found;
   const [before = 0, killed = 0, after] = result["missing-bytes"];
-  assert.deepEqual([result["failure"], result["format"], result["qemu-img"]], [undefined, "qed", "agrees"]);
+  assert.equal(result["failure"], undefined);
   assert.equal(result["verified-bytes"], result["virtual-size"]);
   assert(before > 48 * MIB && killed < before && after === 0, `${before}, ${killed} and ${after} bytes missing`);
-  for (const figure of ["usable-after-ms", "outage-ms", "reads-without-source", "writes"]) {
+  for (const figure of ["full-copy-ms", "first-line-ms", "outage-ms", "beats-without-source", "beats", "looks"]) {
     assert(Number(result[figure]) > 0, figure);
   }
-  const [kept = ""] = readdirSync(directory);
-  assert(stderr.includes(kept), stderr);
-  const [image = "", expected = ""] = ["state/images/vm1.qed", "expected.raw"].map((name) =>
-    join(directory, kept, name),
+  const [, kept = ""] = /'(.*)'/.exec(end.stderr) ?? [];
+  return { found: result, kept };
+}
+
+test("without QEMU a client of the demo is the guest, and one line says how to have a machine", async (t) => {
+  const directory = temporaryDirectory(t);
+  const nothing = join(directory, "bin");
+  mkdirSync(nothing);
+  const { found: result, kept } = await found(["--format", "qed", "--dir", directory], { PATH: nothing });
+  assert.deepEqual([result["guest"], result["qemu-img"], result["format"]], ["client", "not installed", "qed"]);
+  assert.match(
+    String(result["no-machine"]),
+    /^There is no qemu-system-x86_64 on the PATH: 'apt install qemu-system-x86/,
   );
-  peer("qemu-img", "compare", "-q", "-f", "qed", "-F", "raw", image, expected);
+  const image = join(kept, "state/images/vm1.qed");
+  peer("qemu-img", "check", "-q", "-f", "qed", image);
 });
 
-test("Ctrl-C ends the demo and its daemon, and nothing is left", async (t) => {
+for (const format of sample("demo", ["qcow2", "qed"], 0)) {
+  test(`in a pipe, on ${format}, it says what it found, and keeps its images on request`, async (t) => {
+    const directory = temporaryDirectory(t);
+    const { found: result, kept } = await found(["--format", format, "--dir", directory]);
+    assert.deepEqual([result["guest"], result["qemu-img"], result["format"]], ["machine", "agrees", format]);
+    const [image = "", expected = ""] = [`state/images/vm1.${format}`, "expected.raw"].map((name) => join(kept, name));
+    peer("qemu-img", "compare", "-q", "-f", format, "-F", "raw", image, expected);
+    assertNobodyUses(directory);
+  });
+}
+
+async function interruptAt(t: TestContext, line: RegExp): Promise<void> {
   const directory = temporaryDirectory(t);
   let address = "";
   const running = startCli(["demo", "--dir", directory], {
-    onLine: (line) => {
-      address ||= /http:\S+/.exec(line)?.[0] ?? "";
-      if (line.startsWith("2 ")) running.child.kill("SIGINT");
+    onLine: (said) => {
+      address ||= /http:\S+#token\S+/.exec(said)?.[0] ?? "";
+      if (line.test(said)) running.child.kill("SIGINT");
     },
   });
   const end = await running.ended;
@@ -74,7 +137,14 @@ test("Ctrl-C ends the demo and its daemon, and nothing is left", async (t) => {
   assert(!end.stdout.includes("\r") && !end.stdout.includes("\u001b"), "no bar in a pipe");
   await assert.rejects(fetch(new URL("/readyz", address)), "its daemon has ended");
   assert.deepEqual(readdirSync(directory), []);
-});
+  assertNobodyUses(directory);
+}
+
+const MOMENTS = [/^1 {2}/, /boots from it/, /Its first line/, /^3 {2}/, /^4 {2}/, /The stream waits/, /^5 {2}/];
+
+for (const line of sample("demo interrupted", MOMENTS, 1)) {
+  test(`Ctrl-C at ${line} ends the demo, its machine and its daemon, and nothing is left`, (t) => interruptAt(t, line));
+}
 
 test("a demo that has no place says so", async (t) => {
   const directory = temporaryDirectory(t);

@@ -1,11 +1,19 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { test } from "node:test";
-import { DiskModel } from "./model.ts";
+import { firstBlock } from "./guest-program.ts";
+import { BLOCK, DiskModel, LOOK_BYTES, written } from "./model.ts";
 
 const MIB = 1024 ** 2;
+const MEBIBYTES = 48;
+
+function whole(model: DiskModel, first: Uint8Array, beats: number, looks: number): Buffer {
+  const pieces = Array.from({ length: MEBIBYTES }, (_, index) => model.piece(index * MIB, first, { beats, looks }));
+  return Buffer.concat(pieces);
+}
 
 test("about half of the base is holes, and no two pieces are the same", () => {
-  const model = new DiskModel(128, 0);
+  const model = new DiskModel(128);
   const firsts = new Set<number>();
   for (let offset = 0; offset < model.length; offset += MIB) {
     const piece = model.basePiece(offset);
@@ -14,29 +22,42 @@ test("about half of the base is holes, and no two pieces are the same", () => {
   assert(firsts.size > 40 && firsts.size < 88, `${firsts.size} pieces of 128 hold data`);
 });
 
-test("a piece is the base with the writes over it, the later ones on top", () => {
-  const model = new DiskModel(4, 60);
-  const whole = new Uint8Array(model.length);
-  for (let offset = 0; offset < model.length; offset += MIB) {
-    whole.set(model.basePiece(offset) ?? new Uint8Array(MIB), offset);
+test("a disk is the base with what the guest has done over it, each where nothing else is done", () => {
+  const model = new DiskModel(MEBIBYTES);
+  const first = firstBlock(model);
+  const before = whole(model, first, 0, 0);
+  const [beats, looks] = [300, 200];
+  const after = whole(model, first, beats, looks);
+  const expected = Buffer.from(before);
+  for (let beat = 1; beat <= beats; beat++) {
+    assert(model.beatBlock(beat) >= model.workingSet && model.beatBlock(beat) * BLOCK < model.length);
+    written(`beat ${beat}`, BLOCK).copy(expected, model.beatBlock(beat) * BLOCK);
   }
-  for (const write of model.writes) {
-    assert(write.offset + write.length <= model.length && write.offset % 512 === 0 && write.length % 512 === 0);
-    whole.set(model.data(write), write.offset);
-  }
-  for (let offset = 0; offset < model.length; offset += MIB) {
-    assert.equal(
-      Buffer.compare(model.piece(offset, 60), whole.subarray(offset, offset + MIB)),
-      0,
-      `piece at ${offset}`,
-    );
+  const places = new Set<number>();
+  model.looks.slice(0, looks).forEach(({ block, isWrite }, index) => {
+    assert(block > 0 && block < model.workingSet);
+    places.add(block);
+    if (isWrite) written(`look ${index + 1}`, LOOK_BYTES).copy(expected, block * BLOCK);
+  });
+  assert.equal(places.size, looks);
+  assert(expected.equals(after));
+  assert(!expected.equals(before));
+});
+
+test("the guest knows the sums of what it reads", () => {
+  const model = new DiskModel(MEBIBYTES);
+  const base = whole(model, firstBlock(model), 0, 0);
+  const reads = model.looks.filter(({ isWrite }) => !isWrite).slice(0, 40);
+  for (const { block } of reads) {
+    const read = base.subarray(block * BLOCK, (block + 1) * BLOCK);
+    assert.equal(model.sum(block), createHash("md5").update(read).digest("hex"));
   }
 });
 
 test("the same seed makes the same disk, another one another", () => {
-  const same = [new DiskModel(2, 5), new DiskModel(2, 5)].map((model) =>
-    Buffer.from(model.piece(0, 5)).toString("hex", 0, 64),
-  );
-  assert.equal(same[0], same[1]);
-  assert.notDeepEqual(new DiskModel(2, 5, 2).writes, new DiskModel(2, 5).writes);
+  const hex = (model: DiskModel): string => Buffer.from(model.piece(0, Buffer.alloc(0), NOTHING)).toString("hex");
+  assert.equal(hex(new DiskModel(20)), hex(new DiskModel(20)));
+  assert.notDeepEqual(new DiskModel(20, 2).looks, new DiskModel(20).looks);
 });
+
+const NOTHING = { beats: 0, looks: 0 };

@@ -1,17 +1,26 @@
-/** The demo's image repository: an HTTP server on loopback that answers range requests as a far one does, dies, and comes back. */
-import { createReadStream, statSync } from "node:fs";
+/**
+ * The demo's image repository: an HTTP server on loopback that is as slow as one that is far away, dies, and comes back. All its replies share
+ * one line, evenly: each sends a slice and waits for its next turn.
+ */
+import { type FileHandle, open } from "node:fs/promises";
 import { createServer, type RequestListener, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** How far away it is, and the bytes a second of each reply. */
-const DELAY_MS = 20;
-const RATE = 24 * 1024 ** 2;
+/** How far away it is. */
+export const DELAY_MS = 20;
+/** Bytes a second, of all replies together. */
+export const RATE = 12 * 1024 ** 2;
+const SLICE = 32 * 1024;
+/** How much of its time the line may catch up with when the timers are late. */
+const LATENESS_MS = 20;
 
 export class Repository implements AsyncDisposable {
   readonly #path: string;
   #server: Server | undefined;
   #port = 0;
+  /** When the line has sent all that was given to it. */
+  #freeAt = 0;
 
   /** @param path the one file that it has */
   constructor(path: string) {
@@ -48,19 +57,31 @@ export class Repository implements AsyncDisposable {
     return this.die();
   }
 
-  readonly #answer: RequestListener = async (request, reply) => {
+  readonly #answer: RequestListener = (request, reply) => {
     const [, first, last] = /^bytes=(\d{1,15})-(\d{1,15})$/.exec(request.headers.range ?? "") ?? [];
-    const { size } = statSync(this.#path);
-    const start = Number(first);
-    if (request.method !== "GET" || !(start < size)) return reply.writeHead(416).end();
-    const end = Math.min(Number(last), size - 1);
-    const length = end - start + 1;
-    await sleep(DELAY_MS + (length / RATE) * 1000);
-    if (reply.destroyed) return reply;
-    const range = `bytes ${start}-${end}/${size}`;
-    reply.writeHead(206, { etag: '"1"', "content-range": range, "content-length": length });
-    return createReadStream(this.#path, { start, end })
-      .on("error", () => reply.destroy())
-      .pipe(reply);
+    const send = async (): Promise<void> => {
+      await using file = await open(this.#path);
+      const { size } = await file.stat();
+      const start = Number(first);
+      if (request.method !== "GET" || !(start < size)) return void reply.writeHead(416).end();
+      const end = Math.min(Number(last) + 1, size);
+      await sleep(DELAY_MS);
+      const range = `bytes ${start}-${end - 1}/${size}`;
+      reply.writeHead(206, { etag: '"1"', "content-range": range, "content-length": end - start });
+      for (let at = start; at < end && !reply.destroyed; at += SLICE) {
+        reply.write(await this.#slice(file, at, Math.min(SLICE, end - at)));
+      }
+      reply.end();
+    };
+    send().catch(() => reply.destroy());
   };
+
+  /** Reads a slice, and waits until the line has had the time to send it. */
+  async #slice(file: FileHandle, at: number, length: number): Promise<Uint8Array> {
+    const now = performance.now();
+    this.#freeAt = Math.max(this.#freeAt, now - LATENESS_MS) + (length / RATE) * 1000;
+    const { buffer } = await file.read(new Uint8Array(length), 0, length, at);
+    await sleep(Math.max(0, this.#freeAt - now));
+    return buffer;
+  }
 }

@@ -1,49 +1,59 @@
 /**
- * The story of the product: a disk is used while it arrives from a repository over HTTP. Its daemon is killed with -9 half-way and goes
- * on where it was, the repository dies and comes back, and at the end the disk stands alone and every byte is verified against a model
- * that no image took part in.
+ * The story of the product: a machine runs while its disk arrives from a slow image repository. The daemon is killed with -9 and goes on where it was,
+ * the repository dies and comes back, the machine lives on; at the end its disk stands alone, and every byte of it is verified
+ * against a model that no image took part in.
  */
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Job } from "../../client/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { createImage, openImage } from "../../image/index.ts";
-import { printLines } from "../output.ts";
-import { ProgressMeter } from "../progress.ts";
 import { formatDuration, formatSize } from "../units.ts";
+import { ClientGuest } from "./client-guest.ts";
 import { DaemonChild } from "./daemon-child.ts";
-import { DemoGuest, WrongRead } from "./guest.ts";
-import { DiskModel } from "./model.ts";
-import { Repository } from "./repository.ts";
-import { firstDifference, qemuImg, writeModel } from "./verify.ts";
+import type { DemoGuest } from "./guest.ts";
+import { chooseGuest, type GuestChoice } from "./guest-choice.ts";
+import { firstBlock } from "./guest-program.ts";
+import { Machine } from "./machine.ts";
+import { type Deeds, DiskModel } from "./model.ts";
+import { type CellKind, PANEL_CELLS } from "./panel.ts";
+import { DELAY_MS, RATE, Repository } from "./repository.ts";
+import { Stage } from "./stage.ts";
+import { type ExpectedDisk, firstDifference, qemuImg, writeExpected } from "./verify.ts";
 
+const MIB = 1024 ** 2;
 const MEBIBYTES = 192;
-const GUEST_WRITES = 300;
-/** Bytes a second: slow enough to be watched, and slower while daemon and repository die. */
-const SPEED = 12 * 1024 ** 2;
-const SLOW = 2 * 1024 ** 2;
 const DISK = "vm1";
+/** Bytes a second of the stream: little while the machine boots and while something dies, so that there is something left to see. */
+const CALM = 2 * MIB;
+const LIVELY = 8 * MIB;
 const LOOK_MS = 150;
-/** How long the repository is away. */
-const AWAY_MS = 2_500;
+/** How many signs of life are waited for while something is away. */
+const SIGNS = 6;
 /** qemu-img's exit code for an image that has wasted space and no other fault. */
 const EXIT_LEAKS = 3;
 
 /** What the demo found, for `--json`. */
 export interface DemoResult {
   readonly format: FormatName;
+  readonly guest: GuestChoice["kind"];
+  /** Why that is no machine, and how to have one. */
+  readonly "no-machine"?: string;
   readonly "virtual-size": number;
-  /** From the order of the disk to the guest's first read, in milliseconds. */
-  readonly "usable-after-ms": number;
+  readonly "data-bytes": number;
+  /** How long it takes to fetch all data first, in milliseconds. */
+  readonly "full-copy-ms": number;
+  /** From the order of the disk to the first line of its guest, in milliseconds. */
+  readonly "first-line-ms": number;
   /** Missing at first, after kill -9, and at the end. */
   readonly "missing-bytes": readonly number[];
-  /** The longest that a request of the guest took over the death of the daemon, in milliseconds. */
+  /** The longest that the guest gave no sign of life over kill -9 of the daemon, in milliseconds. */
   readonly "outage-ms": number;
-  /** The guest's reads while there was no repository. */
-  readonly "reads-without-source": number;
-  /** Acknowledged to the guest. */
-  readonly writes: number;
+  /** The guest's signs of life while there was no repository. */
+  readonly "beats-without-source": number;
+  readonly beats: number;
+  readonly looks: number;
   readonly "verified-bytes": number;
   readonly "qemu-img": "agrees" | "not installed";
   /** What was not as it must be, a sentence; absent when all was. */
@@ -55,22 +65,24 @@ class Wrong extends Error {}
 
 export class Demo implements AsyncDisposable {
   readonly #format: FormatName;
-  readonly #isShown: boolean;
+  readonly #stage: Stage;
   readonly #signal: AbortSignal;
   /** Ends what still waits when the story has broken off. */
   readonly #over = new AbortController();
   readonly #directory: string;
-  readonly #model = new DiskModel(MEBIBYTES, GUEST_WRITES);
+  readonly #model = new DiskModel(MEBIBYTES);
+  readonly #first = firstBlock(this.#model);
   readonly #repository: Repository;
   readonly #daemon: DaemonChild;
   readonly #missing: number[] = [];
   #guest: DemoGuest | undefined;
+  #choice: GuestChoice = { kind: "client", why: "" };
   #page = "";
   #dataBytes = 0;
-  #usableMs = 0;
+  #copyMs = 0;
+  #firstLineMs = 0;
   #outageMs = 0;
-  #localReads = 0;
-  #written = 0;
+  #beatsAlone = 0;
   #verified = 0;
   #qemu: DemoResult["qemu-img"] = "not installed";
 
@@ -78,7 +90,7 @@ export class Demo implements AsyncDisposable {
   constructor(directory: string, format: FormatName, isShown: boolean, signal: AbortSignal) {
     this.#directory = directory;
     this.#format = format;
-    this.#isShown = isShown;
+    this.#stage = new Stage(isShown);
     this.#signal = AbortSignal.any([signal, this.#over.signal]);
     this.#repository = new Repository(this.#base);
     this.#daemon = new DaemonChild(directory);
@@ -88,23 +100,37 @@ export class Demo implements AsyncDisposable {
     let failure: string | undefined;
     try {
       await this.#begin();
-      const guest = await this.#deploy();
-      this.#guest = guest;
-      await Promise.race([this.#fill(guest), guest.failed.then(() => new Promise<never>(() => {}))]);
-      await this.#verify();
+      const choice = chooseGuest(join(this.#directory, "boot"), this.#signal);
+      choice.catch(() => {});
+      await this.#copyFirst();
+      const guest = await this.#deploy(await choice);
+      await this.#watch(guest, ({ missingBytes }) => missingBytes <= this.#dataBytes / 2);
+      await this.#killDaemon(guest);
+      await this.#loseRepository(guest);
+      await this.#watch(guest, ({ state }) => state === "completed");
+      await this.#end(guest);
+      await this.#verify(guest.diary.deeds);
+      this.#sumUp();
     } catch (error) {
       this.#signal.throwIfAborted();
-      if (!(error instanceof Wrong) && !(error instanceof WrongRead)) throw error;
+      if (!(error instanceof Wrong)) throw error;
       failure = error.message;
+    } finally {
+      this.#stage.panel.finish();
     }
+    const { beats, looks } = this.#guest?.diary.deeds ?? { beats: 0, looks: 0 };
     return {
       format: this.#format,
+      guest: this.#choice.kind,
+      ...(this.#choice.kind === "client" && { "no-machine": this.#choice.why }),
       "virtual-size": this.#model.length,
-      "usable-after-ms": Math.round(this.#usableMs),
+      "data-bytes": this.#dataBytes,
+      "full-copy-ms": Math.round(this.#copyMs),
+      "first-line-ms": Math.round(this.#firstLineMs),
       "missing-bytes": this.#missing,
       "outage-ms": Math.round(this.#outageMs),
-      "reads-without-source": this.#localReads,
-      writes: this.#written,
+      "beats-without-source": this.#beatsAlone,
+      ...{ beats, looks },
       "verified-bytes": this.#verified,
       "qemu-img": this.#qemu,
       ...(failure !== undefined && { failure }),
@@ -132,16 +158,12 @@ export class Demo implements AsyncDisposable {
     return join(this.#directory, `state/images/${DISK}.${this.#format}`);
   }
 
-  #say(...lines: string[]): void {
-    if (this.#isShown) printLines(...lines);
-  }
-
   /** The daemon, whose page can be looked at from now on, and the image that the repository has. */
   async #begin(): Promise<void> {
     await this.#repository.start();
     await this.#daemon.start(this.#repository.url);
     this.#page = await this.#daemon.pageUrl();
-    this.#say(`streamdisk demo: a disk is used while it arrives. Look on at ${this.#page}`, "");
+    this.#stage.open("streamdisk demo: a machine runs while its disk arrives. Look on at", this.#page);
     const { length, pieceBytes } = this.#model;
     await mkdir(join(this.#directory, "repository"));
     await createImage(this.#base, { format: "qcow2", size: length });
@@ -152,147 +174,174 @@ export class Demo implements AsyncDisposable {
       if (piece !== undefined) await base.node.write(offset, piece);
       this.#dataBytes += piece?.length ?? 0;
     }
-    const copyMs = (this.#dataBytes / SPEED) * 1000;
-    const rate = `${formatSize(SPEED)}/s`;
-    this.#say(
-      `1  A repository on this machine has an image of ${formatSize(length)}, of which ${formatSize(this.#dataBytes)} are data.`,
-      `   To copy it first, at the ${rate} of this demo, would take ${formatDuration(copyMs)}.`,
-    );
+    await base.node.write(0, this.#first);
   }
 
-  async #deploy(): Promise<DemoGuest> {
-    const backing = `${this.#repository.url}debian.qcow2`;
-    const { client } = this.#daemon;
-    this.#say("", `2  streamdisk disk create ${DISK} --backing ${backing} --stream --speed 12M`);
-    const began = performance.now();
-    const body = { name: DISK, format: this.#format, backing, stream: { speed: SPEED } } as const;
-    const { uri = "" } = await client.call("createDisk", { body }, { signal: this.#signal });
-    const guest = await DemoGuest.start(uri, this.#model);
-    this.#usableMs = performance.now() - began;
-    this.#say(
-      `   Its guest has read the first sector after ${formatDuration(this.#usableMs)}, and reads and writes from now on.`,
+  /** What one does without streamdisk, and does not even write down. */
+  async #copyFirst(): Promise<void> {
+    const { length } = this.#model;
+    this.#stage.title(
+      1,
+      `An image of ${formatSize(length)}, of which ${formatSize(this.#dataBytes)} are data, lies on an HTTP server that is ${DELAY_MS} ms away and gives ${formatSize(RATE)}/s. A full copy first, to compare:`,
     );
+    const began = performance.now();
+    const { size } = await stat(this.#base);
+    const headers = { range: `bytes=0-${size - 1}` };
+    const { body } = await fetch(`${this.#repository.url}debian.qcow2`, { headers, signal: this.#signal });
+    const meter = this.#stage.meter();
+    let done = 0;
+    for await (const piece of body ?? []) {
+      done += piece.length;
+      meter.update({ done, total: size });
+    }
+    meter.finish();
+    this.#copyMs = performance.now() - began;
+    this.#stage.tell(`It took ${formatDuration(this.#copyMs)}, and nothing has booted yet.`);
+  }
+
+  async #deploy(choice: GuestChoice): Promise<DemoGuest> {
+    this.#choice = choice;
+    const backing = `${this.#repository.url}debian.qcow2`;
+    this.#stage.title(2, `streamdisk disk create ${DISK} --backing ${backing} --stream --speed 2M`);
+    if (choice.kind === "client") this.#stage.tell(`The guest is a client of the demo. ${choice.why}`);
+    else this.#stage.tell(`qemu-system-x86_64 boots from it: kernel and busybox ${choice.from}.`);
+    const began = performance.now();
+    const body = { name: DISK, format: this.#format, backing, stream: { speed: CALM } } as const;
+    const { uri = "" } = await this.#daemon.client.call("createDisk", { body }, { signal: this.#signal });
+    const guest =
+      choice.kind === "client"
+        ? await ClientGuest.start(uri, this.#model)
+        : Machine.start(this.#directory, choice.kernel, choice.initramfs, uri);
+    this.#guest = guest;
+    await this.#watch(guest, () => guest.diary.isUp);
+    this.#firstLineMs = performance.now() - began;
+    const { missingBytes } = await this.#daemon.client.disk(DISK).streamInfo();
+    this.#missing.push(missingBytes);
+    this.#stage.tell(
+      `Its first line after ${formatDuration(this.#firstLineMs)}, with ${formatSize(missingBytes)} still missing.`,
+      `streamdisk speed ${DISK} 8M`,
+    );
+    await this.#daemon.client.disk(DISK).setSpeed(LIVELY);
     return guest;
   }
 
-  async #fill(guest: DemoGuest): Promise<void> {
-    await this.#tally();
-    await this.#watch(({ missingBytes }) => missingBytes <= this.#dataBytes / 2);
-    await this.#killDaemon(guest);
-    await this.#loseRepository(guest);
-    await this.#watch(({ state }) => state === "completed");
-    await guest.stop();
-    this.#written = guest.written;
-  }
-
-  async #killDaemon(guest: DemoGuest): Promise<void> {
-    this.#say("", `3  streamdisk speed ${DISK} 2M, and kill -9 of the daemon: nobody has a chance to tidy up.`);
-    await this.#daemon.client.disk(DISK).setSpeed(SLOW);
-    guest.takeFigures();
+  async #killDaemon({ diary }: DemoGuest): Promise<void> {
+    this.#stage.title(3, `streamdisk speed ${DISK} 2M, and kill -9 of the daemon: nobody can tidy up.`);
+    await this.#daemon.client.disk(DISK).setSpeed(CALM);
+    const { beats } = diary.deeds;
+    const began = performance.now();
     await this.#daemon.end("SIGKILL");
     await this.#daemon.start(this.#repository.url);
-    const before = guest.written;
-    while (guest.written === before && before < this.#model.writes.length) await this.#pause(LOOK_MS);
-    this.#outageMs = guest.takeFigures().slowestMs;
-    this.#say(
-      `   It is started again. The guest waited ${formatDuration(this.#outageMs)} at most, and no request of it failed.`,
-      `   Its ${before} writes are there, flushed or not; the stream goes on where it was.`,
+    await this.#until(async () => (diary.deeds.beats > beats + 1 ? true : undefined));
+    this.#outageMs = performance.now() - began;
+    const { missingBytes } = await this.#job();
+    this.#missing.push(missingBytes);
+    this.#stage.tell(
+      `It is started again. The guest waited for ${formatDuration(this.#outageMs)} at most, and no request of it failed.`,
+      `The stream goes on where it was: ${formatSize(missingBytes)} are missing.`,
     );
-    await this.#tally(": what had come in the last two seconds is fetched again");
   }
 
   async #loseRepository(guest: DemoGuest): Promise<void> {
-    this.#say("", "4  The repository dies.");
-    await guest.stayLocal();
+    this.#stage.title(4, "The HTTP server dies.");
     await this.#repository.die();
-    guest.takeFigures();
-    const { reason } = await this.#watch(({ state }) => state === "waiting");
-    this.#say(`   The stream waits: ${reason?.message ?? "nobody knows why"}`);
-    await this.#pause(AWAY_MS);
-    const { reads, slowestMs } = guest.takeFigures();
-    this.#localReads = reads;
-    if (reads === 0) throw new Wrong("the guest could not read what is local while the repository was away");
-    this.#say(
-      `   The guest works on in what it has: ${reads} reads meanwhile, of which the slowest took ${formatDuration(slowestMs)}.`,
+    const { reason } = await this.#watch(guest, ({ state }) => state === "waiting");
+    this.#stage.tell(`The stream waits: ${reason?.message ?? "nobody knows why"}`);
+    const { beats } = guest.diary.deeds;
+    await this.#watch(guest, () => guest.diary.deeds.beats >= beats + SIGNS);
+    this.#beatsAlone = guest.diary.deeds.beats - beats;
+    this.#stage.tell(
+      `The guest lives on in what it has: beats ${beats + 1} to ${beats + this.#beatsAlone} meanwhile. Only who looks at what is missing waits.`,
     );
     await this.#repository.start();
-    guest.roam();
-    this.#say("   The repository is back, and nobody has to tell the stream.", `   streamdisk speed ${DISK} max`);
+    this.#stage.tell("The server is back, and nobody has to tell anyone.", `streamdisk speed ${DISK} max`);
     await this.#daemon.client.disk(DISK).setSpeed(null);
   }
 
-  async #verify(): Promise<void> {
+  async #end(guest: DemoGuest): Promise<void> {
     const { hydrated, missingBytes = 0 } = await this.#daemon.client.disk(DISK).info();
     this.#missing.push(missingBytes);
     if (hydrated !== true) throw new Wrong("the stream has completed and the disk still needs its repository");
     await this.#repository.die();
     await rm(this.#base);
+    const { looks } = guest.diary.deeds;
+    await this.#watch(guest, () => guest.diary.deeds.looks >= looks + SIGNS);
+    this.#stage.title(5, "Nothing is missing: the link is dropped. The image is deleted, and the guest works on.");
+    await guest.powerOff();
     const exit = await this.#daemon.end("SIGTERM");
     if (exit !== 0) throw new Wrong(`the daemon ended with ${exit}`);
-    this.#say("", "5  The link is dropped, the repository is deleted, the daemon has ended: the disk stands alone.");
-    const different = await firstDifference(this.#overlay, this.#format, this.#model, this.#written, this.#signal);
-    if (different !== undefined) throw new Wrong(`byte ${different} of the image is not what was written`);
-    this.#verified = this.#model.length;
-    this.#say(
-      `   ${formatSize(this.#verified)} read back: every byte is what the image held or the guest wrote (${this.#written} writes).`,
-    );
-    await this.#askQemu();
-    this.#say("", "All is as it must be: the disk is complete and right, although its daemon was killed on the way.");
+    this.#stage.tell("The guest is switched off, and the daemon has ended.");
   }
 
-  async #askQemu(): Promise<void> {
+  async #verify(deeds: Deeds): Promise<void> {
+    const expected: ExpectedDisk = {
+      length: this.#model.length,
+      pieceBytes: this.#model.pieceBytes,
+      piece: (offset) => this.#model.piece(offset, this.#first, deeds),
+    };
+    const different = await firstDifference(this.#overlay, this.#format, expected, this.#signal);
+    if (different !== undefined) throw new Wrong(`byte ${different} of the image is not what was written`);
+    this.#verified = expected.length;
+    this.#stage.tell(
+      `${formatSize(this.#verified)} read back: every byte is what the image held or the guest wrote (${deeds.beats} beats, ${deeds.looks} looks, whose sums the guest found right).`,
+    );
     const check = await qemuImg(["check", "-f", this.#format, this.#overlay], this.#signal);
-    if (check === undefined) {
-      this.#say("   qemu-img is not installed, so it was not asked.");
-      return;
-    }
+    if (check === undefined) return this.#stage.tell("qemu-img is not installed, so it was not asked.");
     const isLeaky = check.exit === EXIT_LEAKS;
     if (check.exit !== 0 && !isLeaky) throw new Wrong(`qemu-img check says: ${check.said}`);
-    this.#say(`   qemu-img check: ${check.said}${isLeaky ? " That is space which the kill wasted, no harm." : ""}`);
-    const expected = join(this.#directory, "expected.raw");
-    await writeModel(expected, this.#model, this.#written, this.#signal);
-    const images = ["-f", this.#format, "-F", "raw", this.#overlay, expected];
-    const compare = await qemuImg(["compare", ...images], this.#signal);
+    this.#stage.tell(`qemu-img check: ${check.said}${isLeaky ? " That is space which the kill wasted, no harm." : ""}`);
+    const raw = join(this.#directory, "expected.raw");
+    await writeExpected(raw, expected, this.#signal);
+    const compare = await qemuImg(["compare", "-f", this.#format, "-F", "raw", this.#overlay, raw], this.#signal);
     if (compare?.exit !== 0) throw new Wrong(`qemu-img compare says: ${compare?.said}`);
-    this.#say(`   qemu-img compare: ${compare.said}`);
+    this.#stage.tell(`qemu-img compare: ${compare.said}`);
     this.#qemu = "agrees";
   }
 
-  /** Says how much is missing, when the stream has found out: what the image does not have is zero, and not missing. */
-  async #tally(why = ""): Promise<void> {
-    const { missingBytes } = await this.#until(({ missingBytes }) => missingBytes <= this.#dataBytes);
-    this.#missing.push(missingBytes);
-    this.#say(`   ${formatSize(missingBytes)} are missing${why}.`);
+  #sumUp(): void {
+    const after = formatDuration(this.#copyMs + this.#firstLineMs);
+    this.#stage.open(
+      "",
+      `All is as it must be. The guest's first line came after ${formatDuration(this.#firstLineMs)}; with a full copy first, after ${after}. It outlived its daemon and its image, and its disk is complete.`,
+    );
   }
 
-  /** Shows how the stream goes until it is so far. */
-  async #watch(isSoFar: (job: Job) => boolean): Promise<Job> {
-    const meter = new ProgressMeter(this.#isShown, process.stdout, "   ");
+  /** Shows how the guest and its disk are until it is so far. */
+  async #watch(guest: DemoGuest, isSoFar: (job: Job) => boolean): Promise<Job> {
     const total = this.#dataBytes;
-    try {
-      return await this.#until((job) => {
-        const { missingBytes, rate, etaSeconds } = job;
-        meter.update({ done: total - missingBytes, total, rate, eta: etaSeconds });
-        return isSoFar(job);
-      });
-    } finally {
-      meter.finish();
-    }
-  }
-
-  async #until(isSoFar: (job: Job) => boolean): Promise<Job> {
-    for (;;) {
-      const job = await this.#daemon.client.disk(DISK).streamInfo();
+    return await this.#until(async () => {
+      const job = await this.#job();
+      const { missingBytes, rate, etaSeconds } = job;
+      const moment = { done: Math.max(0, total - missingBytes), total, rate, eta: etaSeconds };
+      this.#stage.panel.show({ lines: guest.diary.lines, cells: await this.#cells(), moment });
       if (isSoFar(job)) return job;
       const { state, reason } = job;
-      if (state === "failed" || state === "cancelled" || state === "completed") {
+      if (state === "failed" || state === "cancelled") {
         throw new Wrong(`the stream is ${state}: ${reason?.message ?? "nobody knows why"}`);
       }
-      await this.#pause(LOOK_MS);
-    }
+      return undefined;
+    });
   }
 
-  #pause(ms: number): Promise<void> {
-    return sleep(ms, undefined, { signal: this.#signal });
+  async #job(): Promise<Job> {
+    return await this.#daemon.client.disk(DISK).streamInfo();
+  }
+
+  async #cells(): Promise<CellKind[]> {
+    const { local, missing } = await this.#daemon.client.disk(DISK).cells({ count: PANEL_CELLS });
+    return Array.from(local, (here, index) => {
+      if ((missing[index] ?? 0) === 0) return here > 0 ? "local" : "zero";
+      return here > 0 ? "part" : "missing";
+    });
+  }
+
+  async #until<T>(look: () => Promise<T | undefined>): Promise<T> {
+    for (;;) {
+      const seen = await look();
+      if (seen !== undefined) return seen;
+      const wrong = this.#guest?.diary.wrong;
+      if (wrong !== undefined) throw new Wrong(`the guest says: ${wrong}`);
+      await sleep(LOOK_MS, undefined, { signal: this.#signal });
+    }
   }
 }

@@ -1,37 +1,42 @@
-/** The demo's judges: the model, and qemu-img where it is installed. */
+/** The demo's judges: what the disk must be, and qemu-img where it is installed. */
 import { execFile } from "node:child_process";
 import { open } from "node:fs/promises";
 import type { FormatName } from "../../formats/index.ts";
 import { openImage } from "../../image/index.ts";
-import type { DiskModel } from "./model.ts";
 
-/** Reads the whole disk, which has had so many of the model's writes, and returns the first byte that differs from the model, or undefined. */
+/** A disk as it must be. */
+export interface ExpectedDisk {
+  readonly length: number;
+  readonly pieceBytes: number;
+  piece(offset: number): Uint8Array;
+}
+
+/** Reads the whole disk, and returns the first byte that differs from what it must be, or undefined. */
 export async function firstDifference(
   path: string,
   format: FormatName,
-  model: DiskModel,
-  written: number,
+  expected: ExpectedDisk,
   signal: AbortSignal,
 ): Promise<number | undefined> {
   await using image = await openImage(path, { format, readOnly: true });
-  const read = new Uint8Array(model.pieceBytes);
-  for (let offset = 0; offset < model.length; offset += model.pieceBytes) {
+  const read = new Uint8Array(expected.pieceBytes);
+  for (let offset = 0; offset < expected.length; offset += expected.pieceBytes) {
     signal.throwIfAborted();
     await image.node.read(offset, read);
-    const expected = model.piece(offset, written);
-    if (Buffer.compare(read, expected) !== 0) return offset + read.findIndex((byte, index) => byte !== expected[index]);
+    const piece = expected.piece(offset);
+    if (Buffer.compare(read, piece) !== 0) return offset + read.findIndex((byte, index) => byte !== piece[index]);
   }
   return undefined;
 }
 
-/** Writes the model as a raw file, for judges that read files. */
-export async function writeModel(path: string, model: DiskModel, written: number, signal: AbortSignal): Promise<void> {
+/** Writes it as a raw file, for judges that read files. */
+export async function writeExpected(path: string, expected: ExpectedDisk, signal: AbortSignal): Promise<void> {
   const file = await open(path, "wx");
   try {
-    await file.truncate(model.length);
-    for (let offset = 0; offset < model.length; offset += model.pieceBytes) {
+    await file.truncate(expected.length);
+    for (let offset = 0; offset < expected.length; offset += expected.pieceBytes) {
       signal.throwIfAborted();
-      const piece = model.piece(offset, written);
+      const piece = expected.piece(offset);
       if (piece.some((byte) => byte !== 0)) await file.write(piece, 0, piece.length, offset);
     }
   } finally {

@@ -120,6 +120,7 @@ export const QMP_COMMANDS = {
   "job-cancel": { read: nothing } as Spec<{ id: string }, void>,
   "job-finalize": { read: nothing } as Spec<{ id: string }, void>,
   "job-dismiss": { read: nothing } as Spec<{ id: string }, void>,
+  system_powerdown: { read: nothing } as Spec<None, void>,
   "human-monitor-command": { read: (answer) => answer.string() } as Spec<{ "command-line": string }, string>,
 } as const satisfies Record<string, Spec<JsonObject, unknown>>;
 

@@ -1,5 +1,7 @@
 /** The first file system of a small guest: a static busybox, the modules that its disk needs, and a script that is all it runs. */
-import { globSync, readFileSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { existsSync, globSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { StreamdiskError } from "../../../errors/index.ts";
 import type { BootParts } from "./boot-parts.ts";
 import { cpioArchive } from "./cpio.ts";
@@ -31,20 +33,26 @@ export const KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 quiet";
 /**
  * @param script what the guest does when its disk is there as /dev/vda and its console is the serial port, for busybox's shell
  * @param modules more of them, in the order in which they need each other
+ * @throws {StreamdiskError} `not-found` for a module that the kernel has not
  */
 export function writeInitramfs(path: string, parts: BootParts, script: string, modules: readonly string[] = []): void {
-  const files = [...DISK_MODULES, ...modules].map((name, index) => {
-    const [file] = globSync(`${parts.modules}/kernel/drivers/**/${name}.ko`);
-    if (file === undefined)
-      throw new StreamdiskError("not-found", `There is no module '${name}' in '${parts.modules}'`);
-    return { name: `modules/${String(index).padStart(2, "0")}-${name}.ko`, data: readFileSync(file) };
-  });
+  const found = [...DISK_MODULES, ...modules].flatMap((name) => readModule(parts, name) ?? []);
   const archive = cpioArchive([
     { name: "bin" },
     { name: "bin/busybox", data: readFileSync(parts.busybox) },
     { name: "modules" },
-    ...files,
+    ...found.map(({ name, data }, index) => ({ name: `modules/${String(index).padStart(2, "0")}-${name}.ko`, data })),
     { name: "init", data: Buffer.from(HEAD + script) },
   ]);
   writeFileSync(path, archive);
+}
+
+/** @returns undefined for one that is a part of the kernel */
+function readModule({ modules }: BootParts, name: string): { name: string; data: Buffer } | undefined {
+  const [file] = globSync(`${modules}/kernel/drivers/**/${name}.ko{,.xz}`);
+  if (file?.endsWith(".xz")) return { name, data: execFileSync("xz", ["-dc", file]) };
+  if (file !== undefined) return { name, data: readFileSync(file) };
+  const builtIn = join(modules, "modules.builtin");
+  if (existsSync(builtIn) && readFileSync(builtIn, "utf8").includes(`/${name}.ko\n`)) return undefined;
+  throw new StreamdiskError("not-found", `There is no module '${name}' in '${modules}'`);
 }
