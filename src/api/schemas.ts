@@ -250,7 +250,9 @@ export const source = z
       .describe(
         "Since when it is so for the first of the disks, at most since that was opened; absent when none that is open needs it",
       ),
-    disks: z.array(z.string()).describe("Which of them still need it; empty: it may go"),
+    disks: z.array(z.string()).describe("Disks that still need it; when nothing needs it, it may go"),
+    exports: z.array(z.string()).describe("Exports that are read from it"),
+    domains: z.array(z.string()).describe("Machines with disks that QEMU fills from it, as far as is known"),
     missingBytes: bytes,
     requests: z.number().int().describe("That it was asked since its disks were opened"),
     fetchedBytes: bytes.describe("That it gave since then"),
@@ -262,7 +264,7 @@ export const source = z
       .describe("Milliseconds within which half of the reads, and 99 of 100, were answered"),
     speed: rate.optional().describe("Bytes a second that the streams from it may take together"),
   })
-  .describe("Where the bytes of disks come from");
+  .describe("Where the bytes of disks and exports come from");
 
 /** What is said of how fast streams may be. */
 export const limit = z

@@ -126,18 +126,23 @@ export function exportsTable(exports: readonly NbdExportView[]): string[] {
 }
 
 export function sourcesTable(sources: readonly Source[]): string[] {
-  if (sources.length === 0) return ["No disk of the daemon has a source"];
-  const rows = sources.map(({ uri, state, since, disks, missingBytes, fetchedBytes, errors, latency, speed }) => [
+  if (sources.length === 0) return ["No disk, export or machine of the daemon has a source"];
+  const rows = sources.map(({ uri, state, since, missingBytes, fetchedBytes, errors, latency, speed, ...by }) => [
     uri,
-    disks.length === 0 ? "-" : state === "ok" || since === undefined ? state : `${state} since ${timeOf(since)}`,
+    neededBy(by) === "" ? "-" : state === "ok" || since === undefined ? state : `${state} since ${timeOf(since)}`,
     formatSize(missingBytes),
     formatSize(fetchedBytes),
     String(errors),
     latency === undefined ? "-" : `${latency.p50.toPrecision(2)}/${latency.p99.toPrecision(2)} ms`,
     speed === undefined ? "-" : `${formatSize(speed)}/s`,
-    disks.length === 0 ? "none: it may go" : disks.join(", "),
+    neededBy(by) || "none: it may go",
   ]);
   return columns([["SOURCE", "STATE", "MISSING", "FETCHED", "ERRORS", "P50/P99", "LIMIT", "NEEDED BY"], ...rows]);
+}
+
+function neededBy({ disks, exports, domains }: Pick<Source, "disks" | "exports" | "domains">): string {
+  const others = [...exports.map((name) => `export ${name}`), ...domains.map((name) => `domain ${name}`)];
+  return [...disks, ...others].join(", ");
 }
 
 export function limitsTable(limits: readonly Limit[]): string[] {

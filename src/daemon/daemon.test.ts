@@ -572,6 +572,41 @@ test("an export is served under the same address after a restart, until it is re
   assert.deepEqual((await bench.daemon.listExports({ params: {}, query: {}, body: {} })).exports.length, 1);
 });
 
+test("a source that nobody needs any more is told of after a restart, if the daemon died before it could", async (t) => {
+  const bench = new Bench(t);
+  await bench.start();
+  const below = join(bench.directory, "sources", "below.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", below, "1M");
+  const exported = join(bench.directory, "sources", "exported.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", exported);
+  const body = ROUTES.addExport.body.parse({ name: "e", image: exported, format: "qcow2" });
+  await bench.daemon.addExport({ params: {}, query: {}, body });
+  await bench.create({ name: "vm1", stream: true });
+  await bench.until("vm1", "completed");
+  const sources = async () => {
+    const found = (await bench.daemon.listSources({ params: {}, query: {}, body: {} })).sources;
+    return found.filter(({ disks, exports }) => disks.length + exports.length > 0).map(({ uri }) => uri);
+  };
+  while ((await sources()).length !== 1) await sleep(5);
+  assert.deepEqual(await sources(), [below]);
+  const free = async (source: string): Promise<number> =>
+    (await bench.events()).filter((event) => event.type === "source-free" && event.source === source).length;
+  while ((await free(bench.base)) === 0) await sleep(5);
+  await bench.restart();
+  assert.deepEqual([await free(bench.base), await free(below)], [1, 0]);
+  await bench.daemon.close();
+  // As kill -9 leaves them: the image had lost its link, or its export was to go, and nobody had been told.
+  const [disk] = await bench.store.disks();
+  await bench.store.putDisk({ ...disk!, needs: [bench.base] });
+  const [record] = await bench.store.exports();
+  assert.deepEqual(record?.needs, [below]);
+  await bench.store.putExport({ ...record!, removing: true });
+  await bench.start();
+  while ((await free(bench.base)) < 2 || (await free(below)) < 1) await sleep(5);
+  assert.deepEqual(await bench.store.exports(), []);
+  assert.deepEqual((await bench.store.disks())[0]?.needs, []);
+});
+
 test("a follower sees every event once, from where it wants on", async (t) => {
   const bench = new Bench(t);
   await bench.start();

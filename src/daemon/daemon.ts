@@ -73,7 +73,7 @@ export class Daemon implements Service, AsyncDisposable {
     const needs = new SourceNeeds(events);
     this.#disks = new Disks({ store, events, needs, allowed, options, runner: this.#runner });
     this.#exports = new Exports({ store, events, needs, allowed, options });
-    this.#domains = new Domains({ store, events, runner: this.#runner });
+    this.#domains = new Domains({ store, events, needs, runner: this.#runner });
     const [runner, disks, domains] = [this.#runner, this.#disks, this.#domains];
     this.#streams = new StreamCalls({ store, runner, disks, domains, allowed, options });
     const streamOf = (id: string) => this.#streams.of(id);
@@ -269,7 +269,12 @@ export class Daemon implements Service, AsyncDisposable {
   readonly domainDisk = ({ params }: Input<"domainDisk">) => this.#domainCalls.disk(params);
 
   async listSources(_input: Input<"listSources">): Result<"listSources"> {
-    return { sources: await sourcesOf(this.#disks.all(), this.#limits) };
+    return {
+      sources: await sourcesOf(
+        { disks: this.#disks.all(), exports: this.#exports.all(), domains: this.#domains.all() },
+        this.#limits,
+      ),
+    };
   }
 
   async listLimits(_input: Input<"listLimits">): Result<"listLimits"> {

@@ -229,7 +229,7 @@ export class Disks {
       ...(options.firstRetryMs !== undefined && { firstRetryMs: options.firstRetryMs }),
     });
     const held: HeldDisk = { record, host, turns };
-    this.#parts.needs.hold(record.id, knownNeeds(record));
+    this.#parts.needs.hold(record.id, knownNeeds(record), record.needs);
     this.#byName.set(record.name, held);
     return held;
   }
@@ -238,12 +238,15 @@ export class Disks {
   async #look(held: HeldDisk, served: ServedDisk): Promise<void> {
     const { below, backingLength } = await served.info();
     if (held.host.served !== served) return;
-    this.#parts.needs.learn(held.record.id, below);
-    if (backingLength !== undefined) await this.#remember(held, { backingLength });
+    const told = await this.#parts.needs.learn(held.record.id, below);
+    await this.#remember(held, {
+      ...(told && { needs: below }),
+      ...(backingLength !== undefined && { backingLength }),
+    });
   }
 
   /** What is not written down is learned again. */
-  async #remember(held: HeldDisk, learned: Pick<DiskRecord, "known" | "backingLength">): Promise<void> {
+  async #remember(held: HeldDisk, learned: Pick<DiskRecord, "known" | "needs" | "backingLength">): Promise<void> {
     const { record } = held;
     if (record.state !== "ready" || this.#byName.get(record.name) !== held) return;
     const after = { ...record, ...learned };
@@ -320,10 +323,10 @@ export class Disks {
       });
       await syncDirectory(dirname(settings.image));
     }
+    await this.#parts.needs.release(id);
     await store.deleteDisk(id);
     this.#byName.delete(name);
     await this.stories.deleted(record);
-    this.#parts.needs.release(id);
   }
 
   async resize(name: string, length: number, shrink: boolean): Promise<void> {

@@ -33,13 +33,14 @@ export async function domainDiskView(domain: string, disk: DiskDescription, stre
     ...{ name, target, device },
     ...(alias !== undefined && { alias }),
     ...(format !== undefined && { format }),
-    ...(source !== undefined && { image: inWords(source) }),
-    ...(below !== undefined && { backing: inWords(below) }),
+    ...(source !== undefined && { image: sourceInWords(source) }),
+    ...(below !== undefined && { backing: sourceInWords(below) }),
     ...(stream !== undefined && { stream }),
   };
 }
 
-function inWords(source: DiskSource): string {
+/** Path or URI. */
+export function sourceInWords(source: DiskSource): string {
   if (source.kind === "other") return source.type;
   if (source.kind !== "network") return source.path;
   const { protocol, name, hosts } = source;

@@ -10,8 +10,10 @@ import { type DomainDescription, describeDomain, findDisk, parseDomainXml, Runni
 import { StreamdiskError } from "../errors/index.ts";
 import { type DomainRecord, type Store, UNFINISHED_STATES } from "../jobs/index.ts";
 import { DomainDisk, mayComeBack } from "./domain-disk.ts";
+import { domainPlaces } from "./domain-needs.ts";
 import type { EventHub } from "./event-hub.ts";
 import type { JobRunner } from "./job-runner.ts";
+import type { SourceNeeds } from "./source-needs.ts";
 import type { StreamedDiskInfo } from "./streamed-disk.ts";
 import { Turns } from "./turns.ts";
 
@@ -34,6 +36,7 @@ export interface DomainsParts {
   readonly store: Store;
   readonly events: EventHub;
   readonly runner: JobRunner;
+  readonly needs: SourceNeeds;
 }
 
 const FIRST_RETRY_MS = 500;
@@ -67,6 +70,7 @@ export class Domains {
       const held = this.#byName.get(domain ?? "");
       if (held !== undefined && target !== undefined && held.record.id === id) void this.#attachWhenThere(held, target);
     }
+    for (const held of this.all()) void this.#lookWhenThere(held);
   }
 
   /** Adds one that runs: it must answer. */
@@ -87,6 +91,8 @@ export class Domains {
       throw error;
     }
     this.#byName.set(name, held);
+    this.#parts.needs.hold(needOf(name), undefined);
+    await this.#look(held);
     await this.#parts.events.tell("domain-added", `The domain '${name}' was added: its QEMU is at '${qmp}'`);
     return held;
   }
@@ -94,13 +100,14 @@ export class Domains {
   /** Its machine runs on; streams of its disks end, and what was fetched stays. */
   async remove(name: string): Promise<void> {
     const held = this.demand(name);
-    const { runner, store, events } = this.#parts;
+    const { runner, store, events, needs } = this.#parts;
     await held.turns.run(async () => {
       for (const target of held.disks.keys()) {
         const id = diskId(held, target);
         if (runner.active(id) !== undefined) await runner.cancel(id, "Its domain was removed; what was fetched stays");
         await runner.detach(id, "Its domain was removed");
       }
+      await needs.release(needOf(name));
       await store.deleteDomain(name);
       this.#byName.delete(name);
       held.running[Symbol.dispose]();
@@ -178,6 +185,7 @@ export class Domains {
       void this.#parts.events.tell("stream-fallback", why, { disk: name });
     });
     held.disks.set(target, disk);
+    disk.on("hydrated", () => void this.#look(held));
     this.#parts.runner.attach(id, name, disk);
     return disk;
   }
@@ -197,28 +205,55 @@ export class Domains {
     }
   }
 
+  /** What its disks need has changed, or is there now. */
+  async #look(held: HeldDomain): Promise<void> {
+    try {
+      const places = await domainPlaces(held.running);
+      const told = await this.#parts.needs.learn(needOf(held.record.name), places);
+      if (!told || JSON.stringify(held.record.needs) === JSON.stringify(places)) return;
+      held.record = { ...held.record, needs: places };
+      await this.#parts.store.putDomain(held.record);
+    } catch {
+      // Its QEMU does not answer: what is remembered counts.
+    }
+  }
+
+  async #lookWhenThere(held: HeldDomain): Promise<void> {
+    if (await this.#whenThere(held)) await this.#look(held);
+  }
+
   async #attachWhenThere(held: HeldDomain, target: string): Promise<void> {
+    if (await this.#whenThere(held)) this.#attach({ id: diskId(held, target), target, held });
+  }
+
+  /** Resolves when its QEMU answers; false when nobody wants to know any more. */
+  async #whenThere(held: HeldDomain): Promise<boolean> {
     const { signal } = this.#over;
     for (let pause = FIRST_RETRY_MS; ; pause = Math.min(pause * 2, LONGEST_RETRY_MS)) {
       const there = await this.describe(held).then(
         () => true,
         (error) => !mayComeBack(error),
       );
-      if (signal.aborted || this.#byName.get(held.record.name) !== held) return;
-      if (there) break;
+      if (signal.aborted || this.#byName.get(held.record.name) !== held) return false;
+      if (there) return true;
       await systemClock.sleep(pause, signal);
     }
-    this.#attach({ id: diskId(held, target), target, held });
   }
 
   #hold(record: DomainRecord): void {
     this.#byName.set(record.name, makeHeld(record));
+    this.#parts.needs.hold(needOf(record.name), record.needs, record.needs);
   }
 }
 
 function makeHeld(record: DomainRecord): HeldDomain {
   const description = { name: record.name, disks: [] };
   return { record, running: new RunningDomain({ qmp: record.qmp, description }), turns: new Turns(), disks: new Map() };
+}
+
+/** By which a domain is known to need something; neither ids of disks nor exports are so. */
+function needOf(name: string): string {
+  return `domain ${name}`;
 }
 
 /** By which jobs are remembered: what it is called, and which domain that was. */

@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import type { NewExport } from "../api/index.ts";
-import { DEFAULT_POLICY, type ServeDiskOptions } from "../engine/index.ts";
+import { DEFAULT_POLICY, type ServeDiskOptions, type ServedDisk } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { ExportAddress, ExportRecord, Store } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
@@ -13,11 +13,11 @@ import type { DaemonOptions } from "./daemon-options.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import type { EventHub } from "./event-hub.ts";
 import { inParallel } from "./parallel.ts";
-import type { SourceNeeds } from "./source-needs.ts";
+import { exportNeeds, type SourceNeeds } from "./source-needs.ts";
 import { Turns } from "./turns.ts";
 
 export interface HeldExport {
-  readonly record: ExportRecord;
+  record: ExportRecord;
   readonly host: HostedImage;
   readonly turns: Turns;
 }
@@ -52,7 +52,8 @@ export class Exports {
     const exports = records.map((record) => this.#hold(record));
     for (const held of exports) this.#byName.set(held.record.name, held);
     await inParallel(exports, MOST_AT_ONCE, async (held) => {
-      await this.#open(held).catch(() => {});
+      const { record, turns } = held;
+      await (record.removing ? turns.run(() => this.#finishRemoving(held)) : this.#open(held)).catch(() => {});
     });
   }
 
@@ -72,9 +73,11 @@ export class Exports {
     try {
       probe = this.#hold(await this.#recordOf(order));
       const { uri } = await this.#open(probe);
-      const held: HeldExport = { ...probe, record: { ...probe.record, address: bound(probe.record.address, uri) } };
+      const held = probe;
+      held.record = { ...held.record, address: bound(held.record.address, uri) };
       await this.#parts.store.addExport(held.record);
       this.#byName.set(name, held);
+      if (held.host.served !== undefined) void this.#look(held, held.host.served).catch(() => {});
       await this.#parts.events.tell(
         "export-added",
         `'${shownReference(held.record.settings.image)}' is offered as '${name}' at ${uri}, also after restarts, until it is removed`,
@@ -136,29 +139,43 @@ export class Exports {
     const held = this.demand(name);
     await held.turns.run(async () => {
       if (this.#byName.get(name) !== held) return;
-      await this.#parts.store.deleteExport(name);
-      this.#byName.delete(name);
-      await held.host.close();
-      await this.#parts.events.tell(
-        "export-removed",
-        `'${name}' is offered no more, since it was removed: its clients were let go of, and its file stays`,
-      );
-      this.#parts.needs.release(needOf(name));
+      held.record = { ...held.record, removing: true };
+      await this.#parts.store.putExport(held.record);
+      await this.#finishRemoving(held);
     });
+  }
+
+  async #finishRemoving({ record: { name }, host }: HeldExport): Promise<void> {
+    const { store, events, needs } = this.#parts;
+    await host.close();
+    await needs.release(needOf(name));
+    await store.deleteExport(name);
+    this.#byName.delete(name);
+    await events.tell(
+      "export-removed",
+      `'${name}' is offered no more, since it was removed: its clients were let go of, and its file stays`,
+    );
+  }
+
+  /** What it needs has changed, or is there now. */
+  async #look(held: HeldExport, served: ServedDisk): Promise<void> {
+    const { below } = await served.info();
+    const { name } = held.record;
+    const places = exportNeeds(held.record, below);
+    const told = await this.#parts.needs.learn(needOf(name), places);
+    if (!told || this.#byName.get(name) !== held || held.record.removing) return;
+    if (JSON.stringify(held.record.needs) === JSON.stringify(places)) return;
+    held.record = { ...held.record, needs: places };
+    await this.#parts.store.putExport(held.record);
   }
 
   #hold(record: ExportRecord): HeldExport {
     const { events, needs, allowed, options } = this.#parts;
     const who = needOf(record.name);
-    needs.hold(who, undefined);
+    needs.hold(who, record.needs, record.needs);
     const turns = new Turns();
     const spec = (): ServeDiskOptions => ({
-      ...serveOptions(
-        record.settings,
-        this.#byName.get(record.name)?.record.address ?? record.address,
-        allowed.backing,
-        options,
-      ),
+      ...serveOptions(record.settings, held.record.address, allowed.backing, options),
       exportName: record.name,
       ...tlsOf(record),
       ...(record.maxConnections !== undefined && { maxConnections: record.maxConnections }),
@@ -167,11 +184,7 @@ export class Exports {
     const host = new HostedImage({
       spec,
       onOpen: (served) => {
-        const look = (): void =>
-          void served.info().then(
-            ({ below }) => needs.learn(who, below),
-            () => {},
-          );
+        const look = (): void => void this.#look(held, served).catch(() => {});
         look();
         served.on("source", ({ state }) => {
           if (state === "ok") look();
@@ -188,7 +201,7 @@ export class Exports {
       onRetry: () => void this.#open(held).catch(() => {}),
       ...(options.firstRetryMs !== undefined && { firstRetryMs: options.firstRetryMs }),
     });
-    const held = { record, host, turns };
+    const held: HeldExport = { record, host, turns };
     return held;
   }
 

@@ -1,12 +1,15 @@
 /**
- * Where the bytes of disks come from: which of the disks need each source, how it is by what they have seen of it, and what was asked of
+ * Where the bytes of disks and exports come from: which of them need each source, how it is by what they have seen of it, and what was asked of
  * it for all of them. Counts begin when a disk is opened and go with it.
  */
 import type { Source } from "../api/index.ts";
 import { LatencyHistogram } from "../block/index.ts";
-import type { SourceFigures } from "../engine/index.ts";
+import type { DiskInfo, SourceFigures } from "../engine/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { HeldDisk } from "./disks.ts";
+import type { HeldDomain } from "./domains.ts";
+import type { HeldExport } from "./exports.ts";
+import { exportNeeds } from "./source-needs.ts";
 import type { SpeedLimits } from "./speed-limits.ts";
 import { below } from "./views.ts";
 
@@ -19,6 +22,8 @@ class Seen {
   state: State = "ok";
   since: number | undefined;
   readonly disks: string[] = [];
+  readonly exports: string[] = [];
+  readonly domains: string[] = [];
   missingBytes = 0;
   requests = 0;
   fetchedBytes = 0;
@@ -43,10 +48,10 @@ class Seen {
   }
 
   view(uri: string, speed: number | undefined): Source {
-    const { state, since, disks, missingBytes, requests, fetchedBytes, errors, lastError } = this;
+    const { state, since, disks, exports, domains, missingBytes, requests, fetchedBytes, errors, lastError } = this;
     const [p50, p99] = [this.#latency.percentile(0.5), this.#latency.percentile(0.99)];
     return {
-      ...{ uri, state, disks, missingBytes, requests, fetchedBytes, errors },
+      ...{ uri, state, disks, exports, domains, missingBytes, requests, fetchedBytes, errors },
       ...(since !== undefined && { since }),
       ...(lastError !== undefined && { lastError }),
       ...(p50 !== undefined && p99 !== undefined && { latency: { p50, p99 } }),
@@ -55,12 +60,25 @@ class Seen {
   }
 }
 
-export async function sourcesOf(disks: readonly HeldDisk[], limits: SpeedLimits): Promise<Source[]> {
+export interface SourceUsers {
+  readonly disks: readonly HeldDisk[];
+  readonly exports: readonly HeldExport[];
+  readonly domains: readonly HeldDomain[];
+}
+
+export async function sourcesOf({ disks, exports, domains }: SourceUsers, limits: SpeedLimits): Promise<Source[]> {
   const found = new Map<string, Seen>();
   const at = (uri: string): Seen => {
     const there = found.get(uri) ?? new Seen();
     found.set(uri, there);
     return there;
+  };
+  const count = (needed: readonly string[], info: DiskInfo | undefined): void => {
+    for (const uri of needed) {
+      const state = info === undefined ? "lost" : info.source.state === "none" ? "ok" : info.source.state;
+      at(uri).see(state, info?.source.since);
+    }
+    for (const figures of info?.sources ?? []) at(figures.uri).count(figures);
   };
   for (const { record, host } of disks) {
     const { backing } = record.settings;
@@ -70,12 +88,17 @@ export async function sourcesOf(disks: readonly HeldDisk[], limits: SpeedLimits)
       const source = at(uri);
       source.disks.push(record.name);
       source.missingBytes += info?.missingBytes ?? 0;
-      const state = info === undefined ? "lost" : info.source.state === "none" ? "ok" : info.source.state;
-      source.see(state, info?.source.since);
     }
-    for (const figures of info?.sources ?? []) at(figures.uri).count(figures);
+    count(needed, info);
     if (backing !== undefined && needed.length === 0) at(shownReference(backing));
   }
+  for (const { record, host } of exports) {
+    const info = await host.served?.info().catch(() => undefined);
+    const needed = info === undefined ? (record.needs ?? []) : exportNeeds(record, info.below);
+    for (const uri of needed) at(uri).exports.push(record.name);
+    count(needed, info);
+  }
+  for (const { record } of domains) for (const uri of record.needs ?? []) at(uri).domains.push(record.name);
   return Array.from(found, ([uri, source]) => source.view(uri, limits.over(uri)?.speed)).sort((a, b) =>
     a.uri < b.uri ? -1 : 1,
   );

@@ -19,12 +19,12 @@ test("a place is free when the last has left it, and that is told once", async (
   const { needs, free } = setUp();
   needs.hold("a", ["x"]);
   needs.hold("b", ["x"]);
-  needs.learn("a", ["x", "y"]);
-  needs.learn("a", []);
+  await needs.learn("a", ["x", "y"]);
+  await needs.learn("a", []);
   assert.deepEqual(await free(), ["y"]);
-  needs.release("b");
-  needs.learn("b", ["x"]);
-  needs.release("a");
+  await needs.release("b");
+  await needs.learn("b", ["x"]);
+  await needs.release("a");
   assert.deepEqual(await free(), ["y", "x"]);
 });
 
@@ -32,16 +32,29 @@ test("none is free while it is not known what somebody needs, or when it was onl
   const { needs, free } = setUp();
   needs.hold("a", ["x", "y"]);
   needs.hold("b", undefined);
-  needs.release("a");
+  await needs.release("a");
   assert.deepEqual(await free(), []);
-  needs.learn("b", ["y"]);
+  await needs.learn("b", ["y"]);
   assert.deepEqual(await free(), ["x"]);
   needs.hold("c", ["z"]);
   needs.forget("c");
-  needs.learn("b", []);
+  await needs.learn("b", []);
   assert.deepEqual(await free(), ["x", "y"]);
   // It had left that before a restart.
   needs.hold("d", ["w"]);
-  needs.learn("d", []);
+  await needs.learn("d", []);
   assert.deepEqual(await free(), ["x", "y"]);
+});
+
+test("what was left before a restart is told after it, when it was not told before", async () => {
+  const { needs, free } = setUp();
+  needs.hold("a", ["x"], ["x", "y"]);
+  needs.hold("b", undefined, []);
+  needs.hold("c", ["z"], ["z"]);
+  assert.equal(await needs.learn("a", ["x"]), true);
+  assert.deepEqual(await free(), ["y"]);
+  needs.hold("d", undefined);
+  assert.equal(await needs.learn("c", []), false, "it is not to be remembered before it is told");
+  assert.equal(await needs.learn("d", []), true);
+  assert.deepEqual(await free(), ["y", "z"]);
 });

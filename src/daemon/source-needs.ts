@@ -1,9 +1,13 @@
 /**
- * Which places the disks and exports of a daemon need, so that it is told when one has lost the last that needed it: who runs it may
- * switch it off. To say so too early would cost guests their data, and too late costs nothing: so nothing is said while there
+ * Which places the disks, exports and machines of a daemon need, so that it is told when one has lost the last that needed it: who runs it
+ * may switch it off. To say so too early would cost guests their data, and too late costs nothing: so nothing is said while there
  * is an image of which nobody knows what it needs, because it has not been opened yet.
+ *
+ * It is told once at least, whatever dies when: what each needs is remembered with its record, after what it has left has been told of. After a
+ * restart that is what it needed before, and what it needs then says what it has left.
  */
-import type { DiskRecord } from "../jobs/index.ts";
+import { isUri } from "../chain/index.ts";
+import type { DiskRecord, ExportRecord } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { EventHub } from "./event-hub.ts";
 
@@ -11,8 +15,8 @@ export class SourceNeeds {
   readonly #events: EventHub;
   /** By who needs them; undefined where that is not known yet. */
   readonly #needed = new Map<string, readonly string[] | undefined>();
-  /** Of whom it is only remembered what they need: they may have left it long ago, and that was told then. */
-  readonly #presumed = new Set<string>();
+  /** Of those of whom it is only presumed what they need, what they are known to have needed: the rest they may have left long ago. */
+  readonly #remembered = new Map<string, readonly string[]>();
   /** Were needed, and perhaps are no more. */
   readonly #left = new Set<string>();
 
@@ -20,43 +24,59 @@ export class SourceNeeds {
     this.#events = events;
   }
 
-  /** One that is not open: what is known of it; undefined for nothing. */
-  hold(who: string, places: readonly string[] | undefined): void {
-    this.#needed.set(who, places);
-    this.#presumed.add(who);
+  /**
+   * One that is not open.
+   *
+   * @param presumed what it seems to need; undefined for nobody knows
+   * @param needed what it needed when that was looked at last
+   */
+  hold(who: string, presumed: readonly string[] | undefined, needed?: readonly string[]): void {
+    this.#needed.set(who, needed === undefined ? presumed : [...needed, ...(presumed ?? [])]);
+    this.#remembered.set(who, needed ?? []);
   }
 
-  /** What one needs now. What comes late, of one that has gone, is not listened to. */
-  learn(who: string, places: readonly string[]): void {
-    if (!this.#needed.has(who)) return;
-    const before = this.#presumed.delete(who) ? [] : this.#needed.get(who);
+  /**
+   * What one needs now. What comes late, of one that has gone, is not listened to.
+   *
+   * @returns whether all that was left is told of, so that the rest may be remembered
+   */
+  learn(who: string, places: readonly string[]): Promise<boolean> {
+    if (!this.#needed.has(who)) return Promise.resolve(false);
+    const before = this.#remembered.get(who) ?? this.#needed.get(who);
+    this.#remembered.delete(who);
     this.#needed.set(who, places);
-    this.#leave(before ?? []);
+    return this.#leave(before ?? []);
   }
 
-  /** It has gone, and needs nothing any more. */
-  release(who: string): void {
+  /** It has gone, and needs nothing any more. Resolves when that is told of. */
+  async release(who: string): Promise<void> {
     const before = this.#needed.get(who);
     this.#needed.delete(who);
-    this.#leave(before ?? []);
+    this.#remembered.delete(who);
+    await this.#leave(before ?? []);
   }
 
   /** It could not be made: nothing has ever come from where it would have. */
   forget(who: string): void {
     this.#needed.delete(who);
-    this.#leave([]);
+    this.#remembered.delete(who);
+    void this.#leave([]);
   }
 
-  #leave(places: readonly string[]): void {
+  async #leave(places: readonly string[]): Promise<boolean> {
     for (const place of places) this.#left.add(place);
     const all = [...this.#needed.values()];
     for (const place of all.flat()) if (place !== undefined) this.#left.delete(place);
-    if (all.includes(undefined)) return;
-    for (const source of this.#left) {
-      const message = `No disk or export of this daemon needs '${source}' any more: it may be switched off`;
-      void this.#events.tell("source-free", message, { source });
-    }
+    if (all.includes(undefined)) return this.#left.size === 0;
+    const free = [...this.#left];
     this.#left.clear();
+    await Promise.all(
+      free.map((source) => {
+        const message = `No disk, export or machine of this daemon needs '${source}' any more: it may be switched off`;
+        return this.#events.tell("source-free", message, { source });
+      }),
+    );
+    return true;
   }
 }
 
@@ -64,4 +84,9 @@ export class SourceNeeds {
 export function knownNeeds({ settings: { backing }, known = [], ownsFile }: DiskRecord): readonly string[] | undefined {
   const places = [...(backing === undefined ? [] : [shownReference(backing)]), ...known.map(({ source }) => source)];
   return places.length > 0 || ownsFile ? places : undefined;
+}
+
+/** What an export is filled from by what is remembered of it: its image, when that is elsewhere, and what lies below. */
+export function exportNeeds({ settings: { image } }: ExportRecord, below: readonly string[]): readonly string[] {
+  return isUri(image) ? [shownReference(image), ...below] : below;
 }

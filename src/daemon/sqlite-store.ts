@@ -85,6 +85,11 @@ export class SqliteStore implements Store {
     this.#write("INSERT INTO export (name, record, sum) VALUES (?, ?, ?)", [added.name, record, sum], taken);
   }
 
+  async putExport(changed: ExportRecord): Promise<void> {
+    const { record, sum } = toRow(changed.name, changed);
+    this.#write("UPDATE export SET record = ?, sum = ? WHERE name = ?", [record, sum, changed.name]);
+  }
+
   async deleteExport(name: string): Promise<void> {
     this.#write("DELETE FROM export WHERE name = ?", [name]);
   }

@@ -39,6 +39,8 @@ export interface DiskRecord {
   readonly address: ExportAddress;
   /** What was learned of its sources: a loss costs a look at them. */
   readonly known?: readonly KnownSource[];
+  /** Places that it needed when that was looked at last: it is told of each that it has left since, also after a restart. */
+  readonly needs?: readonly string[];
   /** Virtual size of its backing file, as last seen. */
   readonly backingLength?: number;
   /** Virtual size that a new image is to have; undefined for that of its backing file, and for an image that was adopted. */
@@ -56,6 +58,10 @@ export interface ExportRecord {
   readonly name: string;
   readonly settings: DiskSettings;
   readonly address: ExportAddress;
+  /** It is to go: written before anything of it does. */
+  readonly removing?: boolean;
+  /** Places that it needed when that was looked at last. */
+  readonly needs?: readonly string[];
   readonly maxConnections?: number;
   /** Bytes of what was read last that are kept in memory. */
   readonly cache?: number;
@@ -73,6 +79,8 @@ export interface DomainRecord {
   readonly qmp: string;
   /** Its description, when it was given one; otherwise QEMU is asked. */
   readonly xml?: string;
+  /** Places that its disks needed when that was looked at last. */
+  readonly needs?: readonly string[];
   /** A person has paused it, and nobody else lets it go on. */
   readonly pausedByUser?: boolean;
   /** Of one that the daemon runs itself. */

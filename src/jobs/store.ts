@@ -41,6 +41,8 @@ export interface Store extends AsyncDisposable {
   exports(): Promise<ExportRecord[]>;
   /** @throws {StreamdiskError} `exists` when there is one of that name */
   addExport(record: ExportRecord): Promise<void>;
+  /** Takes the place of the one of its name; when there is none, nothing is kept. */
+  putExport(record: ExportRecord): Promise<void>;
   deleteExport(name: string): Promise<void>;
 
   /** In the order of their names. */

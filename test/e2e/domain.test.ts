@@ -40,6 +40,7 @@ test("a domain is added, shown, streamed, and left alone", async (t) => {
   assert.match(added.stdout, /^state: prelaunch$/m);
   assert.match(added.stdout, /^vda +virtio-disk0 +qcow2 .*disk.qcow2 +nbd\+unix:/m);
   assert.match((await ok("domain", "ls")).stdout, /^web +prelaunch +vda /m);
+  assert.match((await ok("source", "ls")).stdout, /^nbd\+unix:\S+ .* domain web$/m);
   assert.match((await ok("domain", "dumpxml", "web")).stdout, /<alias name='virtio-disk0'\/>/);
   assert.match((await ok("info", "web:vda")).stdout, /^missing: 15.9 MiB \(/m);
   assertFails(await fails("info", "web:vdb"), 66, /has no disk 'vdb': it has vda \(virtio-disk0\)/);
@@ -51,6 +52,8 @@ test("a domain is added, shown, streamed, and left alone", async (t) => {
   const { hydrated, missingBytes } = await json<{ hydrated: boolean; missingBytes: number }>("info", "web:vda");
   assert.deepEqual([hydrated, missingBytes], [true, 0]);
   assert.doesNotMatch((await ok("events")).stdout, /stream-fallback/);
+  await until(async () => /source-free .*'nbd\+unix:/.test((await ok("events")).stdout));
+  assert.match((await ok("source", "ls")).stdout, /No disk, export or machine of the daemon has a source/);
   await ok("domain", "rm", "web");
   assert.match((await ok("domain", "ls")).stdout, /There are no domains/);
   await mustStandAlone(disk);

@@ -57,6 +57,11 @@ export class MemoryStore implements Store {
     this.#exports.set(record.name, copy(record));
   }
 
+  async putExport(record: ExportRecord): Promise<void> {
+    this.#check();
+    if (this.#exports.has(record.name)) this.#exports.set(record.name, copy(record));
+  }
+
   async deleteExport(name: string): Promise<void> {
     this.#check();
     this.#exports.delete(name);

@@ -111,8 +111,11 @@ export function testStore(name: string, open: (t: TestContext) => Promise<Store>
     await store.addExport(anExport("alpine"));
     await assert.rejects(store.addExport(anExport("base")), { code: "exists", message: /'base'/ });
     assert.deepEqual(await store.exports(), [anExport("alpine"), full]);
+    await store.putExport({ ...full, removing: true });
+    assert.deepEqual(await store.exports(), [anExport("alpine"), { ...full, removing: true }]);
     await store.deleteExport("base");
     await store.deleteExport("base");
+    await store.putExport(full);
     assert.deepEqual(await store.exports(), [anExport("alpine")]);
   });
 

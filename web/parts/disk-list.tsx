@@ -1,5 +1,5 @@
 import { signal } from "@preact/signals";
-import type { Disk } from "../../src/client/index.ts";
+import type { Disk, RouteResult } from "../../src/client/index.ts";
 import { disks, events, sources } from "../state/fleet.ts";
 import { pathOf } from "../state/route.ts";
 import {
@@ -109,11 +109,6 @@ function reasonOf({ error, hydrated, source, stream }: Disk): string | undefined
   return tells ? stream.reason?.message : undefined;
 }
 
-function missingOf(names: readonly string[]): number {
-  const those = disks.value?.filter(({ name }) => names.includes(name)) ?? [];
-  return those.reduce((sum, disk) => sum + missingIn(disk), 0);
-}
-
 function NoDisks() {
   return (
     <section class="empty panel">
@@ -135,22 +130,31 @@ function Sources() {
   return (
     <section class="panel">
       <h2>Sources</h2>
-      {known.length === 0 && <p class="hint">No disk needs one.</p>}
+      {known.length === 0 && <p class="hint">Nothing needs one.</p>}
       <ul class="sources">
-        {known.map(({ uri, state, disks: dependants }) => (
+        {known.map(({ uri, state, missingBytes, ...by }) => (
           <li key={uri}>
             <span class="uri">{uri}</span>{" "}
             <span class="state" data-tone={state === "ok" ? "good" : "bad"}>
               {state === "ok" ? "well" : state}
             </span>
-            <span class="hint">
-              {dependants.length === 0
-                ? "No disk needs it any more: it may go."
-                : `${dependants.join(", ")} ${dependants.length === 1 ? "needs" : "need"} it; ${bytes(missingOf(dependants))} are missing.`}
-            </span>
+            <span class="hint">{needed(neededBy(by), missingBytes)}</span>
           </li>
         ))}
       </ul>
     </section>
   );
+}
+
+type Source = RouteResult<"listSources">["sources"][number];
+
+/** Machines and exports are told from disks by what they are. */
+function neededBy({ disks, exports, domains }: Pick<Source, "disks" | "exports" | "domains">): readonly string[] {
+  return [...disks, ...exports.map((name) => `the export ${name}`), ...domains.map((name) => `the machine ${name}`)];
+}
+
+function needed(by: readonly string[], missing: number): string {
+  if (by.length === 0) return "Nothing needs it any more: it may go.";
+  const lack = missing === 0 ? "" : `; ${bytes(missing)} are missing`;
+  return `${by.join(", ")} ${by.length === 1 ? "needs" : "need"} it${lack}.`;
 }
