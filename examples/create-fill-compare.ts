@@ -3,14 +3,14 @@ import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { checkImage, compareImages, convertImage, createImage, openImage, streamImage } from "streamdisk";
+import { compareImages, convertImage, createImage, openImage, streamImage } from "streamdisk";
 
 const MIB = 2 ** 20;
 const directory = await mkdtemp(join(tmpdir(), "streamdisk-example-"));
 try {
-  const [base, overlay, copy] = ["debian.qcow2", "vm1.qcow2", "copy.raw"].map((name) => join(directory, name));
-  assert.ok(base && overlay && copy);
-
+  const base = join(directory, "debian.qcow2");
+  const overlay = join(directory, "vm1.qcow2");
+  const copy = join(directory, "copy.raw");
   await createImage(base, { format: "qcow2", size: 64 * MIB });
   {
     await using image = await openImage(base);
@@ -21,8 +21,6 @@ try {
   {
     await using image = await openImage(overlay);
     await image.node.write(1_000_000, Buffer.from("what this machine wrote"));
-    await image.node.writeZeroes(4 * MIB, MIB);
-    await image.node.flush();
   }
 
   // What a reader of the overlay sees, before and after, must be the same.
@@ -32,8 +30,7 @@ try {
 
   const { identical, difference } = await compareImages(overlay, copy, { formatB: "raw" });
   assert.ok(identical, `They differ at ${difference?.offset}`);
-  const { corruptions, leaks } = await checkImage(overlay);
-  console.log(`The same before and after; ${corruptions} corruptions, ${leaks} leaks`);
+  console.log("The same before and after");
 } finally {
   await rm(directory, { recursive: true });
 }

@@ -16,9 +16,8 @@ try {
   const stop = new AbortController();
   try {
     for await (const progress of streamImage(overlay, { speed: 60 * MIB, signal: stop.signal })) {
-      const { state, localBytes, missingBytes, rate } = progress;
-      console.log(`${state}: ${localBytes} local, ${missingBytes} missing, ${(rate / MIB).toFixed(1)} MiB/s`);
-      if (missingBytes <= 24 * MIB) stop.abort();
+      console.log(`${progress.state}: ${progress.localBytes} local, ${progress.missingBytes} missing`);
+      if (progress.missingBytes <= 24 * MIB) stop.abort();
     }
   } catch (error) {
     if (!stop.signal.aborted) throw error;
