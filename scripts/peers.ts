@@ -38,6 +38,7 @@ export const PEERS: readonly Peer[] = [
     file: "/boot/vmlinuz-*-cloud-amd64",
     purpose: "the kernel of a guest",
   },
+  { debianPackage: "libvirt-clients", commands: ["virsh"], purpose: "the judge of what libvirt is to be given" },
   { debianPackage: "chromium", commands: ["chromium"], purpose: "a browser for the daemon's page" },
   { debianPackage: "busybox-static", commands: ["busybox"], purpose: "all else that a guest needs" },
 ];

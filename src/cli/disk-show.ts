@@ -1,7 +1,9 @@
+import { StreamdiskError } from "../errors/index.ts";
+import type { GuestDisk } from "../nbd/index.ts";
 import { withDaemon } from "./daemon-link.ts";
 import type { DaemonFlags } from "./daemon-options.ts";
 import { diskLines } from "./disk-lines.ts";
-import { printJson, printLines, printWarnings } from "./output.ts";
+import { printJson, printLines, printWarnings, shellWord } from "./output.ts";
 
 /** Shows a disk of the daemon, as `disk show` and `info` do. */
 export async function showDisk(disk: string, flags: DaemonFlags): Promise<void> {
@@ -11,4 +13,32 @@ export async function showDisk(disk: string, flags: DaemonFlags): Promise<void> 
     if (flags.json) printJson(shown);
     else printLines(...diskLines(shown));
   });
+}
+
+/** For whom a disk can be written down. */
+export const DISK_TEXTS = ["qemu", "libvirt", "uri"] as const;
+export type DiskText = (typeof DISK_TEXTS)[number];
+
+/** Prints what a machine is given that shall have a disk of the daemon, and nothing else. */
+export async function showDiskAs(name: string, as: DiskText, flags: DaemonFlags): Promise<void> {
+  const { uri, readOnly } = await withDaemon(flags, (client) => client.call("getDisk", { params: { disk: name } }));
+  if (uri === undefined) {
+    throw new StreamdiskError("source-lost", `'${name}' is not served: 'streamdisk disk show ${name}' says why`);
+  }
+  const { json, lines } = await textOf(name, { uri, readOnly }, as);
+  if (flags.json) printJson(json);
+  else printLines(...lines);
+}
+
+async function textOf(name: string, disk: GuestDisk, as: DiskText): Promise<{ json: unknown; lines: string[] }> {
+  const { libvirtDisk, qemuDisk } = await import("../nbd/index.ts");
+  if (as === "uri") return { json: { uri: disk.uri }, lines: [disk.uri] };
+  if (as === "libvirt") return { json: { xml: libvirtDisk(disk).join("\n") }, lines: libvirtDisk(disk) };
+  const args = qemuDisk(disk, nodeName(name));
+  return { json: { args }, lines: [args.map(shellWord).join(" ")] };
+}
+
+/** As QEMU takes them: a letter first, 31 characters at most. */
+function nodeName(disk: string): string {
+  return `disk-${disk}`.slice(0, 31);
 }

@@ -1,6 +1,5 @@
 /** What `serve` shows while it serves: a status line on a terminal, or JSON lines. */
 import type { ServedDisk } from "../engine/index.ts";
-import { parseNbdUri } from "../nbd/index.ts";
 import { printable, printJsonLine } from "./output.ts";
 import { formatSize } from "./units.ts";
 
@@ -90,22 +89,4 @@ function sourceLine(state: string, message: string | undefined): string {
   if (state === "deleted" || state === "changed") return message ?? `the source is ${state}`;
   if (state === "lost") return `the source is lost: ${message ?? ""}; local data is served on`;
   return "the source is back";
-}
-
-/** The element to paste into a domain's XML. */
-export function libvirtDisk(disk: ServedDisk): string {
-  const { exportName } = disk;
-  const address = parseNbdUri(disk.uri);
-  const host = address.unix
-    ? `<host transport='unix' socket='${xml(address.socket)}'/>`
-    : `<host name='${xml(address.host)}' port='${address.port}'/>`;
-  const tls = address.tls ? " tls='yes'" : "";
-  return (
-    `<disk type='network' device='disk'><driver name='qemu' type='raw' rerror_policy='stop' error_policy='stop'/>` +
-    `<source protocol='nbd' name='${xml(exportName)}'${tls}>${host}</source><target dev='vda' bus='virtio'/></disk>`
-  );
-}
-
-function xml(text: string): string {
-  return text.replace(/[<>&'"]/g, (character) => `&#${character.charCodeAt(0)};`);
 }

@@ -9,7 +9,7 @@ export type {
 export { findDisk } from "./find-disk.ts";
 export type { LibvirtAddress } from "./libvirt/address.ts";
 export { LibvirtDomain, type LibvirtDomainOptions } from "./libvirt/libvirt-domain.ts";
-export type { DiskNode, LayerBelow, PreparedDisk } from "./machine/disk-nodes.ts";
+export type { LayerBelow, PreparedDisk } from "./machine/disk-nodes.ts";
 export { launchMachine } from "./machine/launch-machine.ts";
 export { type MachineEnd, machineEndReason, readMachineEnd } from "./machine/machine-end.ts";
 export { type MachinePaths, machinePaths } from "./machine/machine-paths.ts";

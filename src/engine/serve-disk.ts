@@ -103,6 +103,7 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
       image: shownReference(image),
       listen,
       exportName: spec.exportName,
+      readOnly: spec.readOnly,
       nodeName: nodeName(),
     });
     disk.onClose(() => (home === undefined ? undefined : rm(home, { recursive: true, force: true })));

@@ -3,7 +3,15 @@ import { EventEmitter, on } from "node:events";
 import { StreamdiskError } from "../errors/index.ts";
 import type { KnownSource, SourcePolicy } from "../filters/index.ts";
 import type { Cells, CellsPart, MapEntry } from "../image/index.ts";
-import { type NbdClient, parseNbdUri, type ServeNbdOptions } from "../nbd/index.ts";
+import {
+  libvirtDisk,
+  type NbdClient,
+  parseNbdUri,
+  qemuBlockdev,
+  qemuDisk,
+  qemuNode,
+  type ServeNbdOptions,
+} from "../nbd/index.ts";
 import type { StepResult, StreamProgress } from "../stream/index.ts";
 import type {
   BaseLayer,
@@ -24,6 +32,7 @@ export interface ServedDiskFacts {
   readonly image: string;
   readonly listen: ServeNbdOptions["listen"];
   readonly exportName: string;
+  readonly readOnly: boolean;
   /** What QEMU shall call the node. */
   readonly nodeName: string;
 }
@@ -39,9 +48,6 @@ interface ServedDiskEvents {
   lost: [StreamdiskError];
   closed: [];
 }
-
-/** What QEMU's object for TLS is to be called. */
-const TLS_CREDENTIALS = "tls0";
 
 /** Entries of a map that come from a thread at once, unless fewer are asked for. */
 const MAP_PAGE = 4096;
@@ -79,6 +85,10 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
     return this.#facts.image;
   }
 
+  get readOnly(): boolean {
+    return this.#facts.readOnly;
+  }
+
   /** The Unix socket, when it is one. */
   get socketPath(): string | undefined {
     const { listen } = this.#facts;
@@ -100,21 +110,18 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
    * errors rather than hand them to the guest, as the policy "pause" needs.
    */
   qemuArgs({ device = true }: { readonly device?: boolean } = {}): string[] {
-    const { nodeName: name } = this.#facts;
-    const node = ["-blockdev", this.qemuBlockdev()];
-    return device ? [...node, "-device", `virtio-blk-pci,drive=${name},rerror=stop,werror=stop`] : node;
+    const args = qemuDisk(this, this.#facts.nodeName);
+    return device ? args : args.slice(0, 2);
   }
 
   /** The `-blockdev` option alone. With TLS it needs `-object tls-creds-x509` or `tls-creds-psk`, called `tls0`, of the client. */
   qemuBlockdev(): string {
-    const { listen, exportName, nodeName: name } = this.#facts;
-    const server =
-      "path" in listen
-        ? `server.type=unix,server.path=${escaped(listen.path)}`
-        : `server.type=inet,server.host=${listen.host},server.port=${this.port}`;
-    const named = exportName === "" ? "" : `,export=${escaped(exportName)}`;
-    const tls = parseNbdUri(this.uri).tls ? `,tls-creds=${TLS_CREDENTIALS}` : "";
-    return `driver=nbd,node-name=${name},${server}${named}${tls},discard=unmap`;
+    return qemuBlockdev(qemuNode(this, this.#facts.nodeName));
+  }
+
+  /** The `<disk>` for a domain's XML of libvirt, line by line. */
+  libvirtDisk(): string[] {
+    return libvirtDisk(this);
   }
 
   /** Set when the thread of the disk has died: it is served no more, and every call fails with this. */
@@ -367,6 +374,3 @@ export class ServedDisk extends EventEmitter<ServedDiskEvents> implements AsyncD
 }
 
 /** In QEMU's options a comma is written twice. */
-function escaped(text: string): string {
-  return text.replaceAll(",", ",,");
-}

@@ -5,6 +5,15 @@ export type { NbdExportInfo } from "./client/export-info.ts";
 export type { LinkListener } from "./client/link.ts";
 export type { AllocationRun, NbdNode } from "./client/node.ts";
 export type { NbdListEntry } from "./client/options.ts";
+export {
+  type GuestDisk,
+  libvirtDisk,
+  type QemuNode,
+  qemuBlockdev,
+  qemuDevice,
+  qemuDisk,
+  qemuNode,
+} from "./hypervisor.ts";
 export { CONTEXT_DEPTH } from "./protocol.ts";
 export type { NbdClient } from "./server/connection.ts";
 export type { NbdExport, RequestNode } from "./server/exports.ts";

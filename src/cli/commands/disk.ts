@@ -1,4 +1,4 @@
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { clientsTable } from "../client-lines.ts";
@@ -7,7 +7,7 @@ import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { disksTable, wideTable } from "../disk-lines.ts";
 import { allDisks } from "../disk-list.ts";
 import { printDiskMap } from "../disk-map.ts";
-import { showDisk } from "../disk-show.ts";
+import { DISK_TEXTS, type DiskText, showDisk, showDiskAs } from "../disk-show.ts";
 import { helpAfter } from "../help.ts";
 import { jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
@@ -114,9 +114,19 @@ function defineLists(parent: Command): void {
     .option("--wide", "show what each disk depends on, how much it misses, and what becomes of it when that dies")
     .option("--host <host>", "only disks that depend on this host; 'this host' for files")
     .action(listDisks);
-  subcommand(parent, "show", "show all of one disk", "streamdisk disk show vm1")
+  subcommand(
+    parent,
+    "show",
+    "show all of one disk, or what to give to a machine that shall have it",
+    "streamdisk disk show vm1",
+    "qemu-system-x86_64 -m 1G $(streamdisk disk show vm1 --as qemu)",
+  )
     .argument("<disk>", "the disk")
-    .action((name: string, flags: DaemonFlags) => showDisk(diskName(name), flags));
+    .addOption(new Option("--as <what>", "only what to paste").choices(DISK_TEXTS))
+    .action(async (name: string, flags: DaemonFlags & { readonly as?: DiskText }) => {
+      const disk = diskName(name);
+      await (flags.as === undefined ? showDisk(disk, flags) : showDiskAs(disk, flags.as, flags));
+    });
   subcommand(
     parent,
     "clients",

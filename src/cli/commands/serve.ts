@@ -14,7 +14,7 @@ import { Interrupted, interruptible } from "../interrupt.ts";
 import { parseCount, parseMode, parsePort } from "../numbers.ts";
 import { type ImageFlags, imageOptions, openedAs, parseFormat } from "../options.ts";
 import { calledCommand, printJsonLine, printLines, printWarnings, shellWord } from "../output.ts";
-import { libvirtDisk, ServeStatus } from "../serve-report.ts";
+import { ServeStatus } from "../serve-report.ts";
 import { parseSourcePolicy } from "../source-policy.ts";
 import { imageReference } from "../targets.ts";
 import { parseRate, parseSize } from "../units.ts";
@@ -176,7 +176,7 @@ function announce(disk: ServedDisk, info: DiskInfo, flags: Flags): void {
   printWarnings(info.warnings);
   const blockdev = disk.qemuBlockdev();
   if (flags.json) {
-    printJsonLine({ event: "serving", uri: disk.uri, blockdev, libvirt: libvirtDisk(disk), info });
+    printJsonLine({ event: "serving", uri: disk.uri, blockdev, libvirt: oneLine(disk.libvirtDisk()), info });
     return;
   }
   printLines(
@@ -184,9 +184,13 @@ function announce(disk: ServedDisk, info: DiskInfo, flags: Flags): void {
     "",
     ...tlsObject(flags),
     `QEMU:     -blockdev ${shellWord(blockdev)}`,
-    `libvirt:  ${libvirtDisk(disk)}`,
+    `libvirt:  ${oneLine(disk.libvirtDisk())}`,
     "",
   );
+}
+
+function oneLine(lines: readonly string[]): string {
+  return lines.map((line) => line.trim()).join("");
 }
 
 /** What QEMU needs beside, of which only the client knows where it lies. */

@@ -131,8 +131,8 @@ test("sources on other machines", () => {
 test("a disk that is an export, and one that is only read", () => {
   const [node] = treeOf({ source: { kind: "nbd", socket: "/run/d.sock", exportName: "" } });
   assert.deepEqual(node, {
-    ...{ driver: "nbd", "node-name": "vda", server: { type: "unix", path: "/run/d.sock" }, export: "" },
-    ...{ "reconnect-delay": 60, "read-only": false, discard: "unmap", cache: { direct: true } },
+    ...{ driver: "nbd", "node-name": "vda", server: { type: "unix", path: "/run/d.sock" } },
+    ...{ "reconnect-delay": 60, discard: "unmap", cache: { direct: true } },
   });
   const [read, device] = treeOf({ readOnly: true, below: [{ reference: "/base.raw", format: "raw" }] });
   assert.equal((read as { driver: string }).driver, "qcow2");
