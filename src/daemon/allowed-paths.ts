@@ -9,6 +9,8 @@ import { realpath } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, resolve, sep } from "node:path";
 import { isUri, uriIsBelow } from "../chain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
+import type { DiskSettings } from "../jobs/index.ts";
+import { isNbdUri, parseNbdUri } from "../nbd/index.ts";
 import { parseReference, shownReference } from "../sources/index.ts";
 import type { DaemonSettings } from "./settings.ts";
 
@@ -61,6 +63,20 @@ export class AllowedPaths {
     if (parseReference(reference).kind === "file") return this.file(reference);
     if (this.#prefixes.some((prefix) => uriIsBelow(reference, prefix))) return reference;
     throw refusal(reference, shownReference(reference));
+  }
+
+  /**
+   * Whether what was allowed once is so still: the settings may have become narrower.
+   *
+   * @param sockets directory with the daemon's own exports, which are held to the settings themselves
+   * @throws {StreamdiskError} `refused`
+   */
+  async remembered({ image, backing }: Pick<DiskSettings, "image" | "backing">, sockets: string): Promise<void> {
+    await this.source(image);
+    if (backing === undefined) return;
+    const uri = isNbdUri(backing) ? parseNbdUri(backing) : undefined;
+    const isOwn = uri?.unix === true && dirname(uri.socket) === sockets;
+    if (!isOwn) await this.source(backing);
   }
 
   /**

@@ -446,6 +446,27 @@ test("nothing outside of what is allowed is opened", async (t) => {
   assert.deepEqual(await bench.store.disks(), []);
 });
 
+test("what is not allowed any more is not opened at a start, until it is allowed again", async (t) => {
+  const bench = new Bench(t);
+  await bench.start();
+  await bench.create({ name: "a" });
+  await bench.create({ name: "own", backing: undefined, size: MIB });
+  const body = ROUTES.addExport.body.parse({ name: "e", image: bench.base, format: "raw" });
+  await bench.daemon.addExport({ params: {}, query: {}, body });
+  const errors = async () => {
+    const { exports } = await bench.daemon.listExports({ params: {}, query: {}, body: {} });
+    const all = [await bench.disk("a"), await bench.disk("own"), ...exports];
+    return all.map(({ error }) => error?.code);
+  };
+  const { allow } = bench.options;
+  bench.options = { ...bench.options, allow: [] };
+  await bench.restart();
+  assert.deepEqual(await errors(), ["refused", undefined, "refused"]);
+  bench.options = { ...bench.options, allow };
+  await bench.restart();
+  assert.deepEqual(await errors(), [undefined, undefined, undefined]);
+});
+
 test("a disk grows without showing its base, and shrinks only when asked", async (t) => {
   const bench = new Bench(t);
   await bench.start();

@@ -8,11 +8,12 @@
 import { type ServeDiskOptions, type ServedDisk, serveDisk } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { DiskSettings, ExportAddress } from "../jobs/index.ts";
+import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 
 export interface HostedImageOptions {
   /** How to open it, asked each time. */
-  readonly spec: () => ServeDiskOptions;
+  readonly spec: () => Promise<ServeDiskOptions>;
   /** Called when it is open, before anything that it tells. */
   readonly onOpen: (served: ServedDisk) => void;
   /** Called with each failure that is not the same as the last. */
@@ -61,7 +62,7 @@ export class HostedImage {
     clearTimeout(this.#retry);
     if (this.#served !== undefined) return this.#served;
     try {
-      const served = await serveDisk(this.#options.spec());
+      const served = await serveDisk(await this.#options.spec());
       this.#served = served;
       this.#error = undefined;
       this.#retryMs = 0;
@@ -114,20 +115,25 @@ function asStreamdiskError(error: unknown): StreamdiskError {
   return new StreamdiskError("io", error instanceof Error ? error.message : String(error), {}, error);
 }
 
-/** What the engine is told of what is remembered. */
-export function serveOptions(
+/**
+ * What the engine is told of what is remembered.
+ *
+ * @throws {StreamdiskError} `refused` for what may not be opened any more
+ */
+export async function serveOptions(
   settings: DiskSettings,
   address: ExportAddress,
-  allowBacking: readonly string[],
+  allowed: AllowedPaths,
   options: DaemonOptions,
-): ServeDiskOptions {
+): Promise<ServeDiskOptions> {
+  await allowed.remembered(settings, options.socketDirectory);
   const { image, format, backing, backingFormat, readOnly, copyOnRead, onSourceError } = settings;
   return {
     image,
     readOnly,
     copyOnRead,
     onSourceError,
-    allowBacking,
+    allowBacking: allowed.backing,
     sourceOptions: options.sourceOptions,
     listen: listenAt(address, options),
     ...(format !== undefined && { format }),

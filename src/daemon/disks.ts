@@ -199,8 +199,8 @@ export class Disks {
     const { options, runner, allowed } = this.#parts;
     const turns = new Turns();
     const host = new HostedImage({
-      spec: () => ({
-        ...serveOptions(held.record.settings, held.record.address, allowed.backing, options),
+      spec: async () => ({
+        ...(await serveOptions(held.record.settings, held.record.address, allowed, options)),
         ...(held.record.known !== undefined && { knownSources: held.record.known }),
       }),
       onOpen: (served) => {

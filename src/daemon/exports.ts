@@ -174,10 +174,10 @@ export class Exports {
     const who = needOf(record.name);
     needs.hold(who, record.needs, record.needs);
     const turns = new Turns();
-    const spec = (): ServeDiskOptions => ({
-      ...serveOptions(record.settings, held.record.address, allowed.backing, options),
+    const spec = async (): Promise<ServeDiskOptions> => ({
+      ...(await serveOptions(record.settings, held.record.address, allowed, options)),
       exportName: record.name,
-      ...tlsOf(record),
+      ...(await this.#tlsOf(record)),
       ...(record.maxConnections !== undefined && { maxConnections: record.maxConnections }),
       ...(record.cache !== undefined && { cache: record.cache }),
     });
@@ -205,6 +205,13 @@ export class Exports {
     return held;
   }
 
+  /** @throws {StreamdiskError} `refused` for keys that may not be used any more */
+  async #tlsOf({ tlsCertificates, tlsPskFile }: ExportRecord): Promise<Pick<ServeDiskOptions, "tls">> {
+    const { allowed } = this.#parts;
+    if (tlsCertificates !== undefined) return { tls: { certificates: await allowed.keys(tlsCertificates) } };
+    return tlsPskFile === undefined ? {} : { tls: { pskFile: await allowed.keys(tlsPskFile) } };
+  }
+
   #open({ host, turns }: HeldExport) {
     return turns.run(async () => {
       if (this.#closed) throw new StreamdiskError("shutdown", "The daemon is ending");
@@ -216,11 +223,6 @@ export class Exports {
 /** By which an export is known to need something; ids of disks are no such. */
 function needOf(name: string): string {
   return `export ${name}`;
-}
-
-function tlsOf({ tlsCertificates, tlsPskFile }: ExportRecord): Pick<ServeDiskOptions, "tls"> {
-  if (tlsCertificates !== undefined) return { tls: { certificates: tlsCertificates } };
-  return tlsPskFile === undefined ? {} : { tls: { pskFile: tlsPskFile } };
 }
 
 /** The port that was found free is the export's from now on. */

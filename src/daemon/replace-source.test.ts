@@ -43,10 +43,15 @@ function withoutToken(reference: string): string {
   return reference.replace(`?token=${TOKEN}`, "");
 }
 
+/** A store that outlives its daemons, as one on a disk does. */
+class LastingStore extends MemoryStore {
+  override async close(): Promise<void> {}
+}
+
 class Bench {
   readonly directory: string;
   readonly content = noise(SIZE, 7);
-  readonly store = new MemoryStore();
+  readonly store = new LastingStore();
   daemon!: Daemon;
 
   constructor(t: TestContext) {
@@ -100,6 +105,10 @@ class Bench {
     assert.equal(error.code, "refused");
     assert.match(error.message, message);
     return error;
+  }
+
+  look(name: string): Promise<Disk> {
+    return this.daemon.getDisk({ params: { disk: name }, query: {}, body: {} });
   }
 
   async stream(name: string, speed?: number): Promise<void> {
@@ -201,4 +210,37 @@ test("another version is accepted when what is here agrees with it, and not on i
   await bench.refused("empty", next.reference, /is of the version "2", and of "1" was the old one/);
   assert.doesNotMatch((await bench.replace("used", next.reference)).warnings.join(), /version/);
   assert.match((await bench.replace("empty", next.reference, true)).warnings.join(), /is of the version "2"/);
+});
+
+test("a source is replaced after a restart by what is remembered of it, and stays so after the next", async (t) => {
+  const bench = new Bench(t);
+  const old = await overHttp(bench.file("old.raw", bench.content));
+  const places = {
+    moved: await overHttp(bench.file("moved.raw", bench.content)),
+    long: await overHttp(bench.file("long.raw", noise(SIZE + MIB, 8))),
+  };
+  t.after(async () => {
+    for (const { gone } of Object.values(places)) await gone();
+  });
+  await bench.start(t, old, ...Object.values(places));
+  const { uri = "" } = await bench.create("vm", old.reference);
+  await bench.stream("vm", MIB);
+  while ((await bench.look("vm")).stream?.copiedBytes === 0) await sleep(20);
+  await bench.daemon.close();
+  await old.gone();
+  await bench.start(t, old, ...Object.values(places));
+  await bench.refused("vm", places.long.reference, new RegExp(`has ${SIZE + MIB} bytes and the old one, .*${SIZE}: `));
+  await bench.replace("vm", places.moved.reference);
+  assert.deepEqual(await bench.freed(), [withoutToken(old.reference)]);
+  const { stream } = await bench.look("vm");
+  assert(stream !== undefined && stream.missingBytes > 0, "there is something left to fetch");
+  await bench.daemon.close();
+  const daemon = await bench.start(t, ...Object.values(places));
+  assert.equal((await bench.look("vm")).backing, withoutToken(places.moved.reference));
+  await daemon.setSpeed({ params: { disk: "vm" }, query: {}, body: { speed: null } });
+  while (!(await bench.look("vm")).hydrated) await sleep(20);
+  await using guest = await connectNbd(uri);
+  const read = Buffer.alloc(SIZE);
+  await guest.read(0, read);
+  assert(read.equals(bench.content));
 });

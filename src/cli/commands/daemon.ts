@@ -180,20 +180,28 @@ async function run(flags: Flags): Promise<void> {
   }
 }
 
+/** Flags that are settings as they are. */
+const SETTINGS = [
+  "stateDirectory",
+  "imageDirectory",
+  "allow",
+  "allowKeys",
+  "socket",
+  "socketMode",
+  "socketGroup",
+  "diskSocketMode",
+  "diskSocketGroup",
+  "tokenFile",
+  "tlsCertificates",
+  "maxStreams",
+  "speed",
+  "hostSpeed",
+  "sourceSpeed",
+  "logLevel",
+] as const satisfies readonly (keyof Flags & keyof SettingsFlags)[];
+
 function settingsFlags(flags: Flags): SettingsFlags {
-  const {
-    stateDirectory,
-    imageDirectory,
-    allow,
-    allowKeys,
-    socket,
-    socketMode,
-    socketGroup,
-    diskSocketMode,
-    diskSocketGroup,
-  } = flags;
-  const { port, bind, tokenFile, tlsCertificates, maxStreams, speed, keepEvents, keepJobs, logLevel } = flags;
-  const { hostSpeed, sourceSpeed, sourceLimit: sources } = flags;
+  const { port, bind, maxStreams, keepEvents, keepJobs, sourceLimit } = flags;
   if (bind !== undefined && port === undefined) {
     throw new StreamdiskError("invalid-argument", "Option '--bind' needs '--port'");
   }
@@ -202,19 +210,9 @@ function settingsFlags(flags: Flags): SettingsFlags {
   }
   if (maxStreams === 0) throw new StreamdiskError("invalid-argument", "At least one stream must be able to run");
   const said = {
-    ...{
-      stateDirectory,
-      imageDirectory,
-      allow,
-      allowKeys,
-      socket,
-      socketMode,
-      socketGroup,
-      diskSocketMode,
-      diskSocketGroup,
-    },
+    ...Object.fromEntries(SETTINGS.map((name) => [name, flags[name]])),
+    sources: sourceLimit,
     sourceOptions: told(flags),
-    ...{ tokenFile, tlsCertificates, maxStreams, speed, hostSpeed, sourceSpeed, sources, logLevel },
     listen: port === undefined ? undefined : { host: bind ?? "127.0.0.1", port },
     keep: { events: keepEvents, jobs: keepJobs },
   };
