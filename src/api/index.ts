@@ -1,3 +1,4 @@
+export type { Deployment } from "./deployment-schemas.ts";
 export type { Domain, DomainDisk } from "./domain-schemas.ts";
 export { failedFields } from "./failed-fields.ts";
 export { type Json, openApiDocument } from "./openapi.ts";

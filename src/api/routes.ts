@@ -4,6 +4,7 @@
  */
 import type { z } from "zod";
 import { DAEMON_ROUTES } from "./daemon-routes.ts";
+import { DEPLOYMENT_ROUTES } from "./deployment-routes.ts";
 import { DISK_ROUTES } from "./disk-routes.ts";
 import { DOMAIN_ROUTES } from "./domain-routes.ts";
 import { EXPORT_ROUTES } from "./export-routes.ts";
@@ -15,6 +16,7 @@ export const ROUTES = {
   ...STREAM_ROUTES,
   ...EXPORT_ROUTES,
   ...DOMAIN_ROUTES,
+  ...DEPLOYMENT_ROUTES,
 } as const;
 
 export type RouteName = keyof typeof ROUTES;

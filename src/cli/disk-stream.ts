@@ -35,7 +35,11 @@ export async function streamDisk(disk: string, flags: DiskStreamFlags): Promise<
   await withDaemon(flags, async (client) => {
     const job = await startOrFind(client, disk, flags);
     if (flags.detach) showJob(job, flags);
-    else await interruptible((signal) => watch(client, job, flags, signal)).catch((error) => throwOn(error, disk));
+    else {
+      const watched = interruptible((signal) => watch(client, job, flags, signal));
+      const ended = await watched.catch((error) => throwOn(error, disk));
+      if (!flags.json) printLines(ended);
+    }
   });
 }
 
@@ -49,6 +53,16 @@ export async function stepDisk(disk: string, flags: DiskStreamFlags): Promise<bo
     else printLines(String(result.next));
     return result.done;
   });
+}
+
+/** Waits for the end of a stream that there is, and says what has become of it unless as JSON. */
+export async function followStream(client: DaemonClient, disk: string, { json }: DaemonFlags): Promise<void> {
+  const job = await client.call("streamInfo", { params: { disk } });
+  const flags = json === true ? { progress: false } : {};
+  const ended = await interruptible((signal) => watch(client, job, flags, signal)).catch((error) =>
+    throwOn(error, disk),
+  );
+  if (!json) printLines(ended);
 }
 
 async function startOrFind(
@@ -69,7 +83,8 @@ async function startOrFind(
   }
 }
 
-async function watch(client: DaemonClient, first: Job, flags: DiskStreamFlags, signal: AbortSignal): Promise<void> {
+/** @returns a sentence of how it has ended */
+async function watch(client: DaemonClient, first: Job, flags: DiskStreamFlags, signal: AbortSignal): Promise<string> {
   const meter = new ProgressMeter(flags.json && !flags.progress ? false : flags.progress);
   const startedAt = performance.now();
   let job = first;
@@ -96,11 +111,9 @@ async function watch(client: DaemonClient, first: Job, flags: DiskStreamFlags, s
     meter.finish();
   }
   throwFailure(job);
-  if (flags.json) return;
   const took = formatDuration(performance.now() - startedAt);
-  printLines(
-    `'${job.disk}' ${job.base === undefined ? "stands alone" : `lies over '${job.base}'`} now: ${formatSize(job.localBytes)} local; ${formatSize(job.copiedBytes)} fetched in ${took}`,
-  );
+  const how = job.base === undefined ? "stands alone" : `lies over '${job.base}'`;
+  return `'${job.disk}' ${how} now: ${formatSize(job.localBytes)} local; ${formatSize(job.copiedBytes)} fetched in ${took}`;
 }
 
 /** The job as it is now, also when another one has come after it. */

@@ -21,3 +21,8 @@ export function parseSourcePolicy(text: string): SourcePolicy {
     `'${text}' is no policy for a lost source; write hold, hold:30s,error, hold:30s,pause, pause or error`,
   );
 }
+
+/** A policy as the API has it. */
+export function sentPolicy({ holdMs, afterwards }: SourcePolicy) {
+  return { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards };
+}

@@ -3,6 +3,8 @@
  * allow beside it; keys of exports only where the settings say that keys are, which is no place for images: a disk would give them away. Whoever may call the daemon may do with those what the daemon's user may, and nothing with the rest of
  * the machine.
  *
+ * Exports of the daemon itself may be named too: their images were.
+ *
  * Symbolic links are resolved on both sides before they are compared, and what is opened is the resolved path.
  */
 import { realpath } from "node:fs/promises";
@@ -19,6 +21,8 @@ export class AllowedPaths {
   readonly #prefixes: readonly string[];
   readonly #keys: readonly string[];
   readonly #imageDirectory: string;
+  /** URIs of exports of this daemon. */
+  readonly #own = new Set<string>();
 
   private constructor(roots: readonly string[], prefixes: readonly string[], keys: readonly string[]) {
     this.#imageDirectory = roots[0] ?? "";
@@ -36,7 +40,20 @@ export class AllowedPaths {
 
   /** What images may name as their backing files, for those who open them. */
   get backing(): readonly string[] {
-    return [...this.#roots, ...this.#prefixes];
+    return [...this.#roots, ...this.#prefixes, ...this.#own];
+  }
+
+  /** @param uri of an export of this daemon, which may be named from now on */
+  addOwn(uri: string): void {
+    this.#own.add(uri);
+  }
+
+  isOwn(uri: string): boolean {
+    return this.#own.has(uri);
+  }
+
+  removeOwn(uri: string): void {
+    this.#own.delete(uri);
   }
 
   /**
@@ -61,7 +78,7 @@ export class AllowedPaths {
    */
   async source(reference: string): Promise<string> {
     if (parseReference(reference).kind === "file") return this.file(reference);
-    if (this.#prefixes.some((prefix) => uriIsBelow(reference, prefix))) return reference;
+    if ([...this.#prefixes, ...this.#own].some((prefix) => uriIsBelow(reference, prefix))) return reference;
     throw refusal(reference, shownReference(reference));
   }
 

@@ -16,8 +16,9 @@ import { type RebaseResult, rebaseImage } from "../image/index.ts";
 import type { EventFeed, Store } from "../jobs/index.ts";
 import { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
+import { DeploymentCalls } from "./deployment-calls.ts";
 import { listDisks } from "./disk-list.ts";
-import { Disks, type HeldDisk } from "./disks.ts";
+import { Disks, type DisksParts, type HeldDisk } from "./disks.ts";
 import { DomainCalls } from "./domain-calls.ts";
 import { Domains } from "./domains.ts";
 import { EventHub } from "./event-hub.ts";
@@ -56,6 +57,7 @@ export class Daemon implements Service, AsyncDisposable {
   readonly #domains: Domains;
   readonly #domainCalls: DomainCalls;
   readonly #streams: StreamCalls;
+  readonly #deployments: DeploymentCalls;
   readonly #allowed: AllowedPaths;
   readonly #startedAt = Date.now();
   #restoring: Promise<unknown> = Promise.resolve();
@@ -69,13 +71,20 @@ export class Daemon implements Service, AsyncDisposable {
     this.#events = events;
     this.#limits = limits;
     this.#shares = new StreamShares(limits, systemClock);
-    this.#runner = new JobRunner({ store, events, log, maxStreams: options.maxStreams, shares: this.#shares });
-    const needs = new SourceNeeds(events);
-    this.#disks = new Disks({ store, events, needs, allowed, options, runner: this.#runner });
+    this.#runner = new JobRunner({
+      ...{ store, events, log, maxStreams: options.maxStreams, shares: this.#shares },
+      onHydrated: (disk) => this.#deployments.onHydrated(disk),
+      behind: (place) => this.#exports.behind(place),
+    });
+    const needs = new SourceNeeds(events, (place) => allowed.isOwn(place));
+    const reserved: DisksParts["reserved"] = (name, image) => this.#deployments.reserved(name, image);
+    this.#disks = new Disks({ store, events, needs, allowed, options, runner: this.#runner, reserved });
     this.#exports = new Exports({ store, events, needs, allowed, options });
     this.#domains = new Domains({ store, events, needs, runner: this.#runner });
     const [runner, disks, domains] = [this.#runner, this.#disks, this.#domains];
     this.#streams = new StreamCalls({ store, runner, disks, domains, allowed, options });
+    const [exports, streams] = [this.#exports, this.#streams];
+    this.#deployments = new DeploymentCalls({ store, events, disks, exports, streams, allowed, options, log });
     const streamOf = (id: string) => this.#streams.of(id);
     this.#domainCalls = new DomainCalls({ domains, events, allowed, options, streamOf });
   }
@@ -102,7 +111,9 @@ export class Daemon implements Service, AsyncDisposable {
       void this.#events.tell("store-damaged", message, { ...(disk !== undefined && { disk }) });
     }
     await this.#domains.restore(await this.#store.domains());
-    this.#restoring = Promise.all([this.#disks.restore(disks), this.#exports.restore(exports)]);
+    this.#deployments.load(await this.#store.deployments());
+    const served = Promise.all([this.#disks.restore(disks), this.#exports.restore(exports)]);
+    this.#restoring = served.then(() => this.#deployments.restore());
     let timer: NodeJS.Timeout | undefined;
     const patience = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, PATIENCE_MS);
@@ -165,6 +176,7 @@ export class Daemon implements Service, AsyncDisposable {
   }
 
   async deleteDisk({ params, query }: Input<"deleteDisk">): Result<"deleteDisk"> {
+    this.#deployments.refuseDisk(params.disk);
     await this.#disks.delete(params.disk, query.deleteFile);
   }
 
@@ -257,6 +269,7 @@ export class Daemon implements Service, AsyncDisposable {
   }
 
   async removeExport({ params }: Input<"removeExport">): Result<"removeExport"> {
+    this.#deployments.refuseExport(params.export);
     await this.#exports.remove(params.export);
   }
 
@@ -267,6 +280,11 @@ export class Daemon implements Service, AsyncDisposable {
   readonly domainXml = ({ params }: Input<"domainXml">) => this.#domainCalls.xml(params.domain);
   readonly replaceDomainSource = (input: Input<"replaceDomainSource">) => this.#domainCalls.replaceSource(input);
   readonly domainDisk = ({ params }: Input<"domainDisk">) => this.#domainCalls.disk(params);
+
+  readonly listDeployments = () => this.#deployments.list();
+  readonly getDeployment = (input: Input<"getDeployment">) => this.#deployments.show(input);
+  readonly deploy = (input: Input<"deploy">) => this.#deployments.deploy(input);
+  readonly undeploy = (input: Input<"undeploy">) => this.#deployments.undeploy(input);
 
   async listSources(_input: Input<"listSources">): Result<"listSources"> {
     return {

@@ -15,7 +15,7 @@ import type { NewDisk } from "../api/index.ts";
 import type { ServedDisk } from "../engine/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { createImage, removeHalfMade } from "../image/index.ts";
-import type { DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
+import type { DeploymentRecord, DiskRecord, DiskSettings, Store } from "../jobs/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 import { isLinkedTo, overBase } from "./disk-base.ts";
@@ -43,6 +43,8 @@ export interface DisksParts {
   readonly runner: JobRunner;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
+  /** The deployment that has this name or this image for its disk. */
+  readonly reserved: (name: string, image: string) => Pick<DeploymentRecord, "id" | "name"> | undefined;
 }
 
 /** Disks that are opened at once, at a start. */
@@ -64,6 +66,10 @@ export class Disks {
   /** In the order of their names. */
   all(): HeldDisk[] {
     return [...this.#byName.values()].sort((a, b) => (a.record.name < b.record.name ? -1 : 1));
+  }
+
+  find(name: string): HeldDisk | undefined {
+    return this.#byName.get(name);
   }
 
   /** @throws {StreamdiskError} `not-found` */
@@ -109,22 +115,26 @@ export class Disks {
     await inParallel(this.all(), MOST_AT_ONCE, ({ host, turns }) => turns.run(() => host.close().catch(() => {})));
   }
 
-  /** Makes a disk over a source, or adopts an image, and serves it. Undone if anything of it fails. */
-  async create(order: NewDisk): Promise<HeldDisk> {
+  /**
+   * Makes a disk over a source, or adopts an image, and serves it. Undone if anything of it fails.
+   *
+   * @param deployment id of that whose disk it is
+   */
+  async create(order: NewDisk, deployment?: string): Promise<HeldDisk> {
     const { name } = order;
     if (this.#closed) throw ending();
     const settings = await newDiskSettings(order, this.#parts.allowed);
     const claims = [`name ${name}`, `image ${settings.image}`];
-    this.#refuseTaken(name, settings.image, claims);
+    this.refuseTaken(name, settings.image, deployment);
     for (const claim of claims) this.#claimed.add(claim);
     try {
-      return await this.#create(order, settings);
+      return await this.#create(order, settings, deployment);
     } finally {
       for (const claim of claims) this.#claimed.delete(claim);
     }
   }
 
-  async #create(order: NewDisk, settings: DiskSettings): Promise<HeldDisk> {
+  async #create(order: NewDisk, settings: DiskSettings, deployment: string | undefined): Promise<HeldDisk> {
     const { name, adopt, size } = order;
     const { store, options, runner } = this.#parts;
     if (adopt !== (await isThere(settings.image))) throw adopt ? nothingThere(settings) : somethingThere(settings);
@@ -136,6 +146,7 @@ export class Disks {
       address: { kind: "unix", path: join(options.socketDirectory, `${name}.sock`) },
       ...(size !== undefined && { newSize: size }),
       ownsFile: !adopt,
+      ...(deployment !== undefined && { deployment }),
       createdAt: Date.now(),
     };
     await store.putDisk(record);
@@ -184,13 +195,18 @@ export class Disks {
     await this.#parts.store.deleteDisk(record.id);
   }
 
-  #refuseTaken(name: string, image: string, claims: readonly string[]): void {
-    if (this.#byName.has(name) || this.#claimed.has(claims[0] ?? "")) {
+  /** @throws {StreamdiskError} `exists` for a name or an image that is a disk's already, or a deployment's, unless it is this one */
+  refuseTaken(name: string, image: string, deployment?: string): void {
+    const other = this.#parts.reserved(name, image);
+    if (other !== undefined && other.id !== deployment) {
+      throw new StreamdiskError("exists", `The disk '${name}' is of the deployment '${other.name}'`, { node: name });
+    }
+    if (this.#byName.has(name) || this.#claimed.has(`name ${name}`)) {
       throw new StreamdiskError("exists", `There is a disk '${name}' already`, { node: name });
     }
-    const other = this.all().find(({ record }) => record.settings.image === image);
-    if (other === undefined && !this.#claimed.has(claims[1] ?? "")) return;
-    throw new StreamdiskError("exists", `'${image}' is the disk '${other?.record.name ?? ""}' already`, {
+    const there = this.all().find(({ record }) => record.settings.image === image);
+    if (there === undefined && !this.#claimed.has(`image ${image}`)) return;
+    throw new StreamdiskError("exists", `'${image}' is the disk '${there?.record.name ?? ""}' already`, {
       node: image,
     });
   }

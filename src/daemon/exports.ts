@@ -6,7 +6,9 @@ import { join } from "node:path";
 import type { NewExport } from "../api/index.ts";
 import { DEFAULT_POLICY, type ServeDiskOptions, type ServedDisk } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
+import type { SourcePolicy } from "../filters/index.ts";
 import type { ExportAddress, ExportRecord, Store } from "../jobs/index.ts";
+import { formatNbdUri } from "../nbd/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
@@ -20,6 +22,11 @@ export interface HeldExport {
   record: ExportRecord;
   readonly host: HostedImage;
   readonly turns: Turns;
+}
+
+/** An export that nobody has ordered. */
+export interface OwnExport extends Required<Pick<ExportRecord, "forDeployments">> {
+  readonly onSourceError: SourcePolicy;
 }
 
 export interface ExportsParts {
@@ -50,7 +57,10 @@ export class Exports {
   /** Opens all; resolves when each has been tried. */
   async restore(records: readonly ExportRecord[]): Promise<void> {
     const exports = records.map((record) => this.#hold(record));
-    for (const held of exports) this.#byName.set(held.record.name, held);
+    for (const held of exports) {
+      this.#byName.set(held.record.name, held);
+      this.#parts.allowed.addOwn(uriOf(held.record));
+    }
     await inParallel(exports, MOST_AT_ONCE, async (held) => {
       const { record, turns } = held;
       await (record.removing ? turns.run(() => this.#finishRemoving(held)) : this.#open(held)).catch(() => {});
@@ -62,8 +72,12 @@ export class Exports {
     await inParallel(this.all(), MOST_AT_ONCE, ({ host, turns }) => turns.run(() => host.close().catch(() => {})));
   }
 
-  /** Offers an image; undone if anything of it fails. */
-  async add(order: NewExport): Promise<HeldExport> {
+  /**
+   * Offers an image; undone if anything of it fails.
+   *
+   * @param own what there is to say of one that the daemon makes for itself
+   */
+  async add(order: NewExport, own?: OwnExport): Promise<HeldExport> {
     const { name } = order;
     if (this.#byName.has(name) || this.#claimed.has(name)) {
       throw new StreamdiskError("exists", `There is an export '${name}' already`, { node: name });
@@ -71,13 +85,14 @@ export class Exports {
     this.#claimed.add(name);
     let probe: HeldExport | undefined;
     try {
-      probe = this.#hold(await this.#recordOf(order));
+      probe = this.#hold(await this.#recordOf(order, own));
       const { uri } = await this.#open(probe);
       const held = probe;
       held.record = { ...held.record, address: bound(held.record.address, uri) };
       await this.#parts.store.addExport(held.record);
       this.#byName.set(name, held);
       if (held.host.served !== undefined) void this.#look(held, held.host.served).catch(() => {});
+      this.#parts.allowed.addOwn(uriOf(held.record));
       await this.#parts.events.tell(
         "export-added",
         `'${shownReference(held.record.settings.image)}' is offered as '${name}' at ${uri}, also after restarts, until it is removed`,
@@ -92,7 +107,7 @@ export class Exports {
     }
   }
 
-  async #recordOf(order: NewExport): Promise<ExportRecord> {
+  async #recordOf(order: NewExport, own: OwnExport | undefined): Promise<ExportRecord> {
     const { name, image, format, readOnly, listen, tlsCertificates, tlsPskFile, maxConnections, cache } = order;
     if (tlsCertificates !== undefined && tlsPskFile !== undefined) {
       throw new StreamdiskError("invalid-argument", `'${name}' has certificates or pre-shared keys, not both`);
@@ -104,12 +119,13 @@ export class Exports {
         image: await allowed.source(image),
         readOnly,
         copyOnRead: false,
-        onSourceError: DEFAULT_POLICY,
+        onSourceError: own?.onSourceError ?? DEFAULT_POLICY,
         ...(format !== undefined && { format }),
       },
       address: await this.#addressOf(name, listen),
       ...(maxConnections !== undefined && { maxConnections }),
       ...(cache !== undefined && { cache }),
+      ...(own !== undefined && { forDeployments: own.forDeployments }),
       ...(tlsCertificates !== undefined && { tlsCertificates: await allowed.keys(tlsCertificates) }),
       ...(tlsPskFile !== undefined && { tlsPskFile: await allowed.keys(tlsPskFile) }),
       createdAt: Date.now(),
@@ -124,6 +140,21 @@ export class Exports {
         ? join(options.socketDirectory, `export-${name}.sock`)
         : await allowed.file(listen.socket);
     return { kind: "unix", path };
+  }
+
+  has(name: string): boolean {
+    return this.#byName.has(name);
+  }
+
+  /** What lies behind an URI: the image, if it is that of an export here. */
+  behind(uri: string): string {
+    const record = this.all().find((held) => uriOf(held.record) === uri)?.record;
+    return record === undefined ? uri : shownReference(record.settings.image);
+  }
+
+  /** The open export. @throws {StreamdiskError} as opening it may */
+  open(name: string): Promise<ServedDisk> {
+    return this.#open(this.demand(name));
   }
 
   /** @throws {StreamdiskError} `not-found` */
@@ -145,9 +176,11 @@ export class Exports {
     });
   }
 
-  async #finishRemoving({ record: { name }, host }: HeldExport): Promise<void> {
-    const { store, events, needs } = this.#parts;
+  async #finishRemoving({ record, host }: HeldExport): Promise<void> {
+    const { store, events, needs, allowed } = this.#parts;
+    const { name } = record;
     await host.close();
+    allowed.removeOwn(uriOf(record));
     await needs.release(needOf(name));
     await store.deleteExport(name);
     this.#byName.delete(name);
@@ -180,6 +213,7 @@ export class Exports {
       ...(await this.#tlsOf(record)),
       ...(record.maxConnections !== undefined && { maxConnections: record.maxConnections }),
       ...(record.cache !== undefined && { cache: record.cache }),
+      relay: record.forDeployments === "engine",
     });
     const host = new HostedImage({
       spec,
@@ -223,6 +257,14 @@ export class Exports {
 /** By which an export is known to need something; ids of disks are no such. */
 function needOf(name: string): string {
   return `export ${name}`;
+}
+
+/** Where clients find it. */
+export function uriOf({ name: exportName, address, tlsCertificates, tlsPskFile }: ExportRecord): string {
+  const tls = tlsCertificates !== undefined || tlsPskFile !== undefined;
+  return address.kind === "unix"
+    ? formatNbdUri({ unix: true, socket: address.path, tls, exportName })
+    : formatNbdUri({ unix: false, host: address.host, port: address.port, tls, exportName });
 }
 
 /** The port that was found free is the export's from now on. */

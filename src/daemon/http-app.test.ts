@@ -42,6 +42,7 @@ const BODIES: Partial<Record<RouteName, unknown>> = {
   setSpeed: { speed: null },
   setLimit: { place: "all", speed: null },
   addExport: { name: "base", image: "/images/base.raw" },
+  deploy: { name: "vm1", image: "/images/base.qcow2" },
   addDomain: { name: "web", qmp: "/run/web.qmp" },
 };
 

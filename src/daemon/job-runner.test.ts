@@ -40,7 +40,15 @@ async function streaming(t: TestContext) {
   const store = new MemoryStore();
   const events = new EventHub(store, noLog, { events: 1000, jobs: 10 });
   const shares = new StreamShares(await SpeedLimits.of({}, store), new ManualClock());
-  const runner = new JobRunner({ store, events, log: noLog, maxStreams: 1, shares });
+  const runner = new JobRunner({
+    store,
+    events,
+    log: noLog,
+    maxStreams: 1,
+    shares,
+    onHydrated: () => {},
+    behind: (place) => place,
+  });
   t.after(() => runner.stop());
   const disk = new FakeDisk();
   runner.begin();

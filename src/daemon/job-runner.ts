@@ -62,6 +62,10 @@ export interface JobRunnerOptions {
   readonly log: Log;
   readonly maxStreams: number;
   readonly shares: StreamShares;
+  /** Called when nothing is missing in a disk any more, with its id. */
+  readonly onHydrated: (disk: string) => void;
+  /** What lies behind a place that a disk is filled from: of an export of the daemon itself the image, by which its speed is limited. */
+  readonly behind: (place: string) => string;
 }
 
 const WRITE_EVERY_MS = 5_000;
@@ -75,6 +79,8 @@ export class JobRunner {
   readonly #stories: JobStories;
   readonly #maxStreams: number;
   readonly #shares: StreamShares;
+  readonly #onHydrated: (disk: string) => void;
+  readonly #behind: (place: string) => string;
   /** Jobs that have not ended, by the id of their disk, in the order in which they came: there is one a disk. */
   readonly #active = new Map<string, Active>();
   readonly #attached = new Map<string, Attached>();
@@ -82,13 +88,15 @@ export class JobRunner {
   #mayRun = false;
   #stopped = false;
 
-  constructor({ store, events, log, maxStreams, shares }: JobRunnerOptions) {
+  constructor({ store, events, log, maxStreams, shares, onHydrated, behind }: JobRunnerOptions) {
     this.#store = store;
     this.#log = log;
     this.#events = events;
     this.#stories = new JobStories(events);
     this.#maxStreams = maxStreams;
     this.#shares = shares;
+    this.#onHydrated = onHydrated;
+    this.#behind = behind;
   }
 
   /** How many streams run. */
@@ -144,7 +152,7 @@ export class JobRunner {
   }
 
   /** @throws {StreamdiskError} `in-use` when the disk has a job already */
-  async start(id: string, order: Pick<JobRecord, "base" | "speed" | "priority">): Promise<JobRecord> {
+  async start(id: string, order: Pick<JobRecord, "base" | "speed" | "priority" | "group">): Promise<JobRecord> {
     const { name, served } = this.#demandDisk(id);
     this.#refuseSecond(id, name);
     const { length, localBytes, missingBytes } = await served.info();
@@ -254,7 +262,7 @@ export class JobRunner {
       if (hydrated) return this.#hydrated(id);
       await this.#shares.join(id, {
         speed: active.record.speed,
-        sources: below,
+        sources: below.map(this.#behind),
         begin: async (speed) => {
           const { base } = active.record;
           const parts = { ...(base && { base: base.reference }), ...(speed !== undefined && { speed }) };
@@ -302,6 +310,7 @@ export class JobRunner {
   #hydrated(id: string): void {
     this.#completed(id);
     void this.#stories.hydrated(this.#attached.get(id)?.name ?? nameOf(id));
+    this.#onHydrated(id);
   }
 
   /** Nothing is missing that the job was to fetch. */

@@ -43,6 +43,7 @@ function formatOf(image: string | undefined): FormatName {
   return FORMAT_NAMES.find((name) => name === extension) ?? "qcow2";
 }
 
-function policyOf({ holdMs, afterwards }: NonNullable<NewDisk["onSourceError"]>): SourcePolicy {
+/** A policy as the API has it. */
+export function policyOf({ holdMs, afterwards }: NonNullable<NewDisk["onSourceError"]>): SourcePolicy {
   return { holdMs: holdMs ?? Number.POSITIVE_INFINITY, afterwards };
 }

@@ -20,8 +20,12 @@ export class SourceNeeds {
   /** Were needed, and perhaps are no more. */
   readonly #left = new Set<string>();
 
-  constructor(events: EventHub) {
+  readonly #isOwn: (place: string) => boolean;
+
+  /** @param isOwn whether a place is the daemon's own, which nobody else switches off */
+  constructor(events: EventHub, isOwn: (place: string) => boolean = () => false) {
     this.#events = events;
+    this.#isOwn = isOwn;
   }
 
   /**
@@ -64,7 +68,7 @@ export class SourceNeeds {
   }
 
   async #leave(places: readonly string[]): Promise<boolean> {
-    for (const place of places) this.#left.add(place);
+    for (const place of places) if (!this.#isOwn(place)) this.#left.add(place);
     const all = [...this.#needed.values()];
     for (const place of all.flat()) if (place !== undefined) this.#left.delete(place);
     if (all.includes(undefined)) return this.#left.size === 0;

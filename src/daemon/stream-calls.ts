@@ -40,10 +40,11 @@ export class StreamCalls {
     this.#options = options;
   }
 
-  async start({ params, body }: Input<"startStream">): Result<"startStream"> {
+  /** @param group of streams that fetch the same */
+  async start({ params, body }: Input<"startStream">, group?: string): Result<"startStream"> {
     const speed = body.speed ?? this.#options.speed;
     const { priority } = body;
-    const order = { priority, ...(speed !== undefined && { speed }) };
+    const order = { priority, ...(speed !== undefined && { speed }), ...(group !== undefined && { group }) };
     if (isDomainDisk(params.disk)) {
       if (body.base !== undefined) {
         const message = `'${params.disk}' is a machine's own disk, and its stream goes down to no base: leave out 'base'`;

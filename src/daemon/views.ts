@@ -8,7 +8,7 @@ import { shownReference } from "../sources/index.ts";
 import { type JobPulse, nameOf } from "./job-runner.ts";
 
 export function jobView(record: JobRecord, pulse?: JobPulse): Job {
-  const { disk, reason, base, ...rest } = record;
+  const { disk, reason, base, group: _group, ...rest } = record;
   const { rate = 0, eta, retryIn, share } = pulse ?? {};
   return {
     ...rest,

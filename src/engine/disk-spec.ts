@@ -19,6 +19,8 @@ export interface DiskSpec {
   readonly sourceOptions?: SourceOptions;
   readonly copyOnRead: boolean;
   readonly onSourceError: SourcePolicy;
+  /** Clients are disks that have policies of their own. */
+  readonly relay?: boolean;
   /** Bytes of what was read last that are kept in memory, for many readers. */
   readonly cache?: number;
   readonly listen: ServeNbdOptions["listen"];

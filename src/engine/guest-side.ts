@@ -16,7 +16,7 @@ export interface GuestSide {
 /** What stands between the guests and an image that needs something from elsewhere, or has many readers. */
 export function guestSide(
   { node, layers }: Chain,
-  { copyOnRead: keeps, onSourceError: policy, cache }: DiskSpec,
+  { copyOnRead: keeps, onSourceError: policy, relay = false, cache }: DiskSpec,
   watches: readonly SourceWatch[],
   activity: Activity,
   onPause: () => void,
@@ -32,7 +32,7 @@ export function guestSide(
   const onHeld = (range: Range) => activity.wait(range);
   const whole = copyOnRead ?? node;
   const disk = cache === undefined ? whole : new BlockCache(whole, cache);
-  return { copyOnRead, hold: new Hold(disk, { policy, watches, onPause, onHeld }) };
+  return { copyOnRead, hold: new Hold(disk, { policy, watches, relay, onPause, onHeld }) };
 }
 
 export function exportOf(

@@ -45,6 +45,11 @@ export interface ServeDiskOptions {
    * `readOnly`. @default none
    */
   readonly cache?: number;
+  /**
+   * Clients are streamdisk's own disks: that the source is lost is told to them as such (ESHUTDOWN), so that each does what its own policy
+   * says. @default false
+   */
+  readonly relay?: boolean;
   /** What the event `learned` told of its sources when it was served before. @default nothing */
   readonly knownSources?: readonly KnownSource[];
   /** Where to listen. @default a Unix socket in a private directory */
@@ -88,6 +93,7 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
     ...(options.format !== undefined && { format: options.format }),
     ...(backing !== undefined && !made && { backing }),
     ...(options.backingFormat !== undefined && { backingFormat: options.backingFormat }),
+    ...(options.relay !== undefined && { relay: options.relay }),
     ...(options.cache !== undefined && { cache: options.cache }),
     ...(options.maxConnections !== undefined && { maxConnections: options.maxConnections }),
     ...(options.tls !== undefined && { tls: options.tls }),

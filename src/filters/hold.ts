@@ -35,6 +35,11 @@ export interface HoldOptions {
   /** Requests of one client that may wait at a time; more get the second policy. @default 8 */
   readonly mostHeld?: number;
   readonly clock?: Clock;
+  /**
+   * Those who ask are disks with policies of their own: that a source is lost is told as such (`shutdown`, which NBD has a word for), and
+   * not as an error of what they asked for. @default false
+   */
+  readonly relay?: boolean;
   /** The second policy is "pause", and a request is about to meet it. */
   readonly onPause?: () => void;
   /** Called when a call begins to wait. What it returns is called when it waits no more. */
@@ -270,6 +275,7 @@ export class Hold implements GuestNode {
       this.#options.onPause?.();
       this.#tell("give up");
     }
+    if (this.#options.relay) return new StreamdiskError("shutdown", error.message, error.context, error);
     return error;
   }
 

@@ -30,6 +30,19 @@ test("what runs takes a place", () => {
   assert.deepEqual(turns(jobs, 1), []);
 });
 
+test("a group has one place, and all of it goes with it", () => {
+  const jobs = [
+    job("a", { group: "x", state: "running" }),
+    job("b", { priority: 1 }),
+    job("c", { group: "x" }),
+    job("d", { group: "y" }),
+    job("e", { group: "y" }),
+  ];
+  assert.deepEqual(turns(jobs, 1), ["c"]);
+  assert.deepEqual(turns(jobs, 2), ["b", "c"]);
+  assert.deepEqual(turns(jobs, 3), ["b", "c", "d", "e"]);
+});
+
 test("who waits for a source takes no place and gets no turn", () => {
   const reason = { code: "source-lost", message: "Connection refused" } as const;
   assert.deepEqual(turns([job("dead", { state: "waiting", reason }), job("b")], 1), ["b"]);

@@ -47,6 +47,8 @@ export interface DiskRecord {
   readonly newSize?: number;
   /** Whether the file was made by the daemon: one that was adopted is never deleted. */
   readonly ownsFile: boolean;
+  /** Id of the deployment whose disk it is. */
+  readonly deployment?: string;
   /** With `deleting`: whether the file goes too. */
   readonly deleteFile?: boolean;
   /** Milliseconds since 1970, as all times here. */
@@ -67,6 +69,8 @@ export interface ExportRecord {
   readonly cache?: number;
   readonly tlsCertificates?: string;
   readonly tlsPskFile?: string;
+  /** The daemon made it for deployments with disks of this kind, and removes it when none needs it. */
+  readonly forDeployments?: DiskOwner;
   readonly createdAt: number;
 }
 
@@ -152,6 +156,8 @@ export interface JobRecord {
   readonly speed?: number;
   /** Absolute path or URI of the layer that stays below; undefined for none. */
   readonly base?: { readonly reference: string; readonly format: FormatName };
+  /** Streams that fetch the same, once for all of them; undefined for one by itself. */
+  readonly group?: string;
   /** The higher one goes first when there are more than may run at once. */
   readonly priority: number;
   /** As last seen; bytes. */
@@ -208,6 +214,9 @@ export const EVENT_TYPES = [
   "domain-reset",
   "domain-started",
   "domain-stopped",
+  "deployed",
+  "undeployed",
+  "undeploy-failed",
   "stream-fallback",
   "export-added",
   "export-removed",

@@ -1,5 +1,15 @@
 /** A daemon without disks: answers every call of the API, remembers what it was asked, and fails as a test says. */
-import type { CheckedInput, Disk, Domain, Job, Live, NbdExportView, RouteName, Service } from "../../src/api/index.ts";
+import type {
+  CheckedInput,
+  Deployment,
+  Disk,
+  Domain,
+  Job,
+  Live,
+  NbdExportView,
+  RouteName,
+  Service,
+} from "../../src/api/index.ts";
 import type { EventFeed, EventQuery, EventRecord } from "../../src/jobs/index.ts";
 
 export const JOB: Job = {
@@ -50,6 +60,11 @@ const DOMAIN: Domain = {
   disks: [{ name: "web:vda", target: "vda", device: "disk" }],
   createdAt: 1,
 };
+const DEPLOYMENT: Deployment = {
+  ...{ name: "vm1", state: "ready", image: "/images/base.qcow2", source: "image-base.qcow2-0a1b2c3d", owner: "engine" },
+  ...{ disk: "vm1-vda", overlay: "/images/vm1-vda.qcow2", format: "qcow2", hydrated: false, stream: JOB },
+  ...{ steps: [{ name: "source", ms: 12 }], createdAt: 1 },
+};
 const EXPORT: NbdExportView = {
   name: "base",
   image: "/images/base.raw",
@@ -86,7 +101,9 @@ export function fakeService(): FakeService {
     answer("domainXml", { xml: "<domain/>" }),
     answer("domainDisk", { ...DOMAIN.disks[0]!, length: 1024, localBytes: 24, missingBytes: 1000, hydrated: false }),
     answer("replaceDomainSource", { ...DOMAIN.disks[0]!, compared: 512, warnings: [] }),
-    ...(["deleteDisk", "removeExport", "removeDomain"] as const).map((name) => answer(name, undefined)),
+    ...(["deploy", "getDeployment"] as const).map((name) => answer(name, DEPLOYMENT)),
+    answer("listDeployments", { deployments: [DEPLOYMENT] }),
+    ...(["deleteDisk", "removeExport", "removeDomain", "undeploy"] as const).map((name) => answer(name, undefined)),
     ...(["diskClients", "exportClients"] as const).map((name) => answer(name, { clients: [] })),
     answer("diskLoad", { samples: [] }),
     answer("diskMap", { runs: [], next: 512 }),

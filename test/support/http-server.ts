@@ -11,6 +11,8 @@ export interface RangeServer extends AsyncDisposable {
   readonly origin: string;
   /** Requests answered so far. */
   readonly requests: () => number;
+  /** Bytes of files that were sent so far. */
+  readonly bytes: () => number;
 }
 
 /**
@@ -28,16 +30,19 @@ export async function serveRanges(
   etag = '"1"',
 ): Promise<RangeServer> {
   let requests = 0;
+  let bytes = 0;
   const answer: RequestListener = async (request, reply) => {
     requests++;
     if (delayMs > 0) await sleep(delayMs);
     const url = new URL(request.url ?? "", "http://localhost");
     const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "");
     if (url.searchParams.get("token") !== token) return reply.writeHead(403).end();
-    const size = statSync(url.pathname).size;
+    const size = statSync(url.pathname, { throwIfNoEntry: false })?.size;
+    if (size === undefined) return reply.writeHead(404).end();
     if (request.method !== "GET" || range === null || Number(range[1]) >= size) return reply.writeHead(416).end();
     const start = Number(range[1]);
     const end = Math.min(Number(range[2]), size - 1);
+    bytes += end - start + 1;
     reply.writeHead(206, {
       etag,
       "content-range": `bytes ${start}-${end}/${size}`,
@@ -54,6 +59,7 @@ export async function serveRanges(
   return {
     origin: `http${certificates === undefined ? "" : "s"}://127.0.0.1:${(server.address() as AddressInfo).port}`,
     requests: () => requests,
+    bytes: () => bytes,
     [Symbol.asyncDispose]: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

@@ -11,7 +11,7 @@ import { DISK_TEXTS, type DiskText, showDisk, showDiskAs } from "../disk-show.ts
 import { helpAfter } from "../help.ts";
 import { jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines, printWarnings, sizeWithBytes } from "../output.ts";
-import { parseSourcePolicy } from "../source-policy.ts";
+import { parseSourcePolicy, sentPolicy } from "../source-policy.ts";
 import { diskName, diskTarget, placeForDaemon } from "../targets.ts";
 import { parseRate, parseSize } from "../units.ts";
 
@@ -97,10 +97,6 @@ async function create(name: string, flags: CreateFlags): Promise<void> {
     if (flags.json) printJson(disk);
     else printLines(`'${disk.name}' is served at ${disk.uri ?? "-"}`);
   });
-}
-
-function sentPolicy({ holdMs, afterwards }: SourcePolicy) {
-  return { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards };
 }
 
 function defineLists(parent: Command): void {

@@ -1,0 +1,24 @@
+/** Deployments, as people read them. */
+import type { Deployment } from "../api/index.ts";
+import { columns, shellWord } from "./output.ts";
+import { formatDuration, formatSize } from "./units.ts";
+
+/** What was done, how long each took, and how to go on. */
+export function deployedLines({ name, steps, disk, image, uri, qemuArgs }: Deployment): string[] {
+  const took = steps.map((step) => `${step.name} ${formatDuration(step.ms)}`).join(", ");
+  const lines = [`'${name}' was made from '${image}': ${took}`];
+  if (uri !== undefined && qemuArgs !== undefined) {
+    lines.push(`Its disk '${disk}' is served at ${uri}. For QEMU:`, `  ${qemuArgs.map(shellWord).join(" ")}`);
+  }
+  return [...lines, `The disk is filled meanwhile: watch it with 'streamdisk stream ${disk}'`];
+}
+
+export function deploymentsTable(deployments: readonly Deployment[]): string[] {
+  if (deployments.length === 0) return ["Nothing is deployed: deploy an image with 'streamdisk deploy'"];
+  const rows = deployments.map(({ name, state, disk, hydrated, stream, image }) => [
+    ...[name, state, disk],
+    hydrated ? "complete" : `${stream === undefined ? "-" : `${formatSize(stream.missingBytes)} missing`}`,
+    image,
+  ]);
+  return columns([["NAME", "STATE", "DISK", "FILLED", "IMAGE"], ...rows]);
+}

@@ -1,0 +1,157 @@
+/** The calls of the API that are about deployments, and what becomes of them meanwhile. */
+import { randomUUID } from "node:crypto";
+import type { CheckedInput, Deployment, RouteName, RouteResult } from "../api/index.ts";
+import { DEFAULT_POLICY } from "../engine/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import type { DeploymentRecord, Store } from "../jobs/index.ts";
+import { shownReference } from "../sources/index.ts";
+import type { AllowedPaths } from "./allowed-paths.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
+import { DeploymentSteps, deployedDisk } from "./deployment-steps.ts";
+import { Deployments, type HeldDeployment } from "./deployments.ts";
+import { isThere } from "./disk-files.ts";
+import type { Disks } from "./disks.ts";
+import type { EventHub } from "./event-hub.ts";
+import type { Exports } from "./exports.ts";
+import { ImageExports } from "./image-exports.ts";
+import type { Log } from "./log.ts";
+import { policyOf } from "./new-disk.ts";
+import type { StreamCalls } from "./stream-calls.ts";
+
+type Input<N extends RouteName> = CheckedInput<N>;
+type Result<N extends RouteName> = Promise<RouteResult<N>>;
+
+export interface DeploymentCallsParts {
+  readonly store: Store;
+  readonly events: EventHub;
+  readonly disks: Disks;
+  readonly exports: Exports;
+  readonly streams: StreamCalls;
+  readonly allowed: AllowedPaths;
+  readonly options: DaemonOptions;
+  readonly log: Log;
+}
+
+export class DeploymentCalls {
+  readonly #parts: DeploymentCallsParts;
+  readonly #images: ImageExports;
+  readonly #deployments: Deployments;
+
+  constructor(parts: DeploymentCallsParts) {
+    const { store, events, disks, exports, streams, allowed, options } = parts;
+    this.#parts = parts;
+    this.#images = new ImageExports(exports);
+    const isNeeded = (source: string, leaving: string): boolean => this.#deployments.needs(source, leaving);
+    const steps = new DeploymentSteps({ images: this.#images, disks, streams, allowed, options, isNeeded });
+    this.#deployments = new Deployments({ store, events, stepsOf: (deployment) => steps.of(deployment) });
+  }
+
+  /** They have their names from now on. */
+  load(records: readonly DeploymentRecord[]): void {
+    this.#deployments.load(records);
+  }
+
+  /** Undoes and finishes what was begun when the daemon ended. To be called when disks and exports are there. */
+  async restore(): Promise<void> {
+    await this.#deployments.finish();
+    for (const held of this.#deployments.all()) {
+      if (!held.record.hydrated && (await this.#isHydrated(held))) await this.#deployments.hydrated(held);
+    }
+    // A deployment whose record is lost may need one.
+    if ((this.#parts.options.damage ?? []).length > 0) return;
+    await this.#images.sweep((source) => this.#deployments.needs(source));
+  }
+
+  /** Its stream may have ended right before the daemon did. */
+  async #isHydrated({ record }: HeldDeployment): Promise<boolean> {
+    const { served } = this.#parts.disks.find(deployedDisk(record))?.host ?? {};
+    return (await served?.info().catch(() => undefined))?.hydrated ?? false;
+  }
+
+  /** That one which has a name or an image for its disk. */
+  reserved(disk: string, image: string): DeploymentRecord | undefined {
+    const all = this.#deployments.all().map(({ record }) => record);
+    return all.find((record) => deployedDisk(record) === disk || record.overlay === image);
+  }
+
+  /** @param id of a disk, in which nothing is missing any more */
+  onHydrated(id: string): void {
+    const held = this.#deployments.all().find(({ record }) => id.startsWith(`${deployedDisk(record)}@`));
+    if (held === undefined) return;
+    const { source } = held.record;
+    const done = this.#deployments.hydrated(held).then(() => {
+      return this.#images.release(source, () => this.#deployments.needs(source));
+    });
+    done.catch((error: unknown) => this.#parts.log.error({ err: error }, "A deployment could not leave its source"));
+  }
+
+  /** @throws {StreamdiskError} `refused` for an export from which a deployment is filled */
+  refuseExport(name: string): void {
+    const { record } = this.#deployments.all().find(({ record }) => record.source === name && !record.hydrated) ?? {};
+    if (record === undefined) return;
+    const message = `'${record.name}' is filled from the export '${name}': it goes by itself when that is complete, or undeployed`;
+    throw new StreamdiskError("refused", message, { node: name });
+  }
+
+  /** @throws {StreamdiskError} `refused` for the disk of a deployment */
+  refuseDisk(name: string): void {
+    const { record } = this.#deployments.all().find(({ record }) => deployedDisk(record) === name) ?? {};
+    if (record === undefined) return;
+    const message = `'${name}' is the disk of the deployment '${record.name}': remove it with 'streamdisk undeploy ${record.name}'`;
+    throw new StreamdiskError("refused", message, { node: name });
+  }
+
+  async list(): Result<"listDeployments"> {
+    return { deployments: await Promise.all(this.#deployments.all().map((held) => this.#view(held))) };
+  }
+
+  async show({ params }: Input<"getDeployment">): Result<"getDeployment"> {
+    return this.#view(this.#deployments.demand(params.deployment));
+  }
+
+  async deploy({ body }: Input<"deploy">): Result<"deploy"> {
+    const { name, imageFormat, format, size, speed, onSourceError } = body;
+    const { allowed, disks, options } = this.#parts;
+    const order = {
+      ...{ name, owner: "engine" as const, format },
+      image: await allowed.source(body.image),
+      ...(imageFormat !== undefined && { imageFormat }),
+      onSourceError: onSourceError === undefined ? DEFAULT_POLICY : policyOf(onSourceError),
+    };
+    this.#deployments.refuseTaken(name);
+    const overlay = await allowed.file(`${deployedDisk(order).replace(":", "-")}.${format}`);
+    if (await isThere(overlay)) {
+      const message = `'${overlay}' is there already: remove it, or take another name than '${name}'`;
+      throw new StreamdiskError("exists", message, { node: overlay });
+    }
+    // From here until it has its name nothing comes in between.
+    this.#deployments.refuseTaken(name);
+    disks.refuseTaken(deployedDisk(order), overlay);
+    const held = await this.#deployments.make({
+      ...order,
+      ...{ id: `${name}@${randomUUID()}`, state: "making", overlay, source: this.#images.nameFor(order) },
+      ...(size !== undefined && { size }),
+      ...((speed ?? options.speed) !== undefined && { speed: speed ?? options.speed }),
+      ...{ hydrated: false, steps: [], createdAt: Date.now() },
+    });
+    return this.#view(held);
+  }
+
+  async undeploy({ params, query }: Input<"undeploy">): Result<"undeploy"> {
+    await this.#deployments.remove(params.deployment, query);
+  }
+
+  async #view({ record }: HeldDeployment): Promise<Deployment> {
+    const { name, state, source, owner, overlay, format, hydrated, steps, createdAt } = record;
+    const disk = deployedDisk(record);
+    const there = this.#parts.disks.find(disk);
+    const stream = there === undefined ? undefined : await this.#parts.streams.of(there.record.id);
+    const served = there?.host.served;
+    return {
+      ...{ name, state, image: shownReference(record.image), source, owner, disk, overlay, format, hydrated },
+      ...(stream !== undefined && { stream }),
+      ...(served !== undefined && { uri: served.uri, qemuArgs: served.qemuArgs() }),
+      ...{ steps: [...steps], createdAt },
+    };
+  }
+}

@@ -1,0 +1,127 @@
+/** The steps of a deployment as they are really done. What each makes is found again by what the record says, so it can be undone at any time. */
+import { rm } from "node:fs/promises";
+import { dirname } from "node:path";
+import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
+import { createImage, rebaseImage, removeHalfMade } from "../image/index.ts";
+import type { DeploymentRecord } from "../jobs/index.ts";
+import { shownReference } from "../sources/index.ts";
+import type { AllowedPaths } from "./allowed-paths.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
+import type { DeploymentStep } from "./deployments.ts";
+import { isThere, syncDirectory } from "./disk-files.ts";
+import type { Disks } from "./disks.ts";
+import type { ImageExport, ImageExports } from "./image-exports.ts";
+import type { StreamCalls } from "./stream-calls.ts";
+
+export interface DeploymentStepsParts {
+  readonly images: ImageExports;
+  readonly disks: Disks;
+  readonly streams: StreamCalls;
+  readonly allowed: AllowedPaths;
+  readonly options: DaemonOptions;
+  /** Whether others than one deployment need an export. */
+  readonly isNeeded: (source: string, leaving: string) => boolean;
+}
+
+/** The disk of a deployment. */
+export const DEPLOYED_TARGET = "vda";
+
+/** What the disk of a deployment is called where streams are ordered: a disk of the daemon, or the machine's own. */
+export function deployedDisk({ name, owner }: Pick<DeploymentRecord, "name" | "owner">): string {
+  return `${name}${owner === "engine" ? "-" : ":"}${DEPLOYED_TARGET}`;
+}
+
+export class DeploymentSteps {
+  readonly #parts: DeploymentStepsParts;
+
+  constructor(parts: DeploymentStepsParts) {
+    this.#parts = parts;
+  }
+
+  of(_deployment: DeploymentRecord): readonly DeploymentStep[] {
+    return [this.#source, this.#disk, this.#stream];
+  }
+
+  readonly #source: DeploymentStep = {
+    name: "source",
+    make: (deployment) => this.#parts.images.offer(deployment),
+    undo: ({ source, name }) => this.#parts.images.release(source, () => this.#parts.isNeeded(source, name)),
+  };
+
+  readonly #disk: DeploymentStep = {
+    name: "disk",
+    make: async (deployment) => {
+      const source = await this.#parts.images.info(deployment.source);
+      refuseSmaller(deployment, source);
+      if (deployment.owner === "engine") await this.#makeDisk(deployment, source);
+      else await this.#makeOverlay(deployment, source);
+    },
+    undo: async (deployment) => {
+      const { disks } = this.#parts;
+      const name = deployedDisk(deployment);
+      const { overlay, keepDisk, id } = deployment;
+      if (disks.find(name)?.record.deployment === id) await disks.delete(name, !keepDisk);
+      if (keepDisk) await this.#linkToImage(deployment);
+      else {
+        await removeHalfMade(overlay);
+        await removeFile(overlay);
+      }
+    },
+  };
+
+  readonly #stream: DeploymentStep = {
+    name: "stream",
+    make: async (deployment) => {
+      const { speed, source } = deployment;
+      const body = { priority: 0, ...(speed !== undefined && { speed }) };
+      await this.#parts.streams.start({ params: { disk: deployedDisk(deployment) }, query: {}, body }, source);
+    },
+    undo: async (deployment) => {
+      const input = { params: { disk: deployedDisk(deployment) }, query: {}, body: {} };
+      await this.#parts.streams.cancel(input).catch((error) => {
+        if (!(error instanceof StreamdiskError) || error.code !== "not-found") throw error;
+      });
+    },
+  };
+
+  async #makeDisk(deployment: DeploymentRecord, { uri }: ImageExport): Promise<void> {
+    const { id, overlay, format, size, onSourceError } = deployment;
+    const { holdMs, afterwards } = onSourceError;
+    const order = {
+      ...{ name: deployedDisk(deployment), image: overlay, format, backing: uri, backingFormat: "raw" as const },
+      ...{ adopt: false, readOnly: false, copyOnRead: true },
+      onSourceError: { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards },
+      ...(size !== undefined && { size }),
+    };
+    await this.#parts.disks.create(order, id);
+  }
+
+  async #makeOverlay({ overlay, format, size }: DeploymentRecord, { uri }: ImageExport): Promise<void> {
+    await createImage(overlay, { format, backing: uri, backingFormat: "raw", ...(size !== undefined && { size }) });
+  }
+
+  /** A disk that stays without its deployment lies over the image itself from then on, since the export goes. */
+  async #linkToImage({ source, overlay, format, image, hydrated }: DeploymentRecord): Promise<void> {
+    const { images, allowed, options } = this.#parts;
+    if (hydrated || !(await isThere(overlay))) return;
+    const { format: backingFormat } = await images.info(source);
+    const { sourceOptions } = options;
+    const from = { format, allowBacking: allowed.backing, sourceOptions };
+    await rebaseImage(overlay, { ...from, backing: image, backingFormat });
+  }
+}
+
+function refuseSmaller({ name, size, image }: DeploymentRecord, { length }: ImageExport): void {
+  if (size === undefined || size >= length) return;
+  const message = `The disk of '${name}' is to have ${size} bytes, and '${shownReference(image)}' has ${length}: a disk may be larger than its image only`;
+  throw new StreamdiskError("invalid-argument", message, { node: name });
+}
+
+async function removeFile(path: string): Promise<void> {
+  try {
+    await rm(path, { force: true });
+    await syncDirectory(dirname(path));
+  } catch (error) {
+    throw wrapSystemError(error, path, "delete");
+  }
+}
