@@ -1,8 +1,8 @@
 /** The calls about domains; streams of their disks have the same calls as all others. */
 import { z } from "zod";
-import { domain, domainDiskNow, newDomain, sourceReplaced } from "./domain-schemas.ts";
+import { domain, domainDisk, domainDiskNow, newDomain, sourceReplaced } from "./domain-schemas.ts";
 import { route } from "./route.ts";
-import { deviceName, domainName, newSource } from "./schemas.ts";
+import { deviceName, diskName, domainName, newSource } from "./schemas.ts";
 
 const ofDomain = z.object({ domain: domainName }).strict();
 const ofDomainDisk = z.object({ domain: domainName, device: deviceName }).strict();
@@ -60,6 +60,34 @@ export const DOMAIN_ROUTES = {
     result: domainDiskNow,
     status: 200,
     errors: ["not-found", "unsupported", "shutdown"],
+  }),
+  attachDisk: route({
+    method: "POST",
+    path: "/v1/domains/{domain}/disks",
+    summary: "Put a disk of the daemon into a machine that runs",
+    params: ofDomain,
+    body: z
+      .object({
+        disk: diskName,
+        target: z
+          .string()
+          .regex(/^vd[a-z]{1,3}$/)
+          .optional()
+          .describe('"vdb"; absent: the first that is free'),
+      })
+      .strict(),
+    result: domainDisk,
+    status: 201,
+    errors: ["not-found", "exists", "unsupported", "shutdown"],
+  }),
+  detachDisk: route({
+    method: "DELETE",
+    path: "/v1/domains/{domain}/disks/{device}",
+    summary: "Take a disk out of a machine that was put in while it ran",
+    params: ofDomainDisk,
+    result: z.undefined(),
+    status: 204,
+    errors: ["not-found", "in-use", "shutdown"],
   }),
   replaceDomainSource: route({
     method: "POST",

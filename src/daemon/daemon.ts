@@ -86,7 +86,7 @@ export class Daemon implements Service, AsyncDisposable {
     const [exports, streams] = [this.#exports, this.#streams];
     this.#deployments = new DeploymentCalls({ store, events, disks, exports, streams, allowed, options, log });
     const streamOf = (id: string) => this.#streams.of(id);
-    this.#domainCalls = new DomainCalls({ domains, events, allowed, options, streamOf });
+    this.#domainCalls = new DomainCalls({ domains, disks, events, allowed, options, streamOf });
   }
 
   /**
@@ -279,6 +279,8 @@ export class Daemon implements Service, AsyncDisposable {
   readonly removeDomain = ({ params }: Input<"removeDomain">) => this.#domainCalls.remove(params.domain);
   readonly domainXml = ({ params }: Input<"domainXml">) => this.#domainCalls.xml(params.domain);
   readonly replaceDomainSource = (input: Input<"replaceDomainSource">) => this.#domainCalls.replaceSource(input);
+  readonly attachDisk = (input: Input<"attachDisk">) => this.#domainCalls.attach(input);
+  readonly detachDisk = (input: Input<"detachDisk">) => this.#domainCalls.detach(input);
   readonly domainDisk = ({ params }: Input<"domainDisk">) => this.#domainCalls.disk(params);
 
   readonly listDeployments = () => this.#deployments.list();

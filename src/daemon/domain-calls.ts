@@ -5,12 +5,14 @@ import { StreamdiskError } from "../errors/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 import { sourceReplaced } from "./disk-stories.ts";
+import type { Disks } from "./disks.ts";
 import { domainDiskView, domainView, type StreamOf } from "./domain-views.ts";
 import type { Domains, HeldDomain } from "./domains.ts";
 import type { EventHub } from "./event-hub.ts";
 
 export interface DomainCallsParts {
   readonly domains: Domains;
+  readonly disks: Disks;
   readonly events: EventHub;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
@@ -56,6 +58,30 @@ export class DomainCalls {
     const disk = findDisk(held.running.description, target);
     const view = await domainDiskView(held.record.name, disk, this.#streamOf);
     return { ...view, ...(await this.#domains.look(held, target)) };
+  }
+
+  async attach({ params, body }: CheckedInput<"attachDisk">): Promise<RouteResult<"attachDisk">> {
+    const { disks, events } = this.#parts;
+    const held = this.#domains.demand(params.domain);
+    const { uri, readOnly } = await disks.act(body.disk, async (served) => served);
+    return held.turns.run(async () => {
+      await this.#domains.describe(held);
+      const target = await held.running.attach({ uri, readOnly }, body.target);
+      const name = `${held.record.name}:${target}`;
+      await events.tell("disk-attached", `The disk '${body.disk}' was attached to the machine as '${name}'`, {
+        disk: body.disk,
+      });
+      return domainDiskView(held.record.name, findDisk(await this.#domains.describe(held), target), this.#streamOf);
+    });
+  }
+
+  async detach({ params: { domain, device } }: CheckedInput<"detachDisk">): Promise<undefined> {
+    const held = this.#domains.demand(domain);
+    await held.turns.run(async () => {
+      await held.running.detach(device);
+      await this.#domains.describe(held);
+    });
+    await this.#parts.events.tell("disk-detached", `'${domain}:${device}' was taken out of the machine`);
   }
 
   async replaceSource({

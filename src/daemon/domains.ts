@@ -6,7 +6,14 @@
 import { randomUUID } from "node:crypto";
 import { isAbsolute } from "node:path";
 import { systemClock } from "../block/index.ts";
-import { type DomainDescription, describeDomain, findDisk, parseDomainXml, RunningDomain } from "../domain/index.ts";
+import {
+  type DomainDescription,
+  describeDomain,
+  findDisk,
+  hotPlugged,
+  parseDomainXml,
+  RunningDomain,
+} from "../domain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { type DomainRecord, type Store, UNFINISHED_STATES } from "../jobs/index.ts";
 import { DomainDisk, mayComeBack } from "./domain-disk.ts";
@@ -127,7 +134,7 @@ export class Domains {
   /** What it has, from its XML, or from its QEMU as it is now. */
   async describe({ record, running }: HeldDomain): Promise<DomainDescription> {
     const { name, xml } = record;
-    const found = xml === undefined ? await describeDomain(running.qmp, name) : parseDomainXml(xml);
+    const found = xml === undefined ? await describeDomain(running.qmp, name) : await withAttached(running, xml);
     running.description = { ...found, name };
     return running.description;
   }
@@ -244,6 +251,14 @@ export class Domains {
     this.#byName.set(record.name, makeHeld(record));
     this.#parts.needs.hold(needOf(record.name), record.needs, record.needs);
   }
+}
+
+/** What its XML says, and what was attached since: of a QEMU that does not answer nothing more is known. */
+async function withAttached({ qmp }: RunningDomain, xml: string): Promise<DomainDescription> {
+  const described = parseDomainXml(xml);
+  const now = await describeDomain(qmp, described.name).catch(() => undefined);
+  const attached = now?.disks.filter(({ alias }) => hotPlugged(alias) !== undefined) ?? [];
+  return { ...described, disks: [...described.disks, ...attached] };
 }
 
 function makeHeld(record: DomainRecord): HeldDomain {

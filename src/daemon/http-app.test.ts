@@ -38,6 +38,7 @@ const BODIES: Partial<Record<RouteName, unknown>> = {
   createDisk: { name: "vm1", backing: "https://images/base.qcow2" },
   resizeDisk: { length: 4096 },
   replaceSource: { backing: "nbd://other/base" },
+  attachDisk: { disk: "vm1" },
   replaceDomainSource: { backing: "nbd://other/base" },
   setSpeed: { speed: null },
   setLimit: { place: "all", speed: null },

@@ -19,6 +19,7 @@ export { parseMachineXml } from "./machine/parse-machine.ts";
 export { type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
 export { type PreparedMachine, qemuArguments } from "./machine/qemu-arguments.ts";
 export { describeDomain } from "./qemu/describe-domain.ts";
+export { hotPlugged } from "./qemu/hot-plug.ts";
 export type { ReplaceSourceOptions, SourceReplaced } from "./qemu/replace-source.ts";
 export {
   type DomainStream,

@@ -207,6 +207,8 @@ export const EVENT_TYPES = [
   "disk-lost",
   "disk-changed",
   "disk-deleted",
+  "disk-attached",
+  "disk-detached",
   "domain-added",
   "domain-removed",
   "domain-paused",

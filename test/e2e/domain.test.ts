@@ -130,3 +130,28 @@ test("a source that has died is replaced by another, and the stream that waited 
   rmSync(moved);
   await mustStandAlone(disk);
 });
+
+test("a disk of the daemon is put into a machine that runs, and one that takes none says so", async (t) => {
+  const { disk, daemon, ok, fails } = await scene(t);
+  copyFileSync(join(disk.directory, "base.raw"), join(daemon.images, "data.raw"));
+  await ok("disk", "create", "data", "--backing", join(daemon.images, "data.raw"));
+  writeFileSync(
+    join(disk.directory, "web.xml"),
+    "<domain><name>x</name><devices><disk><target dev='vda'/><alias name='virtio-disk0'/></disk></devices></domain>",
+  );
+  await ok("domain", "add", "web", "--qmp", "qmp", "--xml", "web.xml");
+  assert.equal((await ok("domain", "attach", "web", "data")).stdout, "'data' is 'web:vdb' now\n");
+  assert.match((await ok("domain", "show", "web")).stdout, /^vdb +hot-vdb +raw +nbd\+unix:.*data\.sock/m);
+  assert.match((await ok("events")).stdout, /disk-attached +The disk 'data' was attached to the machine as 'web:vdb'/);
+  assertFails(await fails("domain", "attach", "web", "data", "--target", "vda"), 73, /has a disk 'vda'/);
+  assertFails(await fails("domain", "attach", "web", "nothing"), 66, /There is no disk 'nothing'/);
+  assertFails(await fails("domain", "detach", "web", "vda"), 66, /only what 'domain attach' put in/);
+
+  const qmp = join(disk.directory, "q35");
+  const other = await startMonitored(qmp, "-machine", "q35");
+  t.after(() => other.kill());
+  await ok("domain", "add", "q35", "--qmp", qmp);
+  assertFails(await fails("domain", "attach", "q35", "data"), 77, /takes no disk while it runs: .*pcie-root-port/);
+  const nodes = (await other.execute("query-named-block-nodes")) as unknown[];
+  assert.deepEqual(nodes, [], "what was begun is undone");
+});

@@ -100,6 +100,8 @@ export function fakeService(): FakeService {
     answer("listDomains", { domains: [DOMAIN] }),
     answer("domainXml", { xml: "<domain/>" }),
     answer("domainDisk", { ...DOMAIN.disks[0]!, length: 1024, localBytes: 24, missingBytes: 1000, hydrated: false }),
+    answer("attachDisk", DOMAIN.disks[0]!),
+    answer("detachDisk", undefined),
     answer("replaceDomainSource", { ...DOMAIN.disks[0]!, compared: 512, warnings: [] }),
     ...(["deploy", "getDeployment"] as const).map((name) => answer(name, DEPLOYMENT)),
     answer("listDeployments", { deployments: [DEPLOYMENT] }),

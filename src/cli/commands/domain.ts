@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { wrapSystemError } from "../../errors/index.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
+import { defineAttach } from "../domain-attach.ts";
 import { domainLines, domainsTable } from "../domain-show.ts";
 import { helpAfter } from "../help.ts";
 import { jsonOption } from "../options.ts";
@@ -58,6 +59,7 @@ export function define(command: Command): void {
       if (flags.json) printJson(text);
       else printLines(text.xml.trimEnd());
     });
+  defineAttach(command);
   const rm = command.command("rm").description("Leave a virtual machine alone; it runs on.");
   jsonOption(daemonOptions(rm))
     .argument("<name>", "name of the domain")

@@ -1,11 +1,12 @@
 /**
  * A domain that nobody has described, as its QEMU has it. Targets are given here, in QEMU's order of the devices: `vda`, `vdb`... for
- * virtio, `sda`... for all others; so they may differ from what the guest says.
+ * virtio, `sda`... for all others; so they may differ from what the guest says. Disks that were attached while it ran have theirs.
  */
 import { parseNbdUri } from "../../nbd/index.ts";
 import type { DiskDescription, DiskSource, DomainDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpBlockDevice } from "../qmp/commands.ts";
+import { hotPlugged } from "./hot-plug.ts";
 import { type BlockLayer, chainOf, deviceId, fileOf, queryBlockLayer } from "./locate-overlay.ts";
 
 /** Buses by the beginning of the types of their devices. */
@@ -21,15 +22,25 @@ const LETTERS = "abcdefghijklmnopqrstuvwxyz";
 export async function describeDomain(qmp: QmpClient, name: string, signal?: AbortSignal): Promise<DomainDescription> {
   const layer = await queryBlockLayer(qmp, signal);
   const disks: DiskDescription[] = [];
+  const taken = layer.devices.flatMap((device) => hotPlugged(deviceId(device)) ?? []);
   for (const device of layer.devices) {
     if (device.qdev === undefined) continue;
     const type = await deviceType(qmp, device.qdev, signal);
     const bus = BUSES.find(([begin]) => type.startsWith(begin))?.[1];
     const prefix = bus === "virtio" ? "vd" : "sd";
-    const number = disks.filter(({ target }) => target.startsWith(prefix)).length;
-    disks.push(describeDisk(layer, device, { target: prefix + lettersOf(number), type, bus }));
+    const target = hotPlugged(deviceId(device)) ?? freeTarget(taken, prefix);
+    taken.push(target);
+    disks.push(describeDisk(layer, device, { target, type, bus }));
   }
   return { name: (await qmp.execute("query-name", {}, { signal })) ?? name, disks };
+}
+
+/** The first that is free. */
+export function freeTarget(taken: readonly string[], prefix = "vd"): string {
+  for (let number = 0; ; number++) {
+    const target = prefix + lettersOf(number);
+    if (!taken.includes(target)) return target;
+  }
 }
 
 /** The type of the guest's device. One whose drive hangs on a part of it is named by the device. */

@@ -6,6 +6,7 @@
  */
 import type { Clock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
+import type { GuestDisk } from "../../nbd/index.ts";
 import {
   type StepOptions,
   type StepResult,
@@ -21,8 +22,10 @@ import { findDisk } from "../find-disk.ts";
 import { QmpClient } from "../qmp/client.ts";
 import type { QmpTransport } from "../qmp/transport.ts";
 import { BlockStream } from "./block-stream.ts";
+import { freeTarget } from "./describe-domain.ts";
 import { dropJob, JOB_PREFIX } from "./drop-backing.ts";
 import { type FillExport, FillServer } from "./fill-server.ts";
+import { hotPlugged, plugIn, plugOut } from "./hot-plug.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
 import { QemuTarget } from "./qemu-target.ts";
 import { type ReplaceSourceOptions, replaceSource, type SourceReplaced } from "./replace-source.ts";
@@ -110,6 +113,27 @@ export class RunningDomain implements Disposable {
     await this.#clean();
     const overlay = await this.overlay(name);
     return replaceSource({ qmp: this.qmp, server: this.#server, overlay }, options);
+  }
+
+  /**
+   * Puts a disk into the running machine. Its description has it from then on.
+   *
+   * @param target "vdb"; absent: the first that is free
+   * @returns the target
+   * @throws {StreamdiskError} `exists`; `unsupported` for a machine that takes no disk while it runs
+   */
+  async attach(disk: GuestDisk, target?: string): Promise<string> {
+    const { name, disks } = this.description;
+    const taken = disks.map((one) => one.target);
+    const chosen = target ?? freeTarget(taken);
+    if (taken.includes(chosen)) throw new StreamdiskError("exists", `The domain '${name}' has a disk '${chosen}'`);
+    await plugIn(this.qmp, name, chosen, disk);
+    return chosen;
+  }
+
+  /** Takes out what `attach` has put in. @throws {StreamdiskError} `in-use` when the guest does not let go of it */
+  async detach(name: string): Promise<void> {
+    await plugOut(this.qmp, this.description.name, hotPlugged(name) ?? name);
   }
 
   /** What a disk has and lacks. @throws {StreamdiskError} as `step` */

@@ -56,6 +56,13 @@ export interface QmpJob {
   readonly error: string | undefined;
 }
 
+/** A device on a PCI bus of the machine's own (`query-pci`). */
+export interface QmpPciDevice {
+  readonly id: string;
+  /** Whether it is a bridge with nothing behind it. */
+  readonly isEmptyBridge: boolean;
+}
+
 interface Spec<A extends JsonObject, R> {
   /** Absent: only says of which type the arguments are. */
   readonly takes?: A;
@@ -112,6 +119,9 @@ export const QMP_COMMANDS = {
   >,
   "blockdev-add": { read: nothing } as Spec<JsonObject, void>,
   "blockdev-del": { read: nothing } as Spec<{ "node-name": string }, void>,
+  device_add: { read: nothing } as Spec<JsonObject, void>,
+  device_del: { read: nothing } as Spec<{ id: string }, void>,
+  "query-pci": { read: (answer) => answer.items().flatMap(readPciBus) } as Spec<None, QmpPciDevice[]>,
   yank: { read: nothing } as Spec<{ instances: readonly { type: "block-node"; "node-name": string }[] }, void>,
   cont: { read: nothing } as Spec<None, void>,
   "block-job-set-speed": { read: nothing } as Spec<{ device: string; speed: number }, void>,
@@ -170,6 +180,15 @@ function readGraph(graph: JsonValue): QmpGraph {
         name: edge.get("name").string(),
       })),
   };
+}
+
+function readPciBus(bus: JsonValue): QmpPciDevice[] {
+  const devices = bus.get("devices").items();
+  return devices.map((device) => {
+    const bridge = device.get("pci_bridge");
+    const behind = bridge.absent ? undefined : (bridge.get("devices").optional((all) => all.items()) ?? []);
+    return { id: device.get("qdev_id").string(), isEmptyBridge: behind?.length === 0 };
+  });
 }
 
 function readExport(exported: JsonValue): QmpExport {

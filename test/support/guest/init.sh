@@ -12,6 +12,9 @@ while read -r act at count text; do
     lazy)
       if yes "$text" | dd of=$disk bs=512 seek=$at count=$count iflag=fullblock conv=notrunc 2>/tmp/error
       then echo "@written"; else echo "@failed $(tr '\n' ' ' </tmp/error)"; fi ;;
+    # Names of the disks there are, and a checksum of one as a whole.
+    disks) echo "@$(ls /sys/block | tr '\n' ' ')" ;;
+    sum) echo "@$(md5sum /dev/$at | cut -c1-32)" ;;
     flush) if sync && blockdev --flushbufs $disk; then echo "@flushed"; else echo "@failed"; fi ;;
     # Everything, while whatever comes next goes on.
     walk) cat $disk >/dev/null & echo "@walking" ;;
