@@ -1,6 +1,14 @@
 /** The calls about domains; streams of their disks have the same calls as all others. */
 import { z } from "zod";
-import { domain, domainDisk, domainDiskNow, newDomain, sourceReplaced } from "./domain-schemas.ts";
+import {
+  domain,
+  domainDisk,
+  domainDiskNow,
+  machineStart,
+  newDomain,
+  newMachine,
+  sourceReplaced,
+} from "./domain-schemas.ts";
 import { route } from "./route.ts";
 import { deviceName, diskName, domainName, newSource } from "./schemas.ts";
 
@@ -25,6 +33,25 @@ export const DOMAIN_ROUTES = {
     status: 201,
     errors: ["exists", "not-found", "in-use", "shutdown", "permission"],
   }),
+  runMachine: route({
+    method: "POST",
+    path: "/v1/machines",
+    summary: "Make a virtual machine, or make one that is stopped anew, and start it",
+    body: newMachine,
+    result: domain,
+    status: 201,
+    errors: ["exists", "in-use", "not-found", "unsupported", "refused", "permission"],
+  }),
+  startDomain: route({
+    method: "POST",
+    path: "/v1/domains/{domain}/start",
+    summary: "Start a virtual machine that was made here",
+    params: ofDomain,
+    body: machineStart,
+    result: domain,
+    status: 200,
+    errors: ["not-found", "in-use", "refused", "permission"],
+  }),
   getDomain: route({
     method: "GET",
     path: "/v1/domains/{domain}",
@@ -37,11 +64,11 @@ export const DOMAIN_ROUTES = {
   removeDomain: route({
     method: "DELETE",
     path: "/v1/domains/{domain}",
-    summary: "Leave a virtual machine alone; it runs on",
+    summary: "Forget a virtual machine: one of somebody else's runs on, one that was made here must be stopped",
     params: ofDomain,
     result: z.undefined(),
     status: 204,
-    errors: ["not-found"],
+    errors: ["not-found", "in-use"],
   }),
   domainXml: route({
     method: "GET",

@@ -1,6 +1,7 @@
 /** What goes over the API about domains. */
 import { z } from "zod";
 import { domainName, job } from "./schemas.ts";
+import { accelerator } from "./settings.ts";
 
 const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 
@@ -30,16 +31,35 @@ export const sourceReplaced = domainDisk
   .extend({ compared: bytes.describe("Bytes that were found equal"), warnings: z.array(z.string()) })
   .describe("A disk of a domain, and what was found of its new source");
 
+const machine = z
+  .object({
+    pid: z.number().int().optional().describe("Of its QEMU, while it runs"),
+    autostart: z.boolean().describe("It starts with its host again"),
+    memory: bytes,
+    cpus: z.number().int(),
+    accelerator: accelerator.optional().describe("What ran it last: the processor itself, or QEMU's emulation"),
+    console: z.string().describe("Unix socket of its serial console, while it runs"),
+    consoleLog: z.string().describe("What was written to that"),
+    log: z.string().describe("What QEMU said of errors"),
+    startedAt: z.number().optional(),
+    end: z
+      .object({ reason: z.string().describe('"guest shut down", "killed by signal 9 (SIGKILL)"...'), at: z.number() })
+      .optional()
+      .describe("How its last run ended"),
+  })
+  .describe("A machine that the daemon runs itself");
+
 export const domain = z
   .object({
     name: domainName,
     qmp: z.string().describe("Path of the QMP socket"),
-    state: z.string().describe("What QEMU says: running, paused, io-error...; unreachable"),
+    state: z.string().describe("What QEMU says: running, paused, io-error...; unreachable; stopped"),
     error: z.object({ code: z.string(), message: z.string() }).optional(),
     disks: z.array(domainDisk),
+    machine: machine.optional().describe("Absent for one that somebody else runs"),
     createdAt: z.number(),
   })
-  .describe("A virtual machine that somebody runs");
+  .describe("A virtual machine");
 
 export const newDomain = z
   .object({
@@ -51,6 +71,14 @@ export const newDomain = z
     xml: z.string().max(48_000).optional().describe("libvirt's description; absent: QEMU is asked"),
   })
   .strict();
+
+const autostart = z.boolean().optional().describe("Whether it starts with its host again; absent: as before");
+
+export const newMachine = z
+  .object({ xml: z.string().max(48_000).describe("libvirt's XML of it, all of which is done or refused"), autostart })
+  .strict();
+
+export const machineStart = z.object({ autostart }).strict();
 
 export type Domain = z.infer<typeof domain>;
 export type DomainDisk = z.infer<typeof domainDisk>;

@@ -13,6 +13,7 @@ const mode = z
   .transform((digits) => Number.parseInt(digits, 8));
 const group = z.string().min(1).max(255);
 const speed = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
+export const accelerator = z.enum(["kvm", "tcg"]);
 const count = z.number().int().min(0).max(1_000_000_000);
 
 export const settingsFile = z
@@ -47,6 +48,8 @@ export const settingsFile = z
     sources: z
       .record(place, z.object({ speed }).strict())
       .describe("The same of one source, or of all that lie below a path or the beginning of a URI"),
+    emulator: absolutePath.describe("QEMU's program for machines"),
+    accelerator: accelerator.describe("What runs machines that do not say"),
     keep: z
       .object({ events: count, jobs: count })
       .partial()

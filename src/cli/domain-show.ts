@@ -9,20 +9,21 @@ import { columns, printJson, printLines, sizeWithBytes } from "./output.ts";
 /** A table of domains, or a sentence when there are none. */
 export function domainsTable(domains: readonly Domain[]): string[] {
   if (domains.length === 0) return ["There are no domains: add one with 'streamdisk domain add'"];
-  const rows = domains.map(({ name, state, disks, qmp }) => [
+  const rows = domains.map(({ name, state, disks, qmp, machine }) => [
     name,
     state,
+    machine?.pid === undefined ? "-" : String(machine.pid),
     disks.map(({ target }) => target).join(", ") || "-",
-    qmp,
+    machine?.pid === undefined ? (machine?.end?.reason ?? qmp) : qmp,
   ]);
-  return columns([["NAME", "STATE", "DISKS", "QMP"], ...rows]);
+  return columns([["NAME", "STATE", "PID", "DISKS", "QMP SOCKET OR LAST END"], ...rows]);
 }
 
 /** All of one domain. */
-export function domainLines({ name, state, error, qmp, disks }: Domain): string[] {
+export function domainLines({ name, state, error, qmp, machine, disks }: Domain): string[] {
   const lines = [`domain: ${name}`, `state: ${state}`];
   if (error !== undefined) lines.push(`error: ${error.message}`);
-  lines.push(`QMP socket: ${qmp}`);
+  lines.push(...(machine === undefined ? [`QMP socket: ${qmp}`] : machineLines(machine)));
   if (disks.length === 0) return lines;
   const rows = disks.map(({ target, alias, format, image, backing, stream }) => [
     target,
@@ -33,6 +34,18 @@ export function domainLines({ name, state, error, qmp, disks }: Domain): string[
     stream === undefined || hasEnded(stream) ? "-" : stream.state,
   ]);
   return [...lines, "", ...columns([["TARGET", "ALIAS", "FORMAT", "IMAGE", "BACKING FILE", "STREAM"], ...rows])];
+}
+
+function machineLines(machine: NonNullable<Domain["machine"]>): string[] {
+  const { pid, end, startedAt, accelerator, memory, cpus, autostart, console, consoleLog, log } = machine;
+  const lines: string[] = [];
+  if (pid !== undefined) lines.push(`pid: ${pid}`);
+  else if (end !== undefined) lines.push(`last end: ${end.reason} (${new Date(end.at).toISOString()})`);
+  if (startedAt !== undefined) lines.push(`started: ${new Date(startedAt).toISOString()}`);
+  if (accelerator !== undefined) lines.push(`accelerator: ${accelerator}`);
+  lines.push(`memory: ${sizeWithBytes(memory)}`, `CPUs: ${cpus}`, `autostart: ${autostart ? "yes" : "no"}`);
+  if (pid !== undefined) lines.push(`console: ${console}`);
+  return [...lines, `console log: ${consoleLog}`, `QEMU's log: ${log}`];
 }
 
 /** Shows a disk of a domain, as `info` does. */

@@ -50,6 +50,7 @@ class Bench {
       version: "0",
       imageDirectory: join(this.directory, "images"),
       socketDirectory: join(this.directory, "sockets"),
+      machineDirectory: join(this.directory, "machines"),
       allow: [join(this.directory, "sources")],
       allowKeys: [],
       sourceOptions: {},

@@ -3,7 +3,7 @@
  * API; how they come to it is not its business.
  *
  * Order of a start: disks and exports, on the sockets that they had, several at once, and none waits for another that fails; when
- * each has been tried, or has had its time, the jobs of those that are open, and of the others when they are. Order of an end: no new streams, then disks and exports (clients
+ * each has been tried, or has had its time, the jobs of those that are open, and of the others when they are; then machines that start with their host. Order of an end: no new streams, then disks and exports (clients
  * first, then what feeds them, then the image), then what is left to remember.
  *
  * After kill -9 nothing is lost that was acknowledged: the images keep what guests wrote (see docs/durability.md), and every act that
@@ -26,6 +26,7 @@ import { Exports } from "./exports.ts";
 import { clientsOf, exportNow } from "./hosted-views.ts";
 import { JobRunner } from "./job-runner.ts";
 import { type Log, noLog } from "./log.ts";
+import { Machines } from "./machines.ts";
 import { sourcesOf } from "./source-list.ts";
 import { SourceNeeds } from "./source-needs.ts";
 import { limitChanged, SpeedLimits } from "./speed-limits.ts";
@@ -55,6 +56,7 @@ export class Daemon implements Service, AsyncDisposable {
   readonly #disks: Disks;
   readonly #exports: Exports;
   readonly #domains: Domains;
+  readonly #machines: Machines;
   readonly #domainCalls: DomainCalls;
   readonly #streams: StreamCalls;
   readonly #deployments: DeploymentCalls;
@@ -83,10 +85,12 @@ export class Daemon implements Service, AsyncDisposable {
     this.#domains = new Domains({ store, events, needs, runner: this.#runner });
     const [runner, disks, domains] = [this.#runner, this.#disks, this.#domains];
     this.#streams = new StreamCalls({ store, runner, disks, domains, allowed, options });
+    this.#machines = new Machines({ domains, events, allowed, options });
+    const machines = this.#machines;
     const [exports, streams] = [this.#exports, this.#streams];
     this.#deployments = new DeploymentCalls({ store, events, disks, exports, streams, allowed, options, log });
     const streamOf = (id: string) => this.#streams.of(id);
-    this.#domainCalls = new DomainCalls({ domains, disks, events, allowed, options, streamOf });
+    this.#domainCalls = new DomainCalls({ domains, disks, machines, events, allowed, options, streamOf });
   }
 
   /**
@@ -111,6 +115,7 @@ export class Daemon implements Service, AsyncDisposable {
       void this.#events.tell("store-damaged", message, { ...(disk !== undefined && { disk }) });
     }
     await this.#domains.restore(await this.#store.domains());
+    const machines = this.#machines.restore();
     this.#deployments.load(await this.#store.deployments());
     const served = Promise.all([this.#disks.restore(disks), this.#exports.restore(exports)]);
     this.#restoring = served.then(() => this.#deployments.restore());
@@ -119,7 +124,9 @@ export class Daemon implements Service, AsyncDisposable {
       timer = setTimeout(resolve, PATIENCE_MS);
     });
     await Promise.race([this.#restoring, patience]).finally(() => clearTimeout(timer));
+    await machines;
     this.#runner.begin();
+    this.#machines.autostart();
   }
 
   /** What happens, for those who look on. */
@@ -135,6 +142,7 @@ export class Daemon implements Service, AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#runner.stop();
+    await this.#machines.close();
     await Promise.all([this.#disks.close(), this.#exports.close(), this.#domains.close()]);
     await this.#restoring.catch(() => {});
     await this.#events.tell(
@@ -275,6 +283,8 @@ export class Daemon implements Service, AsyncDisposable {
 
   readonly listDomains = () => this.#domainCalls.list();
   readonly addDomain = ({ body }: Input<"addDomain">) => this.#domainCalls.add(body);
+  readonly runMachine = ({ body }: Input<"runMachine">) => this.#domainCalls.run(body);
+  readonly startDomain = ({ params, body }: Input<"startDomain">) => this.#domainCalls.start(params.domain, body);
   readonly getDomain = ({ params }: Input<"getDomain">) => this.#domainCalls.show(params.domain);
   readonly removeDomain = ({ params }: Input<"removeDomain">) => this.#domainCalls.remove(params.domain);
   readonly domainXml = ({ params }: Input<"domainXml">) => this.#domainCalls.xml(params.domain);

@@ -1,6 +1,6 @@
 /** The calls of the API that are about domains. */
 import type { CheckedInput, Domain, Job, RouteResult } from "../api/index.ts";
-import { type DomainDescription, findDisk, formatDomainXml } from "../domain/index.ts";
+import { type DomainDescription, findDisk, formatDomainXml, parseMachineXml } from "../domain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
@@ -9,10 +9,12 @@ import type { Disks } from "./disks.ts";
 import { domainDiskView, domainView, type StreamOf } from "./domain-views.ts";
 import type { Domains, HeldDomain } from "./domains.ts";
 import type { EventHub } from "./event-hub.ts";
+import type { Machines } from "./machines.ts";
 
 export interface DomainCallsParts {
   readonly domains: Domains;
   readonly disks: Disks;
+  readonly machines: Machines;
   readonly events: EventHub;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
@@ -23,12 +25,14 @@ export interface DomainCallsParts {
 export class DomainCalls {
   readonly #parts: DomainCallsParts;
   readonly #domains: Domains;
+  readonly #machines: Machines;
   readonly #streamOf: StreamOf;
 
   constructor(parts: DomainCallsParts) {
-    const { domains, streamOf } = parts;
+    const { domains, machines, streamOf } = parts;
     this.#parts = parts;
     this.#domains = domains;
+    this.#machines = machines;
     this.#streamOf = async (name) => streamOf((await domains.disk(name)).id);
   }
 
@@ -40,12 +44,25 @@ export class DomainCalls {
     return this.#view(await this.#domains.add({ name, qmp, ...(xml !== undefined && { xml }) }));
   }
 
+  async run({ xml, autostart }: CheckedInput<"runMachine">["body"]): Promise<Domain> {
+    const spec = parseMachineXml(xml);
+    return this.#view(await this.#machines.run({ spec, xml, ...(autostart !== undefined && { autostart }) }));
+  }
+
+  async start(name: string, { autostart }: CheckedInput<"startDomain">["body"]): Promise<Domain> {
+    const held = this.#domains.demand(name);
+    await this.#machines.start(held, autostart === undefined ? {} : { autostart });
+    return this.#view(held);
+  }
+
   show(name: string): Promise<Domain> {
     return this.#view(this.#domains.demand(name));
   }
 
   async remove(name: string): Promise<undefined> {
-    await this.#domains.remove(name);
+    const held = this.#domains.demand(name);
+    if (held.record.machine === undefined) await this.#domains.remove(name);
+    else await this.#machines.remove(held);
   }
 
   async xml(name: string): Promise<RouteResult<"domainXml">> {
@@ -106,14 +123,24 @@ export class DomainCalls {
   /** What QEMU says now; of one that does not answer what is known. */
   async #view(held: HeldDomain): Promise<Domain> {
     const { running } = held;
+    const paths = this.#machines.paths(held.record.name);
+    const process = this.#machines.process(held);
+    if (held.record.machine !== undefined && process === undefined) {
+      return domainView(
+        held.record,
+        { state: "stopped", description: await this.#domains.describe(held), paths },
+        this.#streamOf,
+      );
+    }
+    const own = process === undefined ? {} : { paths, pid: process.pid };
     try {
       const description: DomainDescription = await this.#domains.describe(held);
       const state = await running.qmp.execute("query-status", {});
-      return await domainView(held.record, { state, description }, this.#streamOf);
+      return await domainView(held.record, { state, description, ...own }, this.#streamOf);
     } catch (failure) {
       const error = failure instanceof StreamdiskError ? failure : new StreamdiskError("io", String(failure));
       const { description } = running;
-      return domainView(held.record, { state: "unreachable", description, error }, this.#streamOf);
+      return domainView(held.record, { state: "unreachable", description, error, ...own }, this.#streamOf);
     }
   }
 }

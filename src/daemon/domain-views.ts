@@ -1,8 +1,8 @@
 /** Domains as the API shows them. */
 import type { Domain, DomainDisk, Job } from "../api/index.ts";
-import type { DiskDescription, DiskSource, DomainDescription } from "../domain/index.ts";
+import type { DiskDescription, DiskSource, DomainDescription, MachinePaths } from "../domain/index.ts";
 import type { StreamdiskError } from "../errors/index.ts";
-import type { DomainRecord } from "../jobs/index.ts";
+import type { DomainRecord, MachineRecord } from "../jobs/index.ts";
 
 /** The last stream of a disk of a domain, by its name. */
 export type StreamOf = (name: string) => Promise<Job | undefined>;
@@ -12,16 +12,39 @@ export interface DomainNow {
   readonly state: string;
   readonly description: DomainDescription;
   readonly error?: StreamdiskError;
+  /** Of a machine of the daemon's own. */
+  readonly paths?: MachinePaths;
+  readonly pid?: number;
 }
 
 export async function domainView(
-  { name, qmp, createdAt }: DomainRecord,
-  { state, description, error }: DomainNow,
+  { name, qmp, machine, createdAt }: DomainRecord,
+  { state, description, error, paths, pid }: DomainNow,
   streamOf: StreamOf,
 ): Promise<Domain> {
   const disks = await Promise.all(description.disks.map((disk) => domainDiskView(name, disk, streamOf)));
   const problem = error && { code: error.code, message: error.message };
-  return { name, qmp, state, ...(problem !== undefined && { error: problem }), disks, createdAt };
+  return {
+    ...{ name, qmp, state, disks, createdAt },
+    ...(problem !== undefined && { error: problem }),
+    ...(machine !== undefined && paths !== undefined && { machine: machineView(machine, paths, pid) }),
+  };
+}
+
+function machineView(
+  machine: MachineRecord,
+  paths: MachinePaths,
+  pid: number | undefined,
+): NonNullable<Domain["machine"]> {
+  const { spec, autostart, startedAt, accelerator, end } = machine;
+  return {
+    ...{ autostart, memory: spec.memory, cpus: spec.cpus, console: paths.console },
+    ...{ consoleLog: spec.serialLog ?? paths.consoleLog, log: paths.log },
+    ...(pid !== undefined && { pid }),
+    ...(startedAt !== undefined && { startedAt }),
+    ...(accelerator !== undefined && { accelerator }),
+    ...(end !== undefined && { end: { reason: end.reason, at: end.at } }),
+  };
 }
 
 export async function domainDiskView(domain: string, disk: DiskDescription, streamOf: StreamOf): Promise<DomainDisk> {

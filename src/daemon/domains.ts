@@ -1,6 +1,6 @@
 /**
- * Domains: virtual machines that somebody else runs, by their QMP sockets. What is remembered is how to reach them; what they have is
- * asked of QEMU, or stands in the XML that they were added with. A disk is given to the job runner with its first order, and after a
+ * Domains: virtual machines, by their QMP sockets; who runs them is not looked at here. What is remembered is how to reach them; what they have is
+ * asked of QEMU, or stands in the XML that they were added with, or is what they were made of. A disk is given to the job runner with its first order, and after a
  * restart of the daemon as soon as its QEMU answers.
  */
 import { randomUUID } from "node:crypto";
@@ -9,13 +9,14 @@ import { systemClock } from "../block/index.ts";
 import {
   type DomainDescription,
   describeDomain,
+  describeMachine,
   findDisk,
   hotPlugged,
   parseDomainXml,
   RunningDomain,
 } from "../domain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import { type DomainRecord, type Store, UNFINISHED_STATES } from "../jobs/index.ts";
+import { type DomainRecord, type MachineRecord, type Store, UNFINISHED_STATES } from "../jobs/index.ts";
 import { DomainDisk, mayComeBack } from "./domain-disk.ts";
 import { domainPlaces } from "./domain-needs.ts";
 import type { EventHub } from "./event-hub.ts";
@@ -104,10 +105,32 @@ export class Domains {
     return held;
   }
 
-  /** Its machine runs on; streams of its disks end, and what was fetched stays. */
+  /** Takes up one that may not run yet. @throws {StreamdiskError} `exists` */
+  async define(record: DomainRecord): Promise<HeldDomain> {
+    const { name } = record;
+    if (this.#byName.has(name)) throw new StreamdiskError("exists", `There is another domain of the name '${name}'`);
+    await this.#parts.store.addDomain(record);
+    return this.#hold(record);
+  }
+
+  /** Remembers something else of a domain. What is made of the record there is, is in its place at once. */
+  async change(held: HeldDomain, change: (record: DomainRecord) => DomainRecord): Promise<void> {
+    held.record = change(held.record);
+    await this.#parts.store.putDomain(held.record);
+  }
+
+  /** A machine of somebody else's runs on; streams of its disks end, and what was fetched stays. */
   async remove(name: string): Promise<void> {
     const held = this.demand(name);
-    const { runner, store, events, needs } = this.#parts;
+    await this.forget(held);
+    const rest = held.record.machine === undefined ? "its machine runs on" : "its images stay";
+    await this.#parts.events.tell("domain-removed", `The domain '${name}' was removed; ${rest}`);
+  }
+
+  /** The same without a word. */
+  async forget(held: HeldDomain): Promise<void> {
+    const { runner, store, needs } = this.#parts;
+    const { name } = held.record;
     await held.turns.run(async () => {
       for (const target of held.disks.keys()) {
         const id = diskId(held, target);
@@ -119,7 +142,10 @@ export class Domains {
       this.#byName.delete(name);
       held.running[Symbol.dispose]();
     });
-    await events.tell("domain-removed", `The domain '${name}' was removed; its machine runs on`);
+  }
+
+  find(name: string): HeldDomain | undefined {
+    return this.#byName.get(name);
   }
 
   /** @throws {StreamdiskError} `not-found` with those that there are */
@@ -132,9 +158,11 @@ export class Domains {
   }
 
   /** What it has, from its XML, or from its QEMU as it is now. */
-  async describe({ record, running }: HeldDomain): Promise<DomainDescription> {
-    const { name, xml } = record;
-    const found = xml === undefined ? await describeDomain(running.qmp, name) : await withAttached(running, xml);
+  async describe(held: HeldDomain): Promise<DomainDescription> {
+    const { name, xml, machine } = held.record;
+    const { running } = held;
+    const asked = () => (xml === undefined ? describeDomain(running.qmp, name) : withAttached(running, xml));
+    const found = await (machine === undefined ? asked() : describeOwn(held, machine));
     running.description = { ...found, name };
     return running.description;
   }
@@ -212,6 +240,11 @@ export class Domains {
     }
   }
 
+  /** To be called when its QEMU runs anew. */
+  started(held: HeldDomain): Promise<void> {
+    return this.#look(held);
+  }
+
   /** What its disks need has changed, or is there now. */
   async #look(held: HeldDomain): Promise<void> {
     try {
@@ -247,9 +280,11 @@ export class Domains {
     }
   }
 
-  #hold(record: DomainRecord): void {
-    this.#byName.set(record.name, makeHeld(record));
+  #hold(record: DomainRecord): HeldDomain {
+    const held = makeHeld(record);
+    this.#byName.set(record.name, held);
     this.#parts.needs.hold(needOf(record.name), record.needs, record.needs);
+    return held;
   }
 }
 
@@ -262,13 +297,25 @@ async function withAttached({ qmp }: RunningDomain, xml: string): Promise<Domain
 }
 
 function makeHeld(record: DomainRecord): HeldDomain {
-  const description = { name: record.name, disks: [] };
+  const { name, machine } = record;
+  const description = machine === undefined ? { name, disks: [] } : describeMachine(machine.spec);
   return { record, running: new RunningDomain({ qmp: record.qmp, description }), turns: new Turns(), disks: new Map() };
 }
 
 /** By which a domain is known to need something; neither ids of disks nor exports are so. */
 function needOf(name: string): string {
   return `domain ${name}`;
+}
+
+/** A machine that is made of known parts, also while its QEMU does not answer. */
+async function describeOwn({ running }: HeldDomain, { spec, state }: MachineRecord): Promise<DomainDescription> {
+  if (state === "stopped") return describeMachine(spec);
+  try {
+    return describeMachine(spec, await describeDomain(running.qmp, spec.name));
+  } catch (error) {
+    if (mayComeBack(error)) return describeMachine(spec);
+    throw error;
+  }
 }
 
 /** By which jobs are remembered: what it is called, and which domain that was. */

@@ -64,6 +64,7 @@ class Bench {
       version: "0",
       imageDirectory: join(this.directory, "images"),
       socketDirectory: join(this.directory, "sockets"),
+      machineDirectory: join(this.directory, "machines"),
       allow: places.map(({ reference }) => withoutToken(reference)),
       allowKeys: [],
       sourceOptions: {},

@@ -84,7 +84,8 @@ async function start(
   const notes = [...store.notes, ...damage.map(({ message }) => message)];
   for (const note of notes) log.warn({}, note);
   const [disks, exports] = await Promise.all([store.disks(), store.exports()]);
-  const daemon = await Daemon.start(store, { ...settings, version, socketDirectory: directory.sockets, damage }, log);
+  const own = { socketDirectory: directory.sockets, machineDirectory: directory.machines, damage };
+  const daemon = await Daemon.start(store, { ...settings, ...own, version }, log);
   ends.push(() => daemon.close());
 
   const token = settings.listen && (await tokenIn(settings.tokenFile));

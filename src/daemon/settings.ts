@@ -9,6 +9,7 @@ import { join, resolve } from "node:path";
 import { type SettingsFile, settingsFile } from "../api/index.ts";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { isLoopback } from "../host/index.ts";
+import type { Accelerator } from "../jobs/index.ts";
 import type { SourceOptions } from "../sources/index.ts";
 
 export interface DaemonSettings {
@@ -44,6 +45,10 @@ export interface DaemonSettings {
   readonly sourceSpeed?: number;
   /** The same by source: absolute paths and beginnings of URIs, each with all that lies below it. */
   readonly sources?: Readonly<Record<string, { readonly speed: number }>>;
+  /** QEMU's program for machines; absolute. @default qemu-system-ARCH on the PATH */
+  readonly emulator?: string;
+  /** What runs machines that do not say. @default KVM where it may be used, else TCG */
+  readonly accelerator?: Accelerator;
   /** @default 10,000 events and 1,000 jobs */
   readonly keep: { readonly events: number; readonly jobs: number };
   /** @default "info" */
@@ -157,7 +162,7 @@ function xdg(path: string | undefined): string | undefined {
   return path?.startsWith("/") ? path : undefined;
 }
 
-const PATHS = ["stateDirectory", "imageDirectory", "socket", "tokenFile", "tlsCertificates"] as const;
+const PATHS = ["stateDirectory", "imageDirectory", "socket", "tokenFile", "tlsCertificates", "emulator"] as const;
 
 function absolute(flags: SettingsFlags): Omit<SettingsFlags, "keep" | "sourceOptions"> {
   const { keep: _keep, sourceOptions: _sourceOptions, ...said } = defined(flags);

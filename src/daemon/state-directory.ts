@@ -5,6 +5,7 @@
  *               their process, however that ends, and hold over network file systems too
  *   state.db    the store (sqlite-store.ts), with `state.db-wal` beside it
  *   sockets/    the sockets of disks
+ *   machines/   of each machine that the daemon runs its monitor, console and logs
  *
  * The lock is apart from the store so that a damaged store can be moved aside under it. Nobody may open `lock` by other means in this
  * process: closing that would let go of the lock.
@@ -34,6 +35,8 @@ export interface StateDirectory extends Disposable {
   readonly database: string;
   /** Directory for the sockets of disks. */
   readonly sockets: string;
+  /** Directory for those of machines. */
+  readonly machines: string;
 }
 
 export interface StateDirectoryOptions {
@@ -49,10 +52,11 @@ export interface StateDirectoryOptions {
 export function openStateDirectory(path: string, { enterable = false }: StateDirectoryOptions = {}): StateDirectory {
   const directory = resolve(path);
   const sockets = join(directory, "sockets");
+  const machines = join(directory, "machines");
   makeDirectory(directory);
   const lock = takeLock(directory);
   try {
-    makeDirectory(sockets);
+    for (const each of [sockets, machines]) makeDirectory(each);
     if (enterable) for (const each of [directory, sockets]) letEnter(each);
   } catch (error) {
     lock.close();
@@ -62,6 +66,7 @@ export function openStateDirectory(path: string, { enterable = false }: StateDir
     path: directory,
     database: join(directory, "state.db"),
     sockets,
+    machines,
     [Symbol.dispose]: () => {
       if (lock.isOpen) lock.close();
     },

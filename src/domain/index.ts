@@ -9,15 +9,24 @@ export type {
 export { findDisk } from "./find-disk.ts";
 export type { LibvirtAddress } from "./libvirt/address.ts";
 export { LibvirtDomain, type LibvirtDomainOptions } from "./libvirt/libvirt-domain.ts";
+export { describeMachine } from "./machine/describe-machine.ts";
 export type { LayerBelow, PreparedDisk } from "./machine/disk-nodes.ts";
 export { launchMachine } from "./machine/launch-machine.ts";
 export { type MachineEnd, machineEndReason, readMachineEnd } from "./machine/machine-end.ts";
 export { type MachinePaths, machinePaths } from "./machine/machine-paths.ts";
-export { findMachine, isRunning, killMachine, type MachineProcess, machineEnds } from "./machine/machine-process.ts";
+export {
+  findMachine,
+  isRunning,
+  isWaitedFor,
+  killMachine,
+  type MachineProcess,
+  machineEnds,
+} from "./machine/machine-process.ts";
 export { defaultMachine } from "./machine/machine-spec.ts";
 export { parseMachineXml } from "./machine/parse-machine.ts";
 export { type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
 export { type PreparedMachine, qemuArguments } from "./machine/qemu-arguments.ts";
+export { trimLog } from "./machine/trim-log.ts";
 export { describeDomain } from "./qemu/describe-domain.ts";
 export { hotPlugged } from "./qemu/hot-plug.ts";
 export type { ReplaceSourceOptions, SourceReplaced } from "./qemu/replace-source.ts";

@@ -1,4 +1,5 @@
 export { blockDeviceSize } from "./block-device.ts";
+export { bootId } from "./boot-id.ts";
 export { type HostFact, probeHost } from "./doctor.ts";
 export { type FileIdentity, fileSystemFacts } from "./file-system.ts";
 export { groupId } from "./group.ts";

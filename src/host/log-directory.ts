@@ -5,8 +5,9 @@
  * Everybody may make a directory in /dev/shm, under our name too. So it counts only if it is a directory and no link, this
  * user's, and writable by nobody else; then nobody else can put anything into it, or another in its place.
  */
-import { lstatSync, mkdirSync, readFileSync, rmdirSync, type Stats, statfsSync } from "node:fs";
+import { lstatSync, mkdirSync, rmdirSync, type Stats, statfsSync } from "node:fs";
 import { wrapSystemError } from "../errors/index.ts";
+import { bootId as readBootId } from "./boot-id.ts";
 import { factsOf } from "./file-system.ts";
 
 const SHARED_MEMORY = "/dev/shm";
@@ -66,13 +67,4 @@ function objection(path: string, stat: Stats): string | undefined {
   if (stat.uid !== process.getuid?.()) return `'${path}' belongs to another user (uid ${stat.uid})`;
   if ((stat.mode & WRITABLE_BY_OTHERS) !== 0) return `'${path}' can be written by others`;
   return undefined;
-}
-
-function readBootId(): string | undefined {
-  try {
-    const digits = readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim().replaceAll("-", "");
-    return /^[0-9a-f]{32}$/.test(digits) ? digits : undefined;
-  } catch {
-    return undefined;
-  }
 }

@@ -5,6 +5,7 @@ export type {
   Accelerator,
   Architecture,
   MachineDisk,
+  MachineEndRecord,
   MachineExport,
   MachineImage,
   MachineRecord,

@@ -58,6 +58,14 @@ export interface MachineExport {
   readonly exportName: string;
 }
 
+export interface MachineEndRecord {
+  /** "guest shut down", "killed by signal 9 (SIGKILL)"... */
+  readonly reason: string;
+  /** Somebody wanted it: its guest, or whoever stopped it. It does not start with its host then. */
+  readonly onPurpose: boolean;
+  readonly at: number;
+}
+
 export interface MachineRecord {
   readonly spec: MachineSpec;
   /** Whether it is started again when its host was. */
@@ -71,8 +79,8 @@ export interface MachineRecord {
   readonly bootId?: string;
   readonly accelerator?: Accelerator;
   readonly startedAt?: number;
-  /** Set while somebody wants it stopped: it does not come back by itself then. */
+  /** It was told to stop. */
   readonly stopping?: true;
   /** How its last run ended. */
-  readonly end?: { readonly reason: string; readonly at: number };
+  readonly end?: MachineEndRecord;
 }

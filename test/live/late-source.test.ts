@@ -253,6 +253,7 @@ test("what was known of a source is forgotten with it", async (t) => {
     version: "0",
     imageDirectory: join(directory, "images"),
     socketDirectory: join(directory, "sockets"),
+    machineDirectory: join(directory, "machines"),
     allow: [old.uri, moved.uri],
     allowKeys: [],
     sourceOptions: {},

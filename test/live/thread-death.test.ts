@@ -113,6 +113,7 @@ test(`${DEATHS} deaths of threads under a daemon with writing guests and streams
     version: "0",
     imageDirectory: join(directory, "images"),
     socketDirectory: join(directory, "sockets"),
+    machineDirectory: join(directory, "machines"),
     allow: [join(directory, "sources")],
     allowKeys: [],
     sourceOptions: {},

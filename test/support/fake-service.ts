@@ -96,7 +96,7 @@ export function fakeService(): FakeService {
     answer("daemon", { ...daemon, imageDirectory: "/images" }),
     answer("listDisks", { disks: [DISK] }),
     ...(["createDisk", "getDisk", "resizeDisk", "replaceSource"] as const).map((name) => answer(name, DISK)),
-    ...(["addDomain", "getDomain"] as const).map((name) => answer(name, DOMAIN)),
+    ...(["addDomain", "getDomain", "runMachine", "startDomain"] as const).map((name) => answer(name, DOMAIN)),
     answer("listDomains", { domains: [DOMAIN] }),
     answer("domainXml", { xml: "<domain/>" }),
     answer("domainDisk", { ...DOMAIN.disks[0]!, length: 1024, localBytes: 24, missingBytes: 1000, hydrated: false }),

@@ -36,6 +36,8 @@ interface Flags extends SourceFlags {
   readonly sourceLimit?: NonNullable<SettingsFlags["sources"]>;
   readonly keepEvents?: number;
   readonly keepJobs?: number;
+  readonly emulator?: string;
+  readonly accelerator?: NonNullable<SettingsFlags["accelerator"]>;
   readonly logLevel?: NonNullable<SettingsFlags["logLevel"]>;
   readonly rebuildStore?: boolean;
   readonly json?: boolean;
@@ -85,6 +87,12 @@ export function define(command: Command): void {
       "--source-limit <place=rate>",
       "the same of a path or the beginning of a URI with all below it (repeatable)",
       moreLimits,
+    )
+    .option("--emulator <path>", "QEMU's program for machines; without it qemu-system-ARCH on the PATH")
+    .option(
+      "--accelerator <kvm|tcg>",
+      "what runs machines that do not say; without it KVM where it can",
+      parseAccelerator,
     )
     .option("--keep-events <number>", "how many events are remembered; without it, 10000", parseCount)
     .option("--keep-jobs <number>", "how many streams that have ended are remembered; without it, 1000", parseCount)
@@ -197,6 +205,8 @@ const SETTINGS = [
   "speed",
   "hostSpeed",
   "sourceSpeed",
+  "emulator",
+  "accelerator",
   "logLevel",
 ] as const satisfies readonly (keyof Flags & keyof SettingsFlags)[];
 
@@ -217,6 +227,11 @@ function settingsFlags(flags: Flags): SettingsFlags {
     keep: { events: keepEvents, jobs: keepJobs },
   };
   return said as SettingsFlags;
+}
+
+function parseAccelerator(text: string): NonNullable<SettingsFlags["accelerator"]> {
+  if (text === "kvm" || text === "tcg") return text;
+  throw new StreamdiskError("invalid-argument", `There is no accelerator '${text}': it can be kvm or tcg`);
 }
 
 function more(place: string, before: readonly string[] = []): readonly string[] {

@@ -1,14 +1,14 @@
-import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { Command } from "commander";
-import { wrapSystemError } from "../../errors/index.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { defineAttach } from "../domain-attach.ts";
 import { domainLines, domainsTable } from "../domain-show.ts";
+import { defineStart } from "../domain-start.ts";
 import { helpAfter } from "../help.ts";
 import { jsonOption } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
+import { readText } from "../read-text.ts";
 
 interface AddFlags extends DaemonFlags {
   readonly qmp: string;
@@ -20,6 +20,7 @@ export function define(command: Command): void {
     "after",
     helpAfter([
       "streamdisk domain add web --qmp /run/web.qmp",
+      "streamdisk domain start --xml vm1.xml",
       "streamdisk domain show web",
       "streamdisk stream web:vda",
       "streamdisk domain ls --json | jq '.[].state'",
@@ -33,6 +34,7 @@ export function define(command: Command): void {
     .option("--xml <file>", "libvirt's XML of it, for the names of its disks; without it, QEMU is asked")
     .addHelpText("after", helpAfter(["streamdisk domain add web --qmp /run/web.qmp --xml web.xml"]))
     .action(addDomain);
+  defineStart(command);
   const ls = command.command("ls").description("List the domains.");
   jsonOption(daemonOptions(ls))
     .addHelpText("after", helpAfter(["streamdisk domain ls"]))
@@ -60,14 +62,23 @@ export function define(command: Command): void {
       else printLines(text.xml.trimEnd());
     });
   defineAttach(command);
-  const rm = command.command("rm").description("Leave a virtual machine alone; it runs on.");
+  const rm = command
+    .command("rm")
+    .summary("forget a virtual machine")
+    .description(
+      "Forget a virtual machine: one of somebody else's runs on, one that was started here must be stopped.",
+    );
   jsonOption(daemonOptions(rm))
     .argument("<name>", "name of the domain")
     .addHelpText("after", helpAfter(["streamdisk domain rm web"]))
     .action(async (name: string, flags: DaemonFlags) => {
-      await withDaemon(flags, (client) => client.call("removeDomain", { params: { domain: name } }));
+      const { machine } = await withDaemon(flags, async (client) => {
+        const shown = await client.call("getDomain", { params: { domain: name } });
+        await client.call("removeDomain", { params: { domain: name } });
+        return shown;
+      });
       if (flags.json) printJson({ name });
-      else printLines(`The domain '${name}' was removed; its machine runs on`);
+      else printLines(`The domain '${name}' was removed; ${machine ? "its images stay" : "its machine runs on"}`);
     });
 }
 
@@ -79,12 +90,4 @@ async function addDomain(name: string, { qmp, xml, ...flags }: AddFlags): Promis
     if (flags.json) printJson(added);
     else printLines(...domainLines(added));
   });
-}
-
-async function readText(path: string): Promise<string> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (error) {
-    throw wrapSystemError(error, path, "read");
-  }
 }

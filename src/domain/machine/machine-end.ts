@@ -6,6 +6,7 @@ import { open, readFile } from "node:fs/promises";
 import { constants } from "node:os";
 import { systemClock } from "../../block/index.ts";
 import type { MachinePaths } from "./machine-paths.ts";
+import { isWaitedFor } from "./machine-process.ts";
 
 export interface MachineEnd {
   readonly exitCode?: number;
@@ -15,8 +16,6 @@ export interface MachineEnd {
 }
 
 const POLL_MS = 50;
-/** How long after QEMU's end its status may take to be written down, on a machine that has much to do. */
-const WRITTEN_MS = 5000;
 const TAIL = 4096;
 const LONGEST_LINE = 500;
 /** Where a shell puts signals among exit statuses. */
@@ -24,7 +23,7 @@ const SIGNALS_FROM = 128;
 
 /** Of a machine that runs no more. */
 export async function readMachineEnd(paths: MachinePaths): Promise<MachineEnd> {
-  const status = await readStatus(paths.exit);
+  const status = await readStatus(paths);
   const lastLine = await lastLineOf(paths.log);
   return {
     ...(status !== undefined && (status > SIGNALS_FROM ? { signal: status - SIGNALS_FROM } : { exitCode: status })),
@@ -33,11 +32,14 @@ export async function readMachineEnd(paths: MachinePaths): Promise<MachineEnd> {
 }
 
 /** @returns undefined when the shell that was to write it has died too */
-async function readStatus(path: string): Promise<number | undefined> {
-  for (const until = systemClock.now() + WRITTEN_MS; ; await systemClock.sleep(POLL_MS)) {
-    const text = await readFile(path, "latin1").catch(() => "");
+async function readStatus(paths: MachinePaths): Promise<number | undefined> {
+  for (;;) {
+    // Before the look at what it writes.
+    const mayCome = await isWaitedFor(paths);
+    const text = await readFile(paths.exit, "latin1").catch(() => "");
     if (/^\d{1,3}\n$/.test(text)) return Number(text);
-    if (systemClock.now() >= until) return undefined;
+    if (!mayCome) return undefined;
+    await systemClock.sleep(POLL_MS);
   }
 }
 
@@ -62,20 +64,28 @@ const REASONS: Readonly<Record<string, string>> = {
   "host-error": "QEMU failed",
 };
 
+/** What QEMU does because its guest, or whoever has its monitor, wants it. */
+const ON_PURPOSE = ["guest-shutdown", "host-qmp-quit"];
+
 /**
- * Why a machine ended, for people.
+ * Why a machine ended, for people, and whether somebody wanted it.
  *
- * @param said what QEMU gave as its reason on the monitor, if anybody heard it
+ * @param said what QEMU gave as its reason on the monitor. When nobody heard it: nobody but the guest ends QEMU in order, without a word and
+ *   without this monitor
  */
-export function machineEndReason({ exitCode, signal, lastLine }: MachineEnd, said: string | undefined): string {
-  if (signal !== undefined) return `killed by signal ${signal}${nameOf(signal)}`;
-  const because = lastLine === undefined ? "" : `: ${lastLine}`;
-  if (exitCode === undefined) return `ended, and nobody saw how${because}`;
-  if (exitCode !== 0) return `exit code ${exitCode}${because}`;
+export function machineEndReason(
+  { exitCode, signal, lastLine }: MachineEnd,
+  said = "guest-shutdown",
+): { readonly reason: string; readonly onPurpose: boolean } {
+  const because = (what: string) => (lastLine === undefined ? what : `${what}: ${lastLine}`);
   const terminated = /terminating on (signal \d+)/.exec(lastLine ?? "")?.[1];
-  if (terminated !== undefined) return `QEMU was ended by ${terminated}`;
-  // Nobody but the guest ends QEMU in order without a word and without this monitor.
-  return REASONS[said ?? "guest-shutdown"] ?? `QEMU ended: ${said}`;
+  if (exitCode === 0 && terminated === undefined) {
+    return { reason: REASONS[said] ?? `QEMU ended: ${said}`, onPurpose: ON_PURPOSE.includes(said) };
+  }
+  if (signal !== undefined) return { reason: `killed by signal ${signal}${nameOf(signal)}`, onPurpose: false };
+  if (exitCode === undefined) return { reason: because("ended, and nobody saw how"), onPurpose: false };
+  if (exitCode !== 0) return { reason: because(`exit code ${exitCode}`), onPurpose: false };
+  return { reason: `QEMU was ended by ${terminated}`, onPurpose: false };
 }
 
 function nameOf(signal: number): string {

@@ -13,7 +13,8 @@ export interface MachinePaths {
   readonly pidFile: string;
   /** What QEMU says of errors. */
   readonly log: string;
-  /** How QEMU ended. */
+  /** Pid of the shell that waits for QEMU, and how QEMU ended. */
+  readonly shell: string;
   readonly exit: string;
 }
 
@@ -29,6 +30,7 @@ export function machinePaths(directory: string): MachinePaths {
     consoleLog: join(directory, "console.log"),
     pidFile: join(directory, "pid"),
     log: join(directory, "qemu.log"),
+    shell: join(directory, "shell"),
     exit: join(directory, "exit"),
   };
   const over = Buffer.byteLength(paths.console) - LONGEST_SOCKET_PATH;

@@ -20,15 +20,30 @@ const KILLED_MS = 30_000;
 
 /** The process of a machine that runs. */
 export async function findMachine(paths: MachinePaths): Promise<MachineProcess | undefined> {
-  const pid = Number(await readFile(paths.pidFile, "latin1").catch(() => ""));
-  if (!Number.isSafeInteger(pid) || pid <= 1) return undefined;
+  const pid = await pidIn(paths.pidFile);
+  if (pid === undefined) return undefined;
   const found = { pid, paths };
   return (await isRunning(found)) ? found : undefined;
 }
 
-export async function isRunning({ pid, paths }: MachineProcess): Promise<boolean> {
+export function isRunning({ pid, paths }: MachineProcess): Promise<boolean> {
+  return hasArgument(pid, monitorOption(paths));
+}
+
+/** Whether the shell lives that waits for QEMU: before QEMU is up, while it runs, and until its end is written down. */
+export async function isWaitedFor(paths: MachinePaths): Promise<boolean> {
+  const pid = await pidIn(paths.shell);
+  return pid !== undefined && (await hasArgument(pid, paths.exit));
+}
+
+async function pidIn(file: string): Promise<number | undefined> {
+  const pid = Number(await readFile(file, "latin1").catch(() => ""));
+  return Number.isSafeInteger(pid) && pid > 1 ? pid : undefined;
+}
+
+async function hasArgument(pid: number, argument: string): Promise<boolean> {
   const args = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-  return args.split("\0").includes(monitorOption(paths));
+  return args.split("\0").includes(argument);
 }
 
 /**

@@ -60,12 +60,14 @@ export class QmpClient implements Disposable {
     return () => void this.#listeners.delete(listener);
   }
 
-  /** Resolves with the next event, the end of the connection, or `ms` milliseconds, whichever comes first. */
-  async change(ms: number): Promise<void> {
+  /** Resolves with the next event, the end of the connection, the signal, or `ms` milliseconds, whichever comes first. */
+  async change(ms: number, signal?: AbortSignal): Promise<void> {
     const over = new AbortController();
     const wake = (): void => over.abort();
     this.#watchers.add(wake);
-    await this.#clock.sleep(ms, over.signal);
+    signal?.addEventListener("abort", wake, { once: true });
+    if (signal?.aborted !== true) await this.#clock.sleep(ms, over.signal);
+    signal?.removeEventListener("abort", wake);
     this.#watchers.delete(wake);
   }
 
