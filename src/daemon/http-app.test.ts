@@ -45,6 +45,7 @@ const BODIES: Partial<Record<RouteName, unknown>> = {
   addExport: { name: "base", image: "/images/base.raw" },
   deploy: { name: "vm1", image: "/images/base.qcow2" },
   addDomain: { name: "web", qmp: "/run/web.qmp" },
+  runMachine: { xml: "<domain/>" },
 };
 
 for (const [name, route] of Object.entries<RouteParts>(ROUTES) as [RouteName, RouteParts][]) {

@@ -35,7 +35,7 @@ export interface StateDirectory extends Disposable {
   readonly database: string;
   /** Directory for the sockets of disks. */
   readonly sockets: string;
-  /** Directory for those of machines. */
+  /** Directory for those of machines, made with the first. */
   readonly machines: string;
 }
 
@@ -52,11 +52,10 @@ export interface StateDirectoryOptions {
 export function openStateDirectory(path: string, { enterable = false }: StateDirectoryOptions = {}): StateDirectory {
   const directory = resolve(path);
   const sockets = join(directory, "sockets");
-  const machines = join(directory, "machines");
   makeDirectory(directory);
   const lock = takeLock(directory);
   try {
-    for (const each of [sockets, machines]) makeDirectory(each);
+    makeDirectory(sockets);
     if (enterable) for (const each of [directory, sockets]) letEnter(each);
   } catch (error) {
     lock.close();
@@ -66,7 +65,7 @@ export function openStateDirectory(path: string, { enterable = false }: StateDir
     path: directory,
     database: join(directory, "state.db"),
     sockets,
-    machines,
+    machines: join(directory, "machines"),
     [Symbol.dispose]: () => {
       if (lock.isOpen) lock.close();
     },

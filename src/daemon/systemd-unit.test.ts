@@ -43,6 +43,7 @@ test("what is written is read as it was meant", async () => {
     unit,
   );
   assert.match(unit, /^Environment="XDG_STATE_HOME=\/data\/my state"$/m);
+  assert.match(unit, /^KillMode=process\nOOMPolicy=continue$/m, "machines outlive the daemon, and each other");
   assert.match(unit, /^WantedBy=multi-user\.target$/m);
   await assert.rejects(unitOf({ command: ["/bin/node", "a\nExecStart=/bin/sh"] }), { code: "invalid-argument" });
 });

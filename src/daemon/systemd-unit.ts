@@ -3,6 +3,7 @@
  *
  * - It says when all is served (`Type=notify`) and that it is alive (`WatchdogSec=`); without native calls it can do neither.
  * - Whatever it ends of, it is started again, for ever: guests wait for it. Only wrong settings do not mend themselves.
+ * - Machines that it runs live on over its end, and one that the kernel ends for want of memory does not end the daemon.
  * - Its end takes as long as guests need for their last replies; after that it is killed, which costs no acknowledged write.
  * - As a system service it starts before the machines that use its disks and ends after them, and may write where its settings say
  *   and nowhere else. A user's systemd cannot promise that much everywhere.
@@ -65,7 +66,8 @@ function serviceSection({ settings, command, scope, notifies, environment }: Sys
     "Restart=always",
     "RestartSec=1",
     `RestartPreventExitStatus=${EXIT_USAGE}`,
-    "KillMode=mixed",
+    "KillMode=process",
+    "OOMPolicy=continue",
     `TimeoutStopSec=${STOP_S}`,
     "NoNewPrivileges=yes",
     "LockPersonality=yes",
