@@ -1,9 +1,8 @@
-import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { Command } from "commander";
-import { StreamdiskError, wrapSystemError } from "../../errors/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
 import type { FormatName } from "../../formats/index.ts";
+import { inOwnDirectory } from "../demo/own-directory.ts";
 import { Demo } from "../demo/story.ts";
 import { untilQuit } from "../demo/until-quit.ts";
 import { helpAfter } from "../help.ts";
@@ -40,15 +39,9 @@ export function define(command: Command): void {
       if (flags.format === "raw") {
         throw new StreamdiskError("invalid-argument", "A raw image has no backing file; use --format qcow2 or qed");
       }
-      const directory = await mkdtemp(join(flags.dir, "streamdisk-demo-")).catch((error: unknown) => {
-        throw wrapSystemError(error, flags.dir, "make a directory in");
-      });
-      try {
-        await interruptible((signal) => show(directory, flags, signal));
-      } finally {
-        if (flags.keep) process.stderr.write(`streamdisk: the images are in '${directory}'\n`);
-        else await rm(directory, { recursive: true, force: true });
-      }
+      await inOwnDirectory(flags.dir, flags.keep === true, (directory) =>
+        interruptible((signal) => show(directory, flags, signal)),
+      );
     });
 }
 

@@ -37,6 +37,7 @@ export class Panel {
   #last: Scene | undefined;
   #drawn = 0;
   #saidAt = Number.NEGATIVE_INFINITY;
+  #said = "";
 
   constructor(isShown: boolean, screen: PanelScreen = process.stdout) {
     this.#isShown = isShown;
@@ -73,7 +74,9 @@ export class Panel {
 
   #say({ lines, moment }: Scene): void {
     const guest = lines.at(-1)?.split(" at ")[0];
-    this.#screen.write(`${INDENT}${figures(moment).trim()}${guest === undefined ? "" : `  guest: ${guest}`}\n`);
+    const line = `${INDENT}${figures(moment).trim()}${guest === undefined ? "" : `  guest: ${guest}`}\n`;
+    if (line !== this.#said) this.#screen.write(line);
+    this.#said = line;
   }
 
   /** Writes all of it at once, over what was there: nothing flickers. */

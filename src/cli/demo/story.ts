@@ -26,7 +26,7 @@ const MIB = 1024 ** 2;
 const MEBIBYTES = 192;
 const DISK = "vm1";
 /** Bytes a second of the stream: little while the machine boots and while something dies, so that there is something left to see. */
-const CALM = 2 * MIB;
+const CALM = MIB;
 const LIVELY = 8 * MIB;
 const LOOK_MS = 150;
 /** How many signs of life are waited for while something is away. */
@@ -202,7 +202,7 @@ export class Demo implements AsyncDisposable {
   async #deploy(choice: GuestChoice): Promise<DemoGuest> {
     this.#choice = choice;
     const backing = `${this.#repository.url}debian.qcow2`;
-    this.#stage.title(2, `streamdisk disk create ${DISK} --backing ${backing} --stream --speed 2M`);
+    this.#stage.title(2, `streamdisk disk create ${DISK} --backing ${backing} --stream --speed 1M`);
     if (choice.kind === "client") this.#stage.tell(`The guest is a client of the demo. ${choice.why}`);
     else this.#stage.tell(`qemu-system-x86_64 boots from it: kernel and busybox ${choice.from}.`);
     const began = performance.now();
@@ -225,14 +225,15 @@ export class Demo implements AsyncDisposable {
     return guest;
   }
 
-  async #killDaemon({ diary }: DemoGuest): Promise<void> {
-    this.#stage.title(3, `streamdisk speed ${DISK} 2M, and kill -9 of the daemon: nobody can tidy up.`);
+  async #killDaemon(guest: DemoGuest): Promise<void> {
+    const { diary } = guest;
+    this.#stage.title(3, `streamdisk speed ${DISK} 1M, and kill -9 of the daemon: nobody can tidy up.`);
     await this.#daemon.client.disk(DISK).setSpeed(CALM);
     const { beats } = diary.deeds;
     const began = performance.now();
     await this.#daemon.end("SIGKILL");
     await this.#daemon.start(this.#repository.url);
-    await this.#until(async () => (diary.deeds.beats > beats + 1 ? true : undefined));
+    await this.#watch(guest, () => diary.deeds.beats > beats + 1);
     this.#outageMs = performance.now() - began;
     const { missingBytes } = await this.#job();
     this.#missing.push(missingBytes);
