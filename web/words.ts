@@ -83,6 +83,7 @@ export function conditionOf({ state, stream, source, hydrated }: Disk): Conditio
   if (source?.state === "lost") return { word: "source lost", tone: "bad" };
   if (source?.state === "changed") return { word: "source changed", tone: "bad" };
   if (source?.state === "deleted") return { word: "source deleted", tone: "bad" };
+  if (stream?.state === "completed" && stream.base !== undefined) return { word: "over its base", tone: "good" };
   if (stream?.state === "failed") return { word: "stream failed", tone: "bad" };
   if (stream?.state === "running") return { word: "streaming", tone: "busy" };
   if (stream?.state === "paused") return { word: "paused", tone: "calm" };

@@ -243,7 +243,9 @@ export const newExport = z
 export const source = z
   .object({
     uri: z.string().describe("Without what gives access to it"),
-    state: z.enum(["ok", "deleted", "lost", "changed"]).describe("deleted: read on until its disks are closed"),
+    state: z
+      .enum(["ok", "deleted", "lost", "changed"])
+      .describe("As its disks and exports see it; deleted: read on until its disks are closed"),
     since: z
       .number()
       .optional()

@@ -129,7 +129,11 @@ export function sourcesTable(sources: readonly Source[]): string[] {
   if (sources.length === 0) return ["No disk, export or machine of the daemon has a source"];
   const rows = sources.map(({ uri, state, since, missingBytes, fetchedBytes, errors, latency, speed, ...by }) => [
     uri,
-    neededBy(by) === "" ? "-" : state === "ok" || since === undefined ? state : `${state} since ${timeOf(since)}`,
+    by.disks.length + by.exports.length === 0
+      ? "-"
+      : state === "ok" || since === undefined
+        ? state
+        : `${state} since ${timeOf(since)}`,
     formatSize(missingBytes),
     formatSize(fetchedBytes),
     String(errors),

@@ -1,87 +1,29 @@
 /** The daemon's page as people meet it: the built program, real disks over sources that are slow and die, a real Chromium. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Browser } from "playwright-core";
-import type { Disk } from "../../src/client/index.ts";
 import { connectNbd } from "../../src/nbd/index.ts";
-import { type CellKind, Look, type LookOptions, startBrowser } from "../support/browser.ts";
-import { buildProgram } from "../support/built-program.ts";
+import { type CellKind, Look, startBrowser } from "../support/browser.ts";
 import { noise, startCli, temporaryDirectory } from "../support/cli.ts";
-import { DaemonProcess } from "../support/daemon.ts";
-import { freePort, type NbdServerProcess, startNbdkit } from "../support/nbd-servers.ts";
+import { type NbdServerProcess, startNbdkit } from "../support/nbd-servers.ts";
+import { Bench, program, until } from "../support/page-bench.ts";
 
 const MIB = 2 ** 20;
 const TIB = 2 ** 40;
-/** What a person would not wait for any longer. */
-const PATIENCE_MS = 40_000;
-const directory = mkdtempSync(join(tmpdir(), "streamdisk-page-"));
 let browser: Browser;
-let program: string;
 
 before(async () => {
-  program = buildProgram(join(directory, "program"));
   browser = await startBrowser();
 });
-after(async () => {
-  await browser.close();
-  rmSync(directory, { recursive: true, force: true });
-});
+after(() => browser.close());
 
 async function nbdkit(t: TestContext, ...args: string[]): Promise<NbdServerProcess> {
   const server = await startNbdkit(args, { tcp: true });
   t.after(() => server[Symbol.asyncDispose]());
   return server;
-}
-
-class Bench implements AsyncDisposable {
-  readonly daemon: DaemonProcess;
-  readonly #port: number;
-
-  private constructor(t: TestContext, port: number, sources: readonly NbdServerProcess[]) {
-    this.#port = port;
-    const allowed = sources.flatMap(({ uri }) => ["--allow", uri]);
-    this.daemon = new DaemonProcess(temporaryDirectory(t), ["--port", String(port), ...allowed]);
-  }
-
-  static async start(t: TestContext, ...sources: NbdServerProcess[]): Promise<Bench> {
-    const bench = new Bench(t, await freePort(), sources);
-    await bench.daemon.start(program);
-    return bench;
-  }
-
-  get url(): string {
-    return `http://127.0.0.1:${this.#port}/`;
-  }
-
-  create(name: string, source: NbdServerProcess): Promise<Disk> {
-    const onSourceError = { holdMs: null, afterwards: "error" as const };
-    const body = { name, backing: source.uri, backingFormat: "raw" as const, onSourceError };
-    return this.daemon.client.call("createDisk", { body });
-  }
-
-  /** Opens the page as the printed address does. */
-  look(options?: LookOptions): Promise<Look> {
-    const token = readFileSync(join(this.daemon.state, "token"), "utf8").trim();
-    return Look.open(browser, `${this.url}#token=${token}`, options);
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.daemon[Symbol.asyncDispose]();
-  }
-}
-
-/** Tries until something is so, and says what it is instead when that takes too long. */
-async function until(what: () => Promise<boolean>, why: () => string = () => "it is not so"): Promise<void> {
-  const giveUp = AbortSignal.timeout(PATIENCE_MS);
-  while (!(await what())) {
-    assert.ok(!giveUp.aborted, why());
-    await sleep(50);
-  }
 }
 
 /** A file that is all hole but for a mebibyte of data here and there. */
@@ -125,7 +67,7 @@ function inShort(kinds: readonly CellKind[]): string {
 
 test("a disk is seen as it is, and streamed by hand: step, start, pause, speed, resume, cancel", async (t) => {
   const source = await nbdkit(t, "--filter=delay", "pattern", String(16 * MIB), "rdelay=10ms");
-  await using bench = await Bench.start(t, source);
+  await using bench = await Bench.start(t, browser, source);
   const { uri = "" } = await bench.create("vm1", source);
   const disk = bench.daemon.client.disk("vm1");
   await using look = await bench.look();
@@ -187,7 +129,7 @@ test("a disk is seen as it is, and streamed by hand: step, start, pause, speed, 
 test("a source that dies, what waits for it, and another in its place", async (t) => {
   const source = await nbdkit(t, "pattern", String(8 * MIB));
   const other = await nbdkit(t, "pattern", String(8 * MIB));
-  await using bench = await Bench.start(t, source, other);
+  await using bench = await Bench.start(t, browser, source, other);
   const { uri = "" } = await bench.create("vm1", source);
   await using look = await bench.look();
   await look.page.getByRole("link", { name: /vm1/ }).click();
@@ -217,14 +159,14 @@ test("a source that dies, what waits for it, and another in its place", async (t
 
 test("a daemon that is killed and started again: the page says so meanwhile, and is as it was", async (t) => {
   const source = await nbdkit(t, "pattern", String(8 * MIB));
-  await using bench = await Bench.start(t, source);
+  await using bench = await Bench.start(t, browser, source);
   await bench.create("vm1", source);
   await using look = await bench.look();
   await look.sees("1 in all");
   await bench.daemon.stop("SIGKILL");
   await look.sees(/The daemon does not answer\..*What you see is how it was/s);
   await look.sees("vm1");
-  await bench.daemon.start(program);
+  await bench.daemon.start(program());
   await look.page.getByText("The daemon does not answer.").waitFor({ state: "detached" });
   await bench.create("vm2", source);
   await look.sees("2 in all");
@@ -232,7 +174,7 @@ test("a daemon that is killed and started again: the page says so meanwhile, and
   await mapAgrees(look, bench, "vm2");
   await bench.daemon.stop("SIGKILL");
   await look.sees("The daemon does not answer.");
-  await bench.daemon.start(program);
+  await bench.daemon.start(program());
   await look.page.getByText("The daemon does not answer.").waitFor({ state: "detached" });
   await bench.daemon.client.disk("vm2").step({ length: 4 * MIB });
   assert.ok((await mapAgrees(look, bench, "vm2")).includes("local"));
@@ -240,7 +182,7 @@ test("a daemon that is killed and started again: the page says so meanwhile, and
 });
 
 test("a disk of 4 TiB is drawn right, and any part of it, by keys", async (t) => {
-  await using bench = await Bench.start(t);
+  await using bench = await Bench.start(t, browser);
   const base = join(bench.daemon.images, "base.raw");
   makeSparse(base, 4 * TIB, [0, TIB, 4 * TIB - MIB]);
   await bench.daemon.client.call("createDisk", { body: { name: "big", backing: base, backingFormat: "raw" } });
@@ -271,7 +213,7 @@ test("a disk of 4 TiB is drawn right, and any part of it, by keys", async (t) =>
 
 test("dark and light, narrow and wide, without disks and with: nobody is kept out", async (t) => {
   const source = await nbdkit(t, "pattern", String(8 * MIB));
-  await using bench = await Bench.start(t, source);
+  await using bench = await Bench.start(t, browser, source);
   await using look = await bench.look({ width: 360, scheme: "dark" });
   const everywhere = async (): Promise<void> => {
     for (const scheme of ["dark", "light"] as const) {
@@ -300,7 +242,7 @@ test("dark and light, narrow and wide, without disks and with: nobody is kept ou
 });
 
 test("without the token there is nothing to see, and with it there is", async (t) => {
-  await using bench = await Bench.start(t);
+  await using bench = await Bench.start(t, browser);
   await using look = await Look.open(browser, bench.url);
   await look.sees("This page needs the daemon's token");
   await look.assertAccessible();
@@ -319,7 +261,7 @@ test("the daemon says where its page is, and keeps the token for the terminal", 
   const state = join(temporaryDirectory(t), "state");
   const lines: string[] = [];
   const args = ["daemon", "--state-directory", state, "--port", "0", "--log-level", "warn"];
-  const { child, ended } = startCli(args, { program, onLine: (line) => lines.push(line) });
+  const { child, ended } = startCli(args, { program: program(), onLine: (line) => lines.push(line) });
   await until(
     async () => lines.length > 1,
     () => lines.join(),
@@ -327,7 +269,7 @@ test("the daemon says where its page is, and keeps the token for the terminal", 
   child.kill("SIGTERM");
   await ended;
   assert.match(lines[1] ?? "", /^Look at it: http:\/\/127\.0\.0\.1:\d+\/ \(the token is in '.*\/token'\)$/);
-  const command = [process.execPath, program, ...args].join(" ");
+  const command = [process.execPath, program(), ...args].join(" ");
   const terminal = spawn("script", ["-qec", command, "/dev/null"], { stdio: ["ignore", "pipe", "ignore"] });
   t.after(() => terminal.kill());
   let shown = "";

@@ -73,6 +73,22 @@ export class Look implements AsyncDisposable {
     return look;
   }
 
+  /** Another tab of the same window, which knows what this one knows. */
+  async another(url: string): Promise<Look> {
+    const look = new Look(await this.page.context().newPage());
+    look.#origin = this.#origin;
+    const kept = await this.page.evaluate<string>("JSON.stringify(sessionStorage)");
+    await look.page.addInitScript(`Object.assign(sessionStorage, ${kept})`);
+    await look.page.goto(url);
+    return look;
+  }
+
+  /** Lets the page believe that nobody sees it, or that somebody does. */
+  async hide(hidden: boolean): Promise<void> {
+    const say = `Object.defineProperty(document, "hidden", { value: ${hidden}, configurable: true })`;
+    await this.page.evaluate(`${say}; document.dispatchEvent(new Event("visibilitychange"))`);
+  }
+
   /** Waits until a text is there. */
   async sees(text: string | RegExp): Promise<void> {
     await this.page.getByText(text).first().waitFor();

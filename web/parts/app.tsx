@@ -1,10 +1,12 @@
 import { useEffect } from "preact/hooks";
 import { token } from "../session.ts";
 import { daemon, followDaemon, line } from "../state/fleet.ts";
+import { isOfMachine } from "../state/machines.ts";
 import { shownDisk } from "../state/route.ts";
 import { DiskList } from "./disk-list.tsx";
 import { DiskPage } from "./disk-page.tsx";
 import { LineNotice } from "./line-notice.tsx";
+import { MachineDiskPage } from "./machine-disk-page.tsx";
 import { Notice } from "./notice.tsx";
 import { TokenForm } from "./token-form.tsx";
 
@@ -36,11 +38,16 @@ export function App() {
       </header>
       <LineNotice />
       <main id="content" tabIndex={-1}>
-        {asks ? <TokenForm /> : name === undefined ? <DiskList /> : <DiskPage key={name} name={name} />}
+        {asks ? <TokenForm /> : <Content name={name} />}
       </main>
       <Notice />
     </>
   );
+}
+
+function Content({ name }: { readonly name: string | undefined }) {
+  if (name === undefined) return <DiskList />;
+  return isOfMachine(name) ? <MachineDiskPage key={name} name={name} /> : <DiskPage key={name} name={name} />;
 }
 
 function focusContent(): void {

@@ -1,6 +1,7 @@
 import { signal } from "@preact/signals";
 import type { Disk, RouteResult } from "../../src/client/index.ts";
 import { disks, events, sources } from "../state/fleet.ts";
+import { machines } from "../state/machines.ts";
 import { pathOf } from "../state/route.ts";
 import {
   bytes,
@@ -15,6 +16,7 @@ import {
 } from "../words.ts";
 import { Bar } from "./bar.tsx";
 import { EventList } from "./event-list.tsx";
+import { MachineList } from "./machine-list.tsx";
 
 const wanted = signal("");
 /** With fewer there is nothing to look for. */
@@ -24,14 +26,14 @@ const MANY = 8;
 export function DiskList() {
   const all = disks.value;
   if (all === undefined) return <p class="hint">Looking for disks…</p>;
-  if (all.length === 0) return <NoDisks />;
+  if (all.length === 0 && (machines.value ?? []).length === 0) return <NoDisks />;
   const text = wanted.value.toLowerCase();
   const shown = all.filter(({ name, backing = "" }) => `${name} ${backing}`.toLowerCase().includes(text));
   return (
     <>
       <div class="list-head">
         <h1>Disks</h1>
-        <p class="hint">{summaryOf(all)}</p>
+        {all.length > 0 && <p class="hint">{summaryOf(all)}</p>}
         {all.length > MANY && (
           <label class="find">
             <span>Find</span>
@@ -44,7 +46,9 @@ export function DiskList() {
           <DiskRow key={disk.id} disk={disk} />
         ))}
       </ul>
-      {shown.length === 0 && <p class="hint">No disk is called so.</p>}
+      {shown.length === 0 && all.length > 0 && <p class="hint">No disk is called so.</p>}
+      {all.length === 0 && <p class="hint">The daemon has no disks of its own.</p>}
+      <MachineList />
       <div class="columns">
         <Sources />
         <section class="panel">
@@ -135,9 +139,11 @@ function Sources() {
         {known.map(({ uri, state, missingBytes, ...by }) => (
           <li key={uri}>
             <span class="uri">{uri}</span>{" "}
-            <span class="state" data-tone={state === "ok" ? "good" : "bad"}>
-              {state === "ok" ? "well" : state}
-            </span>
+            {by.disks.length + by.exports.length > 0 && (
+              <span class="state" data-tone={state === "ok" ? "good" : "bad"}>
+                {state === "ok" ? "well" : state}
+              </span>
+            )}
             <span class="hint">{needed(neededBy(by), missingBytes)}</span>
           </li>
         ))}

@@ -1,13 +1,15 @@
 import { useEffect, useState } from "preact/hooks";
+import { daemonClient } from "../session.ts";
 import { events } from "../state/fleet.ts";
 import { WatchedDisk } from "../state/watched-disk.ts";
 import { bytes, conditionOf, duration, hasEnded, latency, percent, rate, timeOfDay } from "../words.ts";
-import { Actions } from "./actions.tsx";
 import { Bar } from "./bar.tsx";
 import { EventList } from "./event-list.tsx";
 import { LoadPanel } from "./load-panel.tsx";
 import { LossPanel } from "./loss-panel.tsx";
 import { MapPanel } from "./map-panel.tsx";
+import { StreamActions } from "./stream-actions.tsx";
+import { Trail } from "./trail.tsx";
 
 /** One disk. */
 export function DiskPage({ name }: { readonly name: string }) {
@@ -49,7 +51,14 @@ function Shown({ watched }: { readonly watched: WatchedDisk }) {
         <span class="state" data-tone={tone}>
           {word}
         </span>
-        <Actions watched={watched} disk={disk} />
+        <StreamActions
+          name={watched.name}
+          stream={watched.live.value?.stream ?? disk.stream}
+          canFetch={disk.hydrated !== true && !disk.readOnly && disk.state === "ready"}
+          backing={disk.hydrated === true ? undefined : disk.backing}
+          replaceSource={(order) => daemonClient().disk(watched.name).replaceSource(order)}
+          refresh={() => watched.refresh()}
+        />
       </div>
       <p class="story">
         <Story watched={watched} />
@@ -74,14 +83,6 @@ function Shown({ watched }: { readonly watched: WatchedDisk }) {
   );
 }
 
-function Trail({ name }: { readonly name: string }) {
-  return (
-    <nav class="trail" aria-label="Where you are">
-      <a href="#/">Disks</a> <span aria-hidden="true">/</span> <span aria-current="page">{name}</span>
-    </nav>
-  );
-}
-
 /** How far it is and what goes on, in a sentence. */
 function Story({ watched }: { readonly watched: WatchedDisk }) {
   const disk = watched.disk.value;
@@ -92,6 +93,9 @@ function Story({ watched }: { readonly watched: WatchedDisk }) {
   if (hydrated === true) return <>All {bytes(length)} are here. This disk stands alone.</>;
   const missing = total?.missing ?? disk.missingBytes ?? 0;
   const share = `${percent(length - missing, length)} of ${bytes(length)} is here`;
+  if (stream?.state === "completed" && stream.base !== undefined) {
+    return <>All is here that was to be fetched: this disk lies over its base, {stream.base}, and needs that.</>;
+  }
   if (stream === undefined || hasEnded(stream)) {
     const last = stream?.state === "failed" ? ` The last stream failed: ${stream.reason?.message ?? ""}` : "";
     return (

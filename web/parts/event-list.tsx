@@ -1,8 +1,8 @@
 import type { Event } from "../../src/client/index.ts";
 import { forPeople, timeOfDay } from "../words.ts";
 
-const BAD = /lost|failed|pause-wanted|changed$/;
-const GOOD = /^(?:hydrated|job-completed|source-back)$/;
+const BAD = /lost|failed|damaged|pause-wanted|fallback|changed$/;
+const GOOD = /^(?:hydrated|base-reached|job-completed|source-back|source-free)$/;
 
 interface EventListParts {
   /** The newest first. */

@@ -4,9 +4,11 @@
  */
 import { signal } from "@preact/signals";
 import type { DaemonInfo, Disk, Event, RouteResult } from "../../src/client/index.ts";
-import { StreamdiskError } from "../../src/errors/index.ts";
 import { daemonClient } from "../session.ts";
 import { hasEnded } from "../words.ts";
+import { whileInView } from "./in-view.ts";
+import { Looking } from "./looking.ts";
+import { lookAtMachines } from "./machines.ts";
 
 export type Source = RouteResult<"listSources">["sources"][number];
 
@@ -27,19 +29,22 @@ export const sources = signal<readonly Source[]>([]);
 export const events = signal<readonly Event[]>([]);
 
 const MOST_EVENTS = 300;
-const BUSY_MS = 1000;
-const CALM_MS = 15_000;
-/** Many events come together. */
-const SETTLE_MS = 120;
 
-/** Follows the daemon until the signal aborts. */
-export async function followDaemon(signal: AbortSignal): Promise<void> {
+/** Follows the daemon while the page is in view, until the signal aborts. */
+export function followDaemon(signal: AbortSignal): Promise<void> {
+  return whileInView(signal, follow);
+}
+
+async function follow(signal: AbortSignal): Promise<void> {
   const client = daemonClient();
-  const looking = new Looking(signal);
+  const all = [new Looking({ signal, look: lookAtAll, isBusy: isAnyStreamed }), lookAtMachines(signal)];
+  const lookSoon = (): void => {
+    for (const looking of all) looking.soon();
+  };
   const onOpen = (newest: number | undefined): void => {
     line.value = { state: "open" };
     if (newest !== undefined) void recall(newest).catch(() => {});
-    looking.soon();
+    lookSoon();
   };
   const onLost = (why: unknown): void => {
     const since = line.value.state === "lost" ? line.value.since : Date.now();
@@ -53,7 +58,7 @@ export async function followDaemon(signal: AbortSignal): Promise<void> {
   try {
     for await (const event of client.watch({ signal, onOpen, onLost })) {
       remember([event]);
-      looking.soon();
+      lookSoon();
     }
   } catch (error) {
     if (signal.aborted) return;
@@ -67,42 +72,10 @@ function remember(more: readonly Event[]): void {
   events.value = all.sort((a, b) => b.id - a.id).slice(0, MOST_EVENTS);
 }
 
-/** Looks at everything now and then. */
-class Looking {
-  readonly #signal: AbortSignal;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #looks = false;
-
-  constructor(signal: AbortSignal) {
-    this.#signal = signal;
-    signal.addEventListener("abort", () => clearTimeout(this.#timer));
-  }
-
-  soon(): void {
-    this.#in(SETTLE_MS);
-  }
-
-  #in(ms: number): void {
-    clearTimeout(this.#timer);
-    if (!this.#signal.aborted) this.#timer = setTimeout(() => void this.#look(), ms);
-  }
-
-  async #look(): Promise<void> {
-    if (this.#looks) return this.#in(SETTLE_MS);
-    this.#looks = true;
-    try {
-      await lookAtAll(this.#signal);
-    } catch (error) {
-      // A line that is lost is told of by whoever follows it.
-      if (!(error instanceof StreamdiskError)) throw error;
-    } finally {
-      this.#looks = false;
-    }
-    const busy = disks.value?.some(
-      ({ stream }) => stream !== undefined && !hasEnded(stream) && stream.state !== "paused",
-    );
-    this.#in(busy && !document.hidden ? BUSY_MS : CALM_MS);
-  }
+function isAnyStreamed(): boolean {
+  return (
+    disks.value?.some(({ stream }) => stream !== undefined && !hasEnded(stream) && stream.state !== "paused") === true
+  );
 }
 
 async function lookAtAll(signal: AbortSignal): Promise<void> {

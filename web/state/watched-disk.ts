@@ -8,6 +8,7 @@ import { StreamdiskError } from "../../src/errors/index.ts";
 import { CellModel } from "../map/cell-model.ts";
 import { cellsFor, type View, whole } from "../map/view.ts";
 import { daemonClient } from "../session.ts";
+import { whileInView } from "./in-view.ts";
 
 export type NbdClient = RouteResult<"diskClients">["clients"][number];
 
@@ -55,14 +56,18 @@ export class WatchedDisk {
     this.#handle = daemonClient().disk(name);
   }
 
-  /** Watches until the signal aborts. */
+  /** Watches while the page is in view, until the signal aborts. */
   async run(): Promise<void> {
     void this.#look();
-    const options = { signal: this.#signal, onOpen: () => void this.#begin().catch(() => {}) };
+    await whileInView(this.#signal, (signal) => this.#follow(signal));
+  }
+
+  async #follow(signal: AbortSignal): Promise<void> {
+    const options = { signal, onOpen: () => void this.#begin().catch(() => {}) };
     try {
       for await (const live of this.#handle.live(options)) this.#take(live);
     } catch (error) {
-      if (!this.#signal.aborted) this.error.value = error instanceof Error ? error.message : String(error);
+      if (!signal.aborted) this.error.value = error instanceof Error ? error.message : String(error);
     }
   }
 

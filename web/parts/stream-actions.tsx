@@ -1,8 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import type { Disk } from "../../src/client/index.ts";
+import type { Job } from "../../src/client/index.ts";
 import { daemonClient } from "../session.ts";
-import type { WatchedDisk } from "../state/watched-disk.ts";
 import { bytes, hasEnded } from "../words.ts";
 import { Dialog } from "./dialog.tsx";
 import { tell } from "./notice.tsx";
@@ -10,21 +9,31 @@ import { tell } from "./notice.tsx";
 const MIB = 2 ** 20;
 type Asked = "start" | "speed" | "cancel" | "replace";
 
-/** What one can do with a disk. What cannot be taken back, or needs to know more, is asked before. */
-export function Actions({ watched, disk }: { readonly watched: WatchedDisk; readonly disk: Disk }) {
+interface StreamActionsParts {
+  readonly name: string;
+  readonly stream: Job | undefined;
+  /** Whether there is anything that can be fetched. */
+  readonly canFetch: boolean;
+  /** What lies below it, when that can be replaced. */
+  readonly backing: string | undefined;
+  readonly replaceSource: (order: { readonly backing: string; readonly force: boolean }) => Promise<unknown>;
+  /** Looks at the disk anew. */
+  readonly refresh: () => Promise<void>;
+}
+
+/** What one can do with a disk, whoever owns it. What cannot be taken back, or needs to know more, is asked before. */
+export function StreamActions({ name, stream, canFetch, backing, replaceSource, refresh }: StreamActionsParts) {
   const [asked, setAsked] = useState<Asked>();
   const [busy, setBusy] = useState(false);
-  const handle = daemonClient().disk(watched.name);
-  const stream = watched.live.value?.stream ?? disk.stream;
+  const handle = daemonClient().disk(name);
   const active = stream !== undefined && !hasEnded(stream) ? stream : undefined;
-  const needsNothing = disk.hydrated === true || disk.readOnly || disk.state !== "ready";
 
   /** Does it, and says what came of it. */
   const act = async (what: () => Promise<string>): Promise<void> => {
     setBusy(true);
     try {
       tell(await what());
-      await watched.refresh();
+      await refresh();
     } catch (error) {
       tell(error instanceof Error ? error.message : String(error), { bad: true });
       throw error;
@@ -53,16 +62,16 @@ export function Actions({ watched, disk }: { readonly watched: WatchedDisk; read
   );
   return (
     <div class="actions">
-      {!needsNothing && active === undefined && button("Start stream…", () => setAsked("start"), "primary")}
+      {canFetch && active === undefined && button("Start stream…", () => setAsked("start"), "primary")}
       {active?.state === "paused" && button("Resume", now(resume), "primary")}
       {active !== undefined && active.state !== "paused" && button("Pause", now(pause))}
-      {!needsNothing && (active === undefined || active.state === "paused") && button("One step", now(step))}
+      {canFetch && (active === undefined || active.state === "paused") && button("One step", now(step))}
       {active !== undefined && button("Speed…", () => setAsked("speed"))}
       {active !== undefined && button("Cancel…", () => setAsked("cancel"))}
-      {disk.hydrated !== true && disk.backing !== undefined && button("Replace source…", () => setAsked("replace"))}
+      {backing !== undefined && button("Replace source…", () => setAsked("replace"))}
       {asked === "start" && (
         <Dialog
-          title={`Stream ${watched.name}`}
+          title={`Stream ${name}`}
           act="Start"
           onClose={close}
           onAct={(form) =>
@@ -119,9 +128,9 @@ export function Actions({ watched, disk }: { readonly watched: WatchedDisk; read
           onClose={close}
           onAct={(form) =>
             act(async () => {
-              const backing = String(form.get("backing")).trim();
-              await handle.replaceSource({ backing, force: form.get("force") !== null });
-              return `The source is now ${backing}`;
+              const place = String(form.get("backing")).trim();
+              await replaceSource({ backing: place, force: form.get("force") !== null });
+              return `The source is now ${place}`;
             })
           }
         >
@@ -130,7 +139,7 @@ export function Actions({ watched, disk }: { readonly watched: WatchedDisk; read
             from its machine for a moment.
           </p>
           <Field label="Path or URI">
-            <input name="backing" required defaultValue={disk.backing} autocomplete="off" spellcheck={false} />
+            <input name="backing" required defaultValue={backing} autocomplete="off" spellcheck={false} />
           </Field>
           <label class="check">
             <input type="checkbox" name="force" /> Also when they do not agree: the disk may then read as neither of the

@@ -1,0 +1,37 @@
+/** Machines and their disks in words. */
+import type { Job } from "../src/client/index.ts";
+import type { Machine, MachineDisk } from "./state/machines.ts";
+import { type Condition, hasEnded } from "./words.ts";
+
+/** What QEMU says of a machine, for people. */
+const CONDITIONS: Readonly<Record<string, Condition>> = {
+  running: { word: "running", tone: "good" },
+  paused: { word: "paused", tone: "calm" },
+  prelaunch: { word: "not started yet", tone: "calm" },
+  suspended: { word: "asleep", tone: "calm" },
+  shutdown: { word: "shut down", tone: "calm" },
+  "io-error": { word: "paused by an I/O error", tone: "bad" },
+  "internal-error": { word: "stopped by an error of QEMU", tone: "bad" },
+  "guest-panicked": { word: "its system has crashed", tone: "bad" },
+  unreachable: { word: "not reachable", tone: "bad" },
+};
+
+export function machineCondition({ state }: Machine): Condition {
+  return CONDITIONS[state] ?? { word: state, tone: "calm" };
+}
+
+/** How a disk is that its machine's QEMU owns. @param hydrated whether it needs its source no more, where that is known */
+export function machineDiskCondition({ backing, stream }: MachineDisk, hydrated?: boolean): Condition {
+  if (hydrated ?? (backing === undefined || stream?.state === "completed")) return { word: "complete", tone: "good" };
+  if (stream?.state === "failed") return { word: "stream failed", tone: "bad" };
+  if (stream === undefined || hasEnded(stream)) return { word: "over its source", tone: "calm" };
+  if (stream.state === "running") return { word: "streaming", tone: "busy" };
+  if (stream.state === "paused") return { word: "paused", tone: "calm" };
+  return { word: "waiting", tone: stream.reason?.code === "queued" ? "calm" : "bad" };
+}
+
+/** Why a stream does not run, where that needs saying. */
+export function reasonOf(stream: Job | undefined): string | undefined {
+  if (stream === undefined || stream.state === "running") return undefined;
+  return stream.state === "failed" || !hasEnded(stream) ? stream.reason?.message : undefined;
+}

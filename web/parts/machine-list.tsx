@@ -1,0 +1,87 @@
+import { machineCondition, machineDiskCondition, reasonOf } from "../machine-words.ts";
+import { type Machine, type MachineDisk, machines } from "../state/machines.ts";
+import { pathOf } from "../state/route.ts";
+import { bytes, duration, forPeople, percent, rate } from "../words.ts";
+import { Bar } from "./bar.tsx";
+
+/** The machines whose disks their QEMU owns; nothing where there are none. */
+export function MachineList() {
+  const all = machines.value ?? [];
+  if (all.length === 0) return null;
+  return (
+    <section class="machines" aria-labelledby="machines">
+      <h2 id="machines">Machines</h2>
+      <ul class="disks">
+        {all.map((machine) => (
+          <MachineRow key={machine.name} machine={machine} />
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function MachineRow({ machine }: { readonly machine: Machine }) {
+  const { name, disks, error } = machine;
+  const { word, tone } = machineCondition(machine);
+  return (
+    <li class="machine" data-tone={tone}>
+      <h3>{name}</h3>
+      <span class="state" data-tone={tone}>
+        {word}
+      </span>
+      {error !== undefined && <p class="disk-reason">{forPeople(error.message)}</p>}
+      {disks.length === 0 && <p class="hint">No disks are known of it.</p>}
+      <ul class="disks">
+        {disks.map((disk) => (
+          <MachineDiskRow key={disk.name} disk={disk} />
+        ))}
+      </ul>
+    </li>
+  );
+}
+
+function MachineDiskRow({ disk }: { readonly disk: MachineDisk }) {
+  const { name, alias, format, backing, stream } = disk;
+  const { word, tone } = machineDiskCondition(disk);
+  const runs = stream?.state === "running" ? stream : undefined;
+  const reason = reasonOf(stream);
+  return (
+    <li>
+      <a class="disk" href={pathOf(name)} data-tone={tone}>
+        <span class="disk-name">{name}</span>
+        <span class="state" data-tone={tone}>
+          {word}
+        </span>
+        {stream !== undefined && (
+          <>
+            <MachineBar name={name} {...stream} />
+            <span class="disk-share">{percent(stream.length - stream.missingBytes, stream.length)}</span>
+          </>
+        )}
+        <span class="disk-facts">
+          {stream !== undefined && <span>{bytes(stream.length)}</span>}
+          {stream !== undefined && stream.missingBytes > 0 && <span>{bytes(stream.missingBytes)} missing</span>}
+          {runs !== undefined && <span>{rate(runs.rate)}</span>}
+          {runs?.etaSeconds !== undefined && <span>{duration(runs.etaSeconds)} left</span>}
+          {stream === undefined && backing !== undefined && <span>over {backing}</span>}
+          {format !== undefined && <span>{format}</span>}
+          {alias !== undefined && <span>{alias}</span>}
+        </span>
+        {reason !== undefined && <span class="disk-reason">{forPeople(reason)}</span>}
+      </a>
+    </li>
+  );
+}
+
+interface Figures {
+  readonly name: string;
+  readonly length: number;
+  readonly localBytes: number;
+  readonly missingBytes: number;
+}
+
+/** A bar by what is counted of such a disk: whole clusters. */
+export function MachineBar({ name, length, localBytes, missingBytes }: Figures) {
+  const local = Math.min(localBytes, length - missingBytes);
+  return <Bar label={name} local={local} zero={Math.max(0, length - local - missingBytes)} missing={missingBytes} />;
+}
