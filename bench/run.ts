@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { daemonSection } from "./daemon-load.ts";
+import { deploySection } from "./deploy.ts";
 import { guestSection } from "./guest.ts";
 import { offlineSection } from "./offline.ts";
 import { describeMachine, type MeasuredSection, page, type Report, table } from "./report.ts";
@@ -16,11 +17,11 @@ import { streamSection } from "./stream.ts";
 
 const HELP = `npm run bench -- [OPTIONS]
 
-  --group NAMES  only some parts, separated by commas: offline, stream, server, guest, and daemon, which is
-                 left out unless it is named
+  --group NAMES  only some parts, separated by commas: offline, stream, server, guest; and daemon, deploy,
+                 which are left out unless they are named
   --rows NAMES   only rows whose names contain one of these, separated by commas
   --runs N       runs of each side (3)
-  --size MIB     virtual size of images in MiB (offline 4096, stream 1024, server 1024)
+  --size MIB     virtual size of images in MiB (offline 4096, stream 1024, server 1024, deploy 1024)
   --seconds N    length of a load on a server (2)
   --json         print JSON
   --write        keep the tables in bench/RESULTS.md
@@ -54,7 +55,7 @@ try {
     size: wholeNumber("--size", values.size),
     seconds: wholeNumber("--seconds", values.seconds),
   };
-  const makers = [offlineSection, streamSection, serverSection, guestSection, daemonSection];
+  const makers = [offlineSection, streamSection, serverSection, guestSection, daemonSection, deploySection];
   const chosen = choose(makers.map((make) => make(directory, sizes)));
   const sections: MeasuredSection[] = [];
   for (const section of chosen) sections.push(await measure(section));

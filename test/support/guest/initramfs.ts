@@ -10,11 +10,14 @@ export interface BootFiles {
   readonly initramfs: string;
 }
 
-/** @param directory where it is made */
-export function makeBootFiles(directory: string): BootFiles {
+/**
+ * @param directory where it is made
+ * @param init what the guest does
+ */
+export function makeBootFiles(directory: string, init = join(import.meta.dirname, "init.sh")): BootFiles {
   const parts = bootPartsBelow("/");
   assert(parts !== undefined, "Debian's packages linux-image-cloud-amd64 and busybox-static are missing");
   const initramfs = join(directory, "initramfs");
-  writeInitramfs(initramfs, parts, readFileSync(join(import.meta.dirname, "init.sh"), "utf8"));
+  writeInitramfs(initramfs, parts, readFileSync(init, "utf8"));
   return { kernel: parts.kernel, initramfs };
 }
