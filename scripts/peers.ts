@@ -31,7 +31,11 @@ export const PEERS: readonly Peer[] = [
   { debianPackage: "python3-libnbd", commands: ["nbdsh"], purpose: "the same, one command at a time" },
   { debianPackage: "fio", commands: ["fio"], purpose: "load on an NBD server" },
   { debianPackage: "gnutls-bin", commands: ["certtool", "psktool"], purpose: "certificates and keys for TLS" },
-  { debianPackage: "systemd", commands: ["systemd-analyze"], purpose: "the judge of the unit that runs the daemon" },
+  {
+    debianPackage: "systemd",
+    commands: ["systemd-analyze"],
+    purpose: "the judge of the unit that runs the daemon, and what runs it",
+  },
   {
     debianPackage: "linux-image-cloud-amd64",
     commands: [],
