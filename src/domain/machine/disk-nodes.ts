@@ -1,7 +1,7 @@
 /**
  * The block nodes of a machine's disks, each with a name of its own: for a disk `vda` the image is `vda`, its file `vda-file`, what lies
- * below `vda-b1`, `vda-b2`..., the copy-on-read filter above it `vda-cor`. Those of a disk are one tree, so that what is taken out of the
- * tree is closed: when the link of an overlay is dropped nobody stays connected to its source.
+ * below `vda-b1`, `vda-b2`..., the copy-on-read filter above it `vda-cor`. An image is put over a layer by its name: QEMU would mix what is said of a
+ * layer within it with what the image says. So a layer outlives the link to it, until it is taken out (`removeSources`).
  */
 
 import { StreamdiskError } from "../../errors/index.ts";
@@ -22,10 +22,15 @@ export interface LayerBelow {
   readonly format: FormatName;
 }
 
-/** The tree of a disk; its top is what the guest's device hangs on. */
-export function diskNodes(disk: PreparedDisk): QemuNode {
+/** The nodes of a disk, from the bottom to the top, on which the guest's device hangs. */
+export function diskNodes(disk: PreparedDisk): QemuNode[] {
   const { source } = disk;
-  return source.kind === "nbd" ? exportNode(disk, source) : imageNodes(disk, source);
+  return source.kind === "nbd" ? [exportNode(disk, source)] : imageNodes(disk, source);
+}
+
+/** Whether a node is one of those below a disk of a machine, by its name. */
+export function isBelowDisk(name: string): boolean {
+  return /^vd[a-z]{1,3}-b\d+$/.test(name);
 }
 
 function exportNode({ target, readOnly, direct }: PreparedDisk, { socket, exportName }: MachineExport): QemuNode {
@@ -33,34 +38,38 @@ function exportNode({ target, readOnly, direct }: PreparedDisk, { socket, export
   return { ...qemuNode({ uri, readOnly }, target), cache: { direct } };
 }
 
-function imageNodes({ target, readOnly, direct, below }: PreparedDisk, { path, format }: MachineImage): QemuNode {
+function imageNodes({ target, readOnly, direct, below }: PreparedDisk, { path, format }: MachineImage): QemuNode[] {
+  const layers = sourceNodes((index) => `${target}-b${index + 1}`, below);
   const image: QemuNode = {
     ...{ driver: format, "node-name": target, "read-only": readOnly, discard: "unmap" },
     file: fileNode(`${target}-file`, path, readOnly, direct),
-    ...(format !== "raw" && { backing: belowNodes(target, below, 1) }),
+    ...overLayer(format, layers.at(-1)),
   };
-  if (readOnly || below.length === 0) return image;
-  return { driver: "copy-on-read", "node-name": `${target}-cor`, file: image };
+  if (readOnly || below.length === 0) return [...layers, image];
+  return [...layers, { driver: "copy-on-read", "node-name": `${target}-cor`, file: image }];
 }
 
-/** @returns null where nothing is, which keeps QEMU from looking at what the image says */
-function belowNodes(target: string, [layer, ...rest]: readonly LayerBelow[], number: number): QemuNode | null {
-  if (layer === undefined) return null;
-  const name = `${target}-b${number}`;
-  if (layer.format === "raw" && !layer.reference.startsWith("/")) return sourceNode(name, layer.reference);
-  return layerNode(name, layer, () => belowNodes(target, rest, number + 1));
+/**
+ * The nodes of layers, from the bottom to the top.
+ *
+ * @param nameOf how each is called, from the top down
+ * @param layers from the top down
+ */
+export function sourceNodes(nameOf: (index: number) => string, layers: readonly LayerBelow[]): QemuNode[] {
+  const nodes: QemuNode[] = [];
+  for (const [index, { reference, format }] of [...layers.entries()].reverse()) {
+    const name = nameOf(index);
+    nodes.push({
+      ...{ driver: format, "node-name": name, "read-only": true, file: sourceNode(`${name}-file`, reference) },
+      ...overLayer(format, nodes.at(-1)),
+    });
+  }
+  return nodes;
 }
 
-/** The tree of a source alone, whose top is named and has the driver of its format. */
-export function sourceTree(name: string, top: LayerBelow, below: readonly LayerBelow[]): QemuNode {
-  return layerNode(name, top, () => belowNodes(name, below, 1));
-}
-
-function layerNode(name: string, { reference, format }: LayerBelow, backing: () => QemuNode | null): QemuNode {
-  return {
-    ...{ driver: format, "node-name": name, "read-only": true, file: sourceNode(`${name}-file`, reference) },
-    ...(format !== "raw" && { backing: backing() }),
-  };
+/** Where nothing is below, null keeps QEMU from looking at what the image says. */
+function overLayer(format: FormatName, layer: QemuNode | undefined): QemuNode {
+  return format === "raw" ? {} : { backing: layer?.["node-name"] ?? null };
 }
 
 function sourceNode(name: string, reference: string): QemuNode {

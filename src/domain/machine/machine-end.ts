@@ -18,6 +18,8 @@ export interface MachineEnd {
 const POLL_MS = 50;
 const TAIL = 4096;
 const LONGEST_LINE = 500;
+/** Its name, and a node that it could not make, which is repeated whole and hides why. */
+const PREAMBLE = /^\S*qemu-\S+: (?:-blockdev \{.*\}: )?/;
 /** Where a shell puts signals among exit statuses. */
 const SIGNALS_FROM = 128;
 
@@ -49,7 +51,7 @@ async function lastLineOf(path: string): Promise<string | undefined> {
     const { size } = await file.stat();
     const { buffer, bytesRead } = await file.read(Buffer.alloc(TAIL), 0, TAIL, Math.max(0, size - TAIL));
     const line = buffer.toString("utf8", 0, bytesRead).trimEnd().split("\n").at(-1)?.trim();
-    return line === "" ? undefined : line?.slice(0, LONGEST_LINE);
+    return line === "" ? undefined : line?.replace(PREAMBLE, "").slice(0, LONGEST_LINE);
   } catch {
     return undefined;
   }

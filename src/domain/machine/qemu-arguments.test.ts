@@ -22,11 +22,12 @@ function valuesOf(args: readonly string[], option: string): string[] {
   return args.filter((_, index) => args[index - 1] === option);
 }
 
-function treeOf(disk: Partial<PreparedDisk>): [node: unknown, device: string | undefined] {
+/** From the bottom to the top. */
+function nodesOf(disk: Partial<PreparedDisk>): [nodes: unknown[], device: string | undefined] {
   const image = { kind: "image", path: "/a,b.qcow2", format: "qcow2" } as const;
   const plain = { target: "vda", alias: "virtio-disk0", readOnly: false, direct: true, below: [], source: image };
   const args = argumentsOf({ disks: [{ ...plain, ...disk }] });
-  return [JSON.parse(valuesOf(args, "-blockdev")[0] ?? ""), valuesOf(args, "-device")[0]];
+  return [valuesOf(args, "-blockdev").map((text): unknown => JSON.parse(text)), valuesOf(args, "-device")[0]];
 }
 
 test("a machine of which nothing is said", () => {
@@ -65,77 +66,79 @@ test("what is said of a machine, and what QEMU is told beside", () => {
 
 test("an image without a backing file", () => {
   const file = { driver: "file", "node-name": "vda-file", filename: "/a,b.qcow2", "read-only": false };
-  const [node, device] = treeOf({ bootIndex: 1 });
-  assert.deepEqual(node, {
-    ...{ driver: "qcow2", "node-name": "vda", "read-only": false, discard: "unmap", backing: null },
-    file: { ...file, discard: "unmap", cache: { direct: true } },
-  });
+  const [nodes, device] = nodesOf({ bootIndex: 1 });
+  assert.deepEqual(nodes, [
+    {
+      ...{ driver: "qcow2", "node-name": "vda", "read-only": false, discard: "unmap", backing: null },
+      file: { ...file, discard: "unmap", cache: { direct: true } },
+    },
+  ]);
   assert.equal(device, "virtio-blk-pci,id=virtio-disk0,drive=vda,rerror=stop,werror=stop,bootindex=1");
 });
 
 test("an overlay over a chain: each node has a name, and what the guest reads is kept", () => {
-  const socket = "nbd+unix:///base?socket=/run/e%20x.sock";
-  const [node, device] = treeOf({
+  const [nodes, device] = nodesOf({
     ...{ source: { kind: "image", path: "/vm.qed", format: "qed" }, direct: false },
     below: [
       { reference: "/middle.qcow2", format: "qcow2" },
-      { reference: socket, format: "raw" },
+      { reference: "nbd+unix:///base?socket=/run/e%20x.sock", format: "raw" },
     ],
   });
-  assert.deepEqual(node, {
-    ...{ driver: "copy-on-read", "node-name": "vda-cor" },
-    file: {
-      ...{ driver: "qed", "node-name": "vda", "read-only": false, discard: "unmap" },
+  const server = { type: "unix", path: "/run/e x.sock" };
+  assert.deepEqual(nodes, [
+    {
+      ...{ driver: "raw", "node-name": "vda-b2", "read-only": true },
       file: {
-        ...{ driver: "file", "node-name": "vda-file", filename: "/vm.qed", "read-only": false, discard: "unmap" },
-        cache: { direct: false },
+        driver: "nbd",
+        "node-name": "vda-b2-file",
+        "read-only": true,
+        server,
+        export: "base",
+        "reconnect-delay": 60,
       },
-      backing: {
-        ...{ driver: "qcow2", "node-name": "vda-b1", "read-only": true },
-        file: { driver: "file", "node-name": "vda-b1-file", filename: "/middle.qcow2", "read-only": true },
-        backing: {
-          ...{
-            driver: "nbd",
-            "node-name": "vda-b2",
-            "read-only": true,
-            server: { type: "unix", path: "/run/e x.sock" },
-          },
-          ...{ export: "base", "reconnect-delay": 60 },
+    },
+    {
+      ...{ driver: "qcow2", "node-name": "vda-b1", "read-only": true, backing: "vda-b2" },
+      file: { driver: "file", "node-name": "vda-b1-file", filename: "/middle.qcow2", "read-only": true },
+    },
+    {
+      ...{ driver: "copy-on-read", "node-name": "vda-cor" },
+      file: {
+        ...{ driver: "qed", "node-name": "vda", "read-only": false, discard: "unmap", backing: "vda-b1" },
+        file: {
+          ...{ driver: "file", "node-name": "vda-file", filename: "/vm.qed", "read-only": false, discard: "unmap" },
+          cache: { direct: false },
         },
       },
     },
-  });
+  ]);
   assert.equal(device, "virtio-blk-pci,id=virtio-disk0,drive=vda-cor,rerror=stop,werror=stop");
 });
 
 test("sources on other machines", () => {
-  const below = (reference: string, format: "raw" | "qcow2") => treeOf({ below: [{ reference, format }] })[0];
-  assert.deepEqual((below("nbd://h:99/x", "qcow2") as { file: { backing: unknown } }).file.backing, {
+  const below = (reference: string, format: "raw" | "qcow2") => nodesOf({ below: [{ reference, format }] })[0][0];
+  const server = { type: "inet", host: "h", port: "99" };
+  assert.deepEqual(below("nbd://h:99/x", "qcow2"), {
     ...{ driver: "qcow2", "node-name": "vda-b1", "read-only": true, backing: null },
-    file: {
-      ...{
-        driver: "nbd",
-        "node-name": "vda-b1-file",
-        "read-only": true,
-        server: { type: "inet", host: "h", port: "99" },
-      },
-      ...{ export: "x", "reconnect-delay": 60 },
-    },
+    file: { driver: "nbd", "node-name": "vda-b1-file", "read-only": true, server, export: "x", "reconnect-delay": 60 },
   });
-  assert.deepEqual((below("https://h/x.raw", "raw") as { file: { backing: unknown } }).file.backing, {
-    ...{ driver: "https", "node-name": "vda-b1", "read-only": true, url: "https://h/x.raw" },
+  assert.deepEqual(below("https://h/x.raw", "raw"), {
+    ...{ driver: "raw", "node-name": "vda-b1", "read-only": true },
+    file: { driver: "https", "node-name": "vda-b1-file", "read-only": true, url: "https://h/x.raw" },
   });
   assert.throws(() => below("nbds://h/x", "raw"), { code: "unsupported", message: /by TLS/ });
 });
 
 test("a disk that is an export, and one that is only read", () => {
-  const [node] = treeOf({ source: { kind: "nbd", socket: "/run/d.sock", exportName: "" } });
-  assert.deepEqual(node, {
-    ...{ driver: "nbd", "node-name": "vda", server: { type: "unix", path: "/run/d.sock" } },
-    ...{ "reconnect-delay": 60, discard: "unmap", cache: { direct: true } },
-  });
-  const [read, device] = treeOf({ readOnly: true, below: [{ reference: "/base.raw", format: "raw" }] });
-  assert.equal((read as { driver: string }).driver, "qcow2");
+  const [nodes] = nodesOf({ source: { kind: "nbd", socket: "/run/d.sock", exportName: "" } });
+  assert.deepEqual(nodes, [
+    {
+      ...{ driver: "nbd", "node-name": "vda", server: { type: "unix", path: "/run/d.sock" } },
+      ...{ "reconnect-delay": 60, discard: "unmap", cache: { direct: true } },
+    },
+  ]);
+  const [read, device] = nodesOf({ readOnly: true, below: [{ reference: "/base.raw", format: "raw" }] });
+  assert.deepEqual((read.at(-1) as { driver: string }).driver, "qcow2");
   assert.match(device ?? "", /drive=vda,/);
 });
 

@@ -48,10 +48,10 @@ function serial(log: string, socket: string): string[] {
 
 function diskArguments(disk: PreparedDisk): string[] {
   const { alias, bootIndex } = disk;
-  const tree = diskNodes(disk);
+  const nodes = diskNodes(disk);
   const order = bootIndex === undefined ? "" : `,bootindex=${bootIndex}`;
-  const device = `virtio-blk-pci,id=${alias},drive=${tree["node-name"]},rerror=stop,werror=stop${order}`;
-  return ["-blockdev", JSON.stringify(tree), "-device", device];
+  const device = `virtio-blk-pci,id=${alias},drive=${nodes.at(-1)!["node-name"]},rerror=stop,werror=stop${order}`;
+  return [...nodes.flatMap((node) => ["-blockdev", JSON.stringify(node)]), "-device", device];
 }
 
 /** A comma in a value of QEMU's options is written twice. */

@@ -11,6 +11,7 @@ import type { QmpJob } from "../qmp/commands.ts";
 import { dropJob, finishJob, JOB_PREFIX } from "./drop-backing.ts";
 import { flushNode } from "./human-monitor.ts";
 import type { Overlay } from "./locate-overlay.ts";
+import { ownSources, removeNodes } from "./own-sources.ts";
 
 export interface BlockStreamOptions {
   readonly qmp: QmpClient;
@@ -120,10 +121,12 @@ export class BlockStream {
       this.#stop.signal.throwIfAborted();
       const speed = this.#speed === undefined ? {} : { speed: Math.max(1, Math.floor(this.#speed)) };
       const args = { "job-id": this.#id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
+      const sources = await ownSources(qmp, overlay);
       await qmp.execute("block-stream", { ...args, ...speed });
       this.#began = this.#clock.now();
       const flush = (): Promise<void> => flushNode(qmp, overlay);
       await finishJob(qmp, overlay.name, { id: this.#id, flush }, (job) => this.#look(job));
+      await removeNodes(qmp, sources);
       this.#state = "completed";
     } catch (error) {
       await dropJob(qmp, this.#id).catch(() => {});

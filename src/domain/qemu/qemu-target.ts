@@ -17,6 +17,7 @@ import { finishJob, JOB_PREFIX } from "./drop-backing.ts";
 import { isMarked } from "./fill-marker.ts";
 import type { FillExport } from "./fill-server.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { ownSources, removeNodes } from "./own-sources.ts";
 
 export interface QemuTargetOptions {
   readonly qmp: QmpClient;
@@ -83,10 +84,12 @@ export class QemuTarget implements StreamTarget {
     const { qmp, overlay } = this.#options;
     await this.#lookAgain();
     if (overlay.backingNode === undefined) return;
+    const sources = await ownSources(qmp, overlay);
     const id = `${JOB_PREFIX}${randomBytes(8).toString("hex")}`;
     const args = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
     await qmp.execute("block-stream", args);
     await finishJob(qmp, this.name, { id, flush: () => this.#flushNode() });
+    await removeNodes(qmp, sources);
   }
 
   #flushNode(): Promise<void> {

@@ -23,19 +23,18 @@ import type { FormatName, FormatNode } from "../../formats/index.ts";
 import { agreeingBytes, differenceInSamples, type ImageOptions } from "../../image/index.ts";
 import type { NbdNode } from "../../nbd/index.ts";
 import { shownReference } from "../../sources/index.ts";
-import { sourceTree } from "../machine/disk-nodes.ts";
+import { sourceNodes } from "../machine/disk-nodes.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpNode } from "../qmp/commands.ts";
-import { qmpFailure } from "../qmp/qmp-error.ts";
 import { finishJob, JOB_PREFIX } from "./drop-backing.ts";
 import type { FillServer } from "./fill-server.ts";
 import { flushNode, relinkNode } from "./human-monitor.ts";
 import { nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { removeNodes, sourceName } from "./own-sources.ts";
 import { RECONNECT_MS, standInFor } from "./stand-in.ts";
 
 /** How long the old source may take for its first answer. */
 const PATIENCE_MS = 5000;
-const NODE_PREFIX = "sd-source-";
 
 export interface ReplaceSourceOptions extends Pick<ImageOptions, "allowBacking" | "sourceOptions"> {
   /** A URI, or an absolute path; it will stand in the image. */
@@ -69,29 +68,39 @@ export async function replaceSource(of: Replacing, options: ReplaceSourceOptions
   }
   const spec = { file: backing, readOnly: true, format: backingFormat };
   await using chain = await openChain(spec, { allowBacking, sourceOptions });
-  // QEMU takes names of 31 characters, and those of what lies below are made of it.
-  const node = `${NODE_PREFIX}${randomBytes(6).toString("hex")}`;
+  const node = sourceName(randomBytes(6).toString("hex"));
   const [, ...layersBelow] = chain.layers.map(({ path, format }) => ({ reference: path, format }));
   const top = { reference: backing, format: chain.node.format };
   const layer = await queryBlockLayer(qmp);
   const old = layer.nodes.find(({ nodeName }) => nodeName === overlay.backingNode)!;
   const warnings = [...chain.warnings, ...sizesDiffer(overlay, chain.node, old.length, options)];
   const below = nodesBelow(layer, old);
-  await qmp.execute("blockdev-add", sourceTree(node, top, layersBelow));
+  const nameOf = (index: number): string => (index === 0 ? node : `${node}-b${index}`);
+  const nodes = sourceNodes(nameOf, [top, ...layersBelow]);
+  const remove = (): Promise<void> => removeNodes(qmp, nodes.map((one) => String(one["node-name"])).reverse());
+  try {
+    for (const one of nodes) await qmp.execute("blockdev-add", one);
+  } catch (error) {
+    await remove();
+    throw error;
+  }
   let found: SourceReplaced | undefined;
   const standIn = await standInFor(below, chain.node);
   try {
     found = await compareWithOld(of, chain.node, { below, standsIn: standIn !== undefined }, options);
     await relinkNode(qmp, overlay, node);
   } catch (error) {
-    await qmp.execute("blockdev-del", { "node-name": node }).catch(() => {});
+    await remove().catch(() => {});
     throw error;
   } finally {
     await standIn?.close();
   }
   found ??= await compareWithLocal(of, chain.node);
   warnings.push(...found.warnings, ...(await writeReference(qmp, overlay, node, backing)));
-  for (const { nodeName } of below) await removeUnused(qmp, nodeName);
+  await removeNodes(
+    qmp,
+    below.map(({ nodeName }) => nodeName),
+  );
   if ((await qmp.execute("query-status", {})) === "io-error") await qmp.execute("cont", {});
   return { compared: found.compared, warnings };
 }
@@ -191,11 +200,4 @@ async function writeReference(qmp: QmpClient, overlay: Overlay, node: string, ba
     if (!(error instanceof StreamdiskError)) throw error;
     return [`QEMU reads by the new source, but the image names the old one still: ${error.message}`];
   }
-}
-
-/** Nodes that QEMU has made by itself are gone already, and those that others use stay. */
-async function removeUnused(qmp: QmpClient, node: string): Promise<void> {
-  await qmp.execute("blockdev-del", { "node-name": node }).catch((error) => {
-    if (qmpFailure(error) === undefined) throw error;
-  });
 }

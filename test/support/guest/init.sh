@@ -15,7 +15,8 @@ while read -r act at count text; do
     # Names of the disks there are, and a checksum of one as a whole.
     disks) echo "@$(ls /sys/block | tr '\n' ' ')" ;;
     sum) echo "@$(md5sum /dev/$at | cut -c1-32)" ;;
-    flush) if sync && blockdev --flushbufs $disk; then echo "@flushed"; else echo "@failed"; fi ;;
+    # By fsync, after which the disk has been told to flush: sync alone does not tell a disk without a file system.
+    flush) if sync && dd if=/dev/zero of=$disk count=0 conv=fsync,notrunc 2>/dev/null && blockdev --flushbufs $disk; then echo "@flushed"; else echo "@failed"; fi ;;
     # Everything, while whatever comes next goes on.
     walk) cat $disk >/dev/null & echo "@walking" ;;
     off) wait; sync; echo "@off"; poweroff -f ;;

@@ -1,0 +1,33 @@
+/**
+ * Nodes below an overlay that streamdisk itself has put into QEMU, by their names: QEMU keeps them, and stays connected to what they read, until it is told to
+ * let go of them.
+ */
+import { isBelowDisk } from "../machine/disk-nodes.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { qmpFailure } from "../qmp/qmp-error.ts";
+import { nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+
+const SOURCE_PREFIX = "sd-source-";
+
+/** The name of a node for a new source. QEMU takes 31 characters, and the names of what lies below are made of it. */
+export function sourceName(random: string): string {
+  return `${SOURCE_PREFIX}${random}`;
+}
+
+/** The nodes below an overlay that are to be taken out when its link has gone, from the top down. */
+export async function ownSources(qmp: QmpClient, { backingNode }: Overlay): Promise<string[]> {
+  const layer = await queryBlockLayer(qmp);
+  const top = layer.nodes.find(({ nodeName }) => nodeName === backingNode);
+  const names = top === undefined ? [] : nodesBelow(layer, top).map(({ nodeName }) => nodeName);
+  return names.filter((name) => isBelowDisk(name) || (name.startsWith(SOURCE_PREFIX) && !name.endsWith("-file")));
+}
+
+/** Takes out what nothing else uses. */
+export async function removeNodes(qmp: QmpClient, names: readonly string[]): Promise<void> {
+  for (const name of names) {
+    await qmp.execute("blockdev-del", { "node-name": name }).catch((error) => {
+      // QEMU has made it by itself, and it is gone, or others use it.
+      if (qmpFailure(error) === undefined) throw error;
+    });
+  }
+}

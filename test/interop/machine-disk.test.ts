@@ -1,0 +1,59 @@
+/** The block nodes by which a machine of streamdisk's own has its disks: QEMU takes them, and lets go of the source when the disk stands alone. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { defaultMachine, machinePaths, prepareMachine, qemuArguments, RunningDomain } from "../../src/domain/index.ts";
+import { temporaryDirectory } from "../support/cli.ts";
+import { qemuImg, startMonitored } from "../support/qemu.ts";
+import { describedAs, farOverlay } from "../support/qemu-disk.ts";
+import { sample } from "../support/seed.ts";
+
+const SIZE = 4 * 2 ** 20;
+
+const CELLS = (["qcow2", "qed"] as const).flatMap((format) => [
+  { format, middle: false },
+  { format, middle: true },
+]);
+
+async function run(t: TestContext, { format, middle }: (typeof CELLS)[number]): Promise<void> {
+  const directory = temporaryDirectory(t);
+  const { source, image, expected } = await farOverlay(directory, format, SIZE, 0);
+  await using _source = source;
+  const top = join(directory, `top.${format}`);
+  if (middle) qemuImg("create", "-q", "-f", format, "-b", image, "-F", format, top);
+  const path = middle ? top : image;
+  const disk = {
+    target: "vda",
+    alias: "virtio-disk0",
+    readOnly: false,
+    source: { kind: "image", path, format },
+  } as const;
+  const spec = defaultMachine({ name: "vm", accelerator: "tcg", disks: [disk] });
+  const machine = await prepareMachine(spec, { allowBacking: "any" });
+  const args = qemuArguments(machine, machinePaths(directory));
+  const qmp = join(directory, "monitor");
+  await using qemu = await startMonitored(qmp, ...args.slice(args.indexOf("-blockdev")));
+  using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+  const names = async (): Promise<string[]> => {
+    const nodes = (await qemu.execute("query-named-block-nodes", { flat: true })) as { "node-name": string }[];
+    return nodes
+      .map((node) => node["node-name"])
+      .filter((name) => !name.startsWith("#"))
+      .sort();
+  };
+  const own = ["vda", "vda-cor", "vda-file"];
+  const below = middle ? ["vda-b1", "vda-b1-file", "vda-b2", "vda-b2-file"] : ["vda-b1", "vda-b1-file"];
+  assert.deepEqual(await names(), [...own, ...below].sort());
+  const stream = await domain.stream("vda");
+  assert.equal(stream.method, "fill");
+  await stream.run();
+  assert.deepEqual(await names(), own);
+  await qemu.kill();
+  qemuImg("compare", "-q", "-f", format, "-F", "raw", path, expected);
+}
+
+for (const cell of sample("machine disk", CELLS, 2)) {
+  const over = cell.middle ? "an overlay over an export" : "an export";
+  test(`a machine's ${cell.format} over ${over} has nodes with names, and keeps none of its source`, (t) =>
+    run(t, cell));
+}
