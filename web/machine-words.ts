@@ -1,7 +1,7 @@
 /** Machines and their disks in words. */
 import type { Job } from "../src/client/index.ts";
 import type { Machine, MachineDisk } from "./state/machines.ts";
-import { type Condition, hasEnded } from "./words.ts";
+import { type Condition, hasEnded, timeOfDay } from "./words.ts";
 
 /** What QEMU says of a machine, for people. */
 const CONDITIONS: Readonly<Record<string, Condition>> = {
@@ -14,7 +14,14 @@ const CONDITIONS: Readonly<Record<string, Condition>> = {
   "internal-error": { word: "stopped by an error of QEMU", tone: "bad" },
   "guest-panicked": { word: "its system has crashed", tone: "bad" },
   unreachable: { word: "not reachable", tone: "bad" },
+  stopped: { word: "stopped", tone: "calm" },
 };
+
+/** Why it does not run, and since when. */
+export function endOf({ state, machine }: Machine): string | undefined {
+  if (state !== "stopped" || machine?.end === undefined) return undefined;
+  return `It ended at ${timeOfDay(machine.end.at)}: ${machine.end.reason}`;
+}
 
 export function machineCondition({ state }: Machine): Condition {
   return CONDITIONS[state] ?? { word: state, tone: "calm" };

@@ -1,4 +1,5 @@
 /** `daemon install`: writes the unit by which systemd runs the daemon, and says what to do next. It starts nothing. */
+import { existsSync } from "node:fs";
 import { mkdir, readFile, realpath, rename, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
@@ -37,6 +38,12 @@ export async function installDaemon(flags: InstallFlags): Promise<void> {
   const path = join(unitDirectory(scope), UNIT_NAME);
   const written = flags.print ? false : await install(path, unit, settings, flags.force === true);
   const next = nextCommands(scope);
+  // As sd_booted(3) finds out.
+  if (!existsSync("/run/systemd/system")) {
+    printWarnings([
+      "systemd does not run this machine: nothing starts the daemon until it does, or until something else runs 'streamdisk daemon' and starts it again when it ends",
+    ]);
+  }
   if (flags.json) printJson({ path, written, unit, next });
   else if (flags.print) process.stdout.write(unit);
   else printLines(...report(path, written, scope, next));

@@ -49,6 +49,7 @@ test("install writes a unit once, tells what is next, and replaces none that dif
 
   const printed = await install("--print");
   assert.deepEqual([printed.exit, existsSync(path), existsSync(join(directory, "state"))], [0, false, false]);
+  assert.equal(/systemd does not run this machine/.test(printed.stderr), !existsSync("/run/systemd/system"));
   const first = await install();
   assert.equal(first.exit, 0, first.stderr);
   assert.match(first.stdout, /is written.*\n {2}systemctl --user daemon-reload\n {2}systemctl --user enable --now /);

@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { Browser } from "playwright-core";
 import { type Look, startBrowser } from "../support/browser.ts";
+import { imageDisk, killMachines, machineXml } from "../support/machine.ts";
 import { Bench, until } from "../support/page-bench.ts";
+import { qemuImg } from "../support/qemu.ts";
 import { startQemuDisk } from "../support/qemu-disk.ts";
 
 let browser: Browser;
@@ -65,6 +67,31 @@ test("a machine and its disk are seen as they are, and the disk is streamed by h
   await page.reload();
   await look.sees("not reachable");
   await everywhere();
+  await look.assertWell();
+});
+
+test("a machine of the daemon's own is started again, and what was made from an image is told", async (t) => {
+  await using bench = await Bench.start(t, browser);
+  const { client, images, state } = bench.daemon;
+  t.after(() => killMachines(join(state, "machines")));
+  const image = join(images, "a.qcow2");
+  const base = join(images, "base.qcow2");
+  for (const path of [image, base]) qemuImg("create", "-q", "-f", "qcow2", path, "1M");
+  await client.call("runMachine", { body: { xml: machineXml({ name: "web", devices: imageDisk(image, "qcow2") }) } });
+  await client.call("deploy", { body: { name: "vm1", image: base, imageFormat: "qcow2" } });
+  await using look = await bench.look({ width: 360 });
+  await look.sees("running");
+  await look.sees(/stands alone, and needs the image no more|is filled from it/);
+  process.kill((await client.call("getDomain", { params: { domain: "web" } })).machine?.pid ?? 0, "SIGKILL");
+  await look.sees(/^It ended at .*: killed by signal 9/);
+  for (const scheme of ["dark", "light"] as const) {
+    await look.prefer(scheme);
+    await look.assertAccessible();
+  }
+  await look.assertFits();
+  await look.press("Start web");
+  await look.sees("'web' runs");
+  await look.sees("running");
   await look.assertWell();
 });
 

@@ -1,7 +1,7 @@
 import { signal } from "@preact/signals";
 import type { Disk, RouteResult } from "../../src/client/index.ts";
 import { disks, events, sources } from "../state/fleet.ts";
-import { machines } from "../state/machines.ts";
+import { deployments, machines } from "../state/machines.ts";
 import { pathOf } from "../state/route.ts";
 import {
   bytes,
@@ -26,7 +26,7 @@ const MANY = 8;
 export function DiskList() {
   const all = disks.value;
   if (all === undefined) return <p class="hint">Looking for disks…</p>;
-  if (all.length === 0 && (machines.value ?? []).length === 0) return <NoDisks />;
+  if (all.length === 0 && (machines.value ?? []).length + deployments.value.length === 0) return <NoDisks />;
   const text = wanted.value.toLowerCase();
   const shown = all.filter(({ name, backing = "" }) => `${name} ${backing}`.toLowerCase().includes(text));
   return (

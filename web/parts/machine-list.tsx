@@ -1,13 +1,15 @@
-import { machineCondition, machineDiskCondition, reasonOf } from "../machine-words.ts";
-import { type Machine, type MachineDisk, machines } from "../state/machines.ts";
+import { endOf, machineCondition, machineDiskCondition, reasonOf } from "../machine-words.ts";
+import { type Deployment, deployments, type Machine, type MachineDisk, machines } from "../state/machines.ts";
 import { pathOf } from "../state/route.ts";
 import { bytes, duration, forPeople, percent, rate } from "../words.ts";
 import { Bar } from "./bar.tsx";
+import { MachineActions } from "./machine-actions.tsx";
 
 /** The machines whose disks their QEMU owns; nothing where there are none. */
 export function MachineList() {
   const all = machines.value ?? [];
-  if (all.length === 0) return null;
+  const made = deployments.value;
+  if (all.length === 0 && made.length === 0) return null;
   return (
     <section class="machines" aria-labelledby="machines">
       <h2 id="machines">Machines</h2>
@@ -16,19 +18,44 @@ export function MachineList() {
           <MachineRow key={machine.name} machine={machine} />
         ))}
       </ul>
+      {made.length > 0 && (
+        <>
+          <h3>Made from images</h3>
+          <ul class="deployments">
+            {made.map((deployment) => (
+              <DeploymentRow key={deployment.name} deployment={deployment} />
+            ))}
+          </ul>
+        </>
+      )}
     </section>
+  );
+}
+
+function DeploymentRow({ deployment }: { readonly deployment: Deployment }) {
+  const { name, state, image, disk, hydrated } = deployment;
+  const doing = { making: "being made", removing: "being removed", ready: undefined }[state];
+  return (
+    <li>
+      <strong>{name}</strong> from <span class="uri">{image}</span>: its disk <a href={pathOf(disk)}>{disk}</a>{" "}
+      {hydrated ? "stands alone, and needs the image no more" : "is filled from it"}
+      {doing !== undefined && <span class="hint"> ({doing})</span>}
+    </li>
   );
 }
 
 function MachineRow({ machine }: { readonly machine: Machine }) {
   const { name, disks, error } = machine;
   const { word, tone } = machineCondition(machine);
+  const end = endOf(machine);
   return (
     <li class="machine" data-tone={tone}>
       <h3>{name}</h3>
       <span class="state" data-tone={tone}>
         {word}
       </span>
+      <MachineActions machine={machine} />
+      {end !== undefined && <p class="disk-reason">{end}</p>}
       {error !== undefined && <p class="disk-reason">{forPeople(error.message)}</p>}
       {disks.length === 0 && <p class="hint">No disks are known of it.</p>}
       <ul class="disks">

@@ -3,8 +3,8 @@ import { useState } from "preact/hooks";
 import type { Job } from "../../src/client/index.ts";
 import { daemonClient } from "../session.ts";
 import { bytes, hasEnded } from "../words.ts";
+import { useAct } from "./act.ts";
 import { Dialog } from "./dialog.tsx";
-import { tell } from "./notice.tsx";
 
 const MIB = 2 ** 20;
 type Asked = "start" | "speed" | "cancel" | "replace";
@@ -24,23 +24,10 @@ interface StreamActionsParts {
 /** What one can do with a disk, whoever owns it. What cannot be taken back, or needs to know more, is asked before. */
 export function StreamActions({ name, stream, canFetch, backing, replaceSource, refresh }: StreamActionsParts) {
   const [asked, setAsked] = useState<Asked>();
-  const [busy, setBusy] = useState(false);
+  const [act, busy] = useAct(refresh);
   const handle = daemonClient().disk(name);
   const active = stream !== undefined && !hasEnded(stream) ? stream : undefined;
 
-  /** Does it, and says what came of it. */
-  const act = async (what: () => Promise<string>): Promise<void> => {
-    setBusy(true);
-    try {
-      tell(await what());
-      await refresh();
-    } catch (error) {
-      tell(error instanceof Error ? error.message : String(error), { bad: true });
-      throw error;
-    } finally {
-      setBusy(false);
-    }
-  };
   const now = (what: () => Promise<string>) => () => void act(what).catch(() => {});
   const step = async (): Promise<string> => {
     const { copied, done } = await handle.step();

@@ -7,18 +7,31 @@ import { Looking } from "./looking.ts";
 
 export type Machine = RouteResult<"listDomains">["domains"][number];
 export type MachineDisk = Machine["disks"][number];
+export type Deployment = RouteResult<"listDeployments">["deployments"][number];
 /** How much of one is local. */
 export type MachineDiskNow = RouteResult<"domainDisk">;
 
 /** Undefined until they are known. */
 export const machines = signal<readonly Machine[] | undefined>(undefined);
 
+/** Those that were made from an image, with their disks. */
+export const deployments = signal<readonly Deployment[]>([]);
+
+export async function lookAtMachinesNow(signal?: AbortSignal): Promise<void> {
+  const client = daemonClient();
+  const options = signal === undefined ? {} : { signal };
+  const [found, made] = await Promise.all([
+    client.call("listDomains", {}, options),
+    client.call("listDeployments", {}, options),
+  ]);
+  machines.value = found.domains;
+  deployments.value = made.deployments;
+}
+
 export function lookAtMachines(signal: AbortSignal): Looking {
   return new Looking({
     signal,
-    look: async (over) => {
-      machines.value = (await daemonClient().call("listDomains", {}, { signal: over })).domains;
-    },
+    look: lookAtMachinesNow,
     isBusy: () => machines.value?.some(({ disks }) => disks.some(isUnderWay)) === true,
   });
 }
