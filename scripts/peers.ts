@@ -44,6 +44,19 @@ export const PEERS: readonly Peer[] = [
   },
   { debianPackage: "libvirt-clients", commands: ["virsh"], purpose: "the judge of what libvirt is to be given" },
   { debianPackage: "chromium", commands: ["chromium"], purpose: "a browser for the daemon's page" },
+  {
+    debianPackage: "libvirt-daemon",
+    commands: [],
+    file: "/usr/sbin/libvirtd",
+    purpose: "a libvirt whose machines are filled",
+  },
+  {
+    debianPackage: "libvirt-daemon-driver-qemu",
+    commands: [],
+    file: "/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so",
+    purpose: "the part of it that runs QEMU",
+  },
+  { debianPackage: "libvirt-clients", commands: ["virsh"], purpose: "the program by which libvirt is spoken to" },
   { debianPackage: "busybox-static", commands: ["busybox"], purpose: "all else that a guest needs" },
 ];
 

@@ -49,11 +49,30 @@ const machine = z
   })
   .describe("A machine that the daemon runs itself");
 
+const libvirt = z
+  .object({
+    name: z.string().min(1).max(255).describe("Name or UUID"),
+    connect: z
+      .string()
+      .max(512)
+      .optional()
+      .describe(
+        "URI of a libvirt on this host. Default: qemu:///system for a daemon of root, otherwise qemu:///session",
+      ),
+  })
+  .strict()
+  .describe("A domain that libvirt runs");
+
 export const domain = z
   .object({
     name: domainName,
-    qmp: z.string().describe("Path of the QMP socket"),
-    state: z.string().describe("What QEMU says: running, paused, io-error...; unreachable; stopped"),
+    qmp: z.string().optional().describe("Path of the QMP socket; absent for a domain of libvirt's"),
+    libvirt: libvirt.required().optional(),
+    state: z
+      .string()
+      .describe(
+        "What QEMU says: running, paused, io-error...; unreachable; stopped; of libvirt's: shut off, crashed..., gone",
+      ),
     error: z.object({ code: z.string(), message: z.string() }).optional(),
     disks: z.array(domainDisk),
     machine: machine.optional().describe("Absent for one that somebody else runs"),
@@ -67,8 +86,10 @@ export const newDomain = z
     qmp: z
       .string()
       .regex(/^\/[^\0]{1,107}$/)
+      .optional()
       .describe("Absolute path of a QMP socket of its own"),
     xml: z.string().max(48_000).optional().describe("libvirt's description; absent: QEMU is asked"),
+    libvirt: libvirt.optional().describe("In the place of a socket and XML: both are libvirt's"),
   })
   .strict();
 

@@ -17,6 +17,7 @@ export {
   type DaemonInfo,
   type Disk,
   diskName,
+  domainName,
   type Event,
   type Job,
   type Limit,

@@ -9,21 +9,28 @@ import { columns, printJson, printLines, sizeWithBytes } from "./output.ts";
 /** A table of domains, or a sentence when there are none. */
 export function domainsTable(domains: readonly Domain[]): string[] {
   if (domains.length === 0) return ["There are no domains: add one with 'streamdisk domain add'"];
-  const rows = domains.map(({ name, state, disks, qmp, machine }) => [
-    name,
-    state,
-    machine?.pid === undefined ? "-" : String(machine.pid),
-    disks.map(({ target }) => target).join(", ") || "-",
-    machine?.pid === undefined ? (machine?.end?.reason ?? qmp) : qmp,
+  const rows = domains.map((domain) => [
+    domain.name,
+    domain.state,
+    domain.machine?.pid === undefined ? "-" : String(domain.machine.pid),
+    domain.disks.map(({ target }) => target).join(", ") || "-",
+    domain.machine?.pid === undefined ? (domain.machine?.end?.reason ?? monitorOf(domain)) : monitorOf(domain),
   ]);
-  return columns([["NAME", "STATE", "PID", "DISKS", "QMP SOCKET OR LAST END"], ...rows]);
+  return columns([["NAME", "STATE", "PID", "DISKS", "MONITOR OR LAST END"], ...rows]);
+}
+
+/** By which socket its QEMU is spoken to, or which domain of libvirt's it is. */
+function monitorOf({ qmp, libvirt }: Domain): string {
+  return libvirt === undefined ? (qmp ?? "-") : `${libvirt.name} of ${libvirt.connect}`;
 }
 
 /** All of one domain. */
-export function domainLines({ name, state, error, qmp, machine, disks }: Domain): string[] {
+export function domainLines(domain: Domain): string[] {
+  const { name, state, error, libvirt, machine, disks } = domain;
   const lines = [`domain: ${name}`, `state: ${state}`];
   if (error !== undefined) lines.push(`error: ${error.message}`);
-  lines.push(...(machine === undefined ? [`QMP socket: ${qmp}`] : machineLines(machine)));
+  const reached = `${libvirt === undefined ? "QMP socket" : "libvirt domain"}: ${monitorOf(domain)}`;
+  lines.push(...(machine === undefined ? [reached] : machineLines(machine)));
   if (disks.length === 0) return lines;
   const rows = disks.map(({ target, alias, format, image, backing, stream }) => [
     target,

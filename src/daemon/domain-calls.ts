@@ -40,8 +40,8 @@ export class DomainCalls {
     return { domains: await Promise.all(this.#domains.all().map((held) => this.#view(held))) };
   }
 
-  async add({ name, qmp, xml }: CheckedInput<"addDomain">["body"]): Promise<Domain> {
-    return this.#view(await this.#domains.add({ name, qmp, ...(xml !== undefined && { xml }) }));
+  async add(order: CheckedInput<"addDomain">["body"]): Promise<Domain> {
+    return this.#view(await this.#domains.add(order));
   }
 
   async run({ xml, autostart }: CheckedInput<"runMachine">["body"]): Promise<Domain> {
@@ -67,6 +67,7 @@ export class DomainCalls {
 
   async xml(name: string): Promise<RouteResult<"domainXml">> {
     const held = this.#domains.demand(name);
+    if (held.libvirt !== undefined) return { xml: await held.libvirt.xml() };
     return { xml: held.record.xml ?? formatDomainXml(await this.#domains.describe(held)) };
   }
 
@@ -120,7 +121,7 @@ export class DomainCalls {
     });
   }
 
-  /** What QEMU says now; of one that does not answer what is known. */
+  /** What QEMU says now; of one that does not answer what libvirt says, or what is known. */
   async #view(held: HeldDomain): Promise<Domain> {
     const { running } = held;
     const paths = this.#machines.paths(held.record.name);
@@ -140,7 +141,8 @@ export class DomainCalls {
     } catch (failure) {
       const error = failure instanceof StreamdiskError ? failure : new StreamdiskError("io", String(failure));
       const { description } = running;
-      return domainView(held.record, { state: "unreachable", description, error, ...own }, this.#streamOf);
+      const state = (await held.libvirt?.state().catch(() => undefined)) ?? "unreachable";
+      return domainView(held.record, { state, description, error, ...own }, this.#streamOf);
     }
   }
 }

@@ -18,24 +18,43 @@ interface Running {
   stream?: DomainStream;
 }
 
+export interface DomainDiskParts {
+  /** Looks anew at what the domain has: a machine that was started again may have other devices. */
+  describe(): Promise<unknown>;
+  /** Called with a sentence when QEMU's own block-stream has to do. */
+  onFallback(why: string): void;
+}
+
 export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements StreamedDisk {
   readonly lost = undefined;
   readonly #domain: RunningDomain;
   readonly #target: string;
-  readonly #onFallback: (why: string) => void;
+  readonly #parts: DomainDiskParts;
   #running: Running | undefined;
   #speed: number | undefined;
   #last: StreamProgress | undefined;
 
-  /** @param onFallback called with a sentence when QEMU's own block-stream has to do */
-  constructor(domain: RunningDomain, target: string, onFallback: (why: string) => void) {
+  constructor(domain: RunningDomain, target: string, parts: DomainDiskParts) {
     super();
     this.#domain = domain;
     this.#target = target;
-    this.#onFallback = onFallback;
+    this.#parts = parts;
   }
 
+  /** How it is, or was when its QEMU was last there: a stream waits for that by itself. */
   async info(): Promise<StreamedDiskInfo> {
+    try {
+      return await this.look();
+    } catch (error) {
+      if (this.#last === undefined || !mayComeBack(error)) throw error;
+      const { length, localBytes, missingBytes } = this.#last;
+      return { length, localBytes, missingBytes, hydrated: false, below: [] };
+    }
+  }
+
+  /** How it is now. */
+  async look(): Promise<StreamedDiskInfo> {
+    await this.#parts.describe();
     const { length, backingNode, backingFile } = await this.#domain.overlay(this.#target);
     if (backingNode === undefined) return { length, localBytes: length, missingBytes: 0, hydrated: true, below: [] };
     const tally = await this.#domain.tally(this.#target).catch((error) => {
@@ -101,9 +120,10 @@ export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements Stre
   async #streamOnce(running: Running): Promise<void> {
     const { signal } = running.stop;
     const speed = this.#speed === undefined ? {} : { speed: this.#speed };
+    await this.#parts.describe();
     const stream = await this.#domain.stream(this.#target, { ...speed, retryFor: Number.POSITIVE_INFINITY, signal });
     running.stream = stream;
-    if (stream.method === "block-stream") this.#onFallback(stream.progress.warnings.join(". "));
+    if (stream.method === "block-stream") this.#parts.onFallback(stream.progress.warnings.join(". "));
     for await (const progress of stream) {
       this.#last = progress;
       this.emit("progress", progress);

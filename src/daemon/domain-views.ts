@@ -18,14 +18,16 @@ export interface DomainNow {
 }
 
 export async function domainView(
-  { name, qmp, machine, createdAt }: DomainRecord,
+  { name, qmp, libvirt, machine, createdAt }: DomainRecord,
   { state, description, error, paths, pid }: DomainNow,
   streamOf: StreamOf,
 ): Promise<Domain> {
   const disks = await Promise.all(description.disks.map((disk) => domainDiskView(name, disk, streamOf)));
   const problem = error && { code: error.code, message: error.message };
   return {
-    ...{ name, qmp, state, disks, createdAt },
+    ...{ name, state, disks, createdAt },
+    ...(qmp !== undefined && { qmp }),
+    ...(libvirt !== undefined && { libvirt }),
     ...(problem !== undefined && { error: problem }),
     ...(machine !== undefined && paths !== undefined && { machine: machineView(machine, paths, pid) }),
   };

@@ -1,6 +1,7 @@
 /**
- * Domains: virtual machines, by their QMP sockets; who runs them is not looked at here. What is remembered is how to reach them; what they have is
- * asked of QEMU, or stands in the XML that they were added with, or is what they were made of. A disk is given to the job runner with its first order, and after a
+ * Domains: virtual machines, by their QMP sockets or through libvirt; who runs them is not looked at here. What is remembered is how to
+ * reach them; what they have is asked of QEMU or libvirt, or stands in the XML that they were added with, or is what they were made of. A
+ * disk is given to the job runner with its first order, and after a
  * restart of the daemon as soon as its QEMU answers.
  */
 import { randomUUID } from "node:crypto";
@@ -12,6 +13,7 @@ import {
   describeMachine,
   findDisk,
   hotPlugged,
+  LibvirtDomain,
   parseDomainXml,
   RunningDomain,
 } from "../domain/index.ts";
@@ -28,6 +30,8 @@ import { Turns } from "./turns.ts";
 export interface HeldDomain {
   record: DomainRecord;
   readonly running: RunningDomain;
+  /** Of one that libvirt runs. */
+  readonly libvirt: LibvirtDomain | undefined;
   readonly turns: Turns;
   /** Those that the job runner has, by their targets. */
   readonly disks: Map<string, DomainDisk>;
@@ -38,6 +42,14 @@ export interface HeldDomainDisk {
   readonly id: string;
   readonly target: string;
   readonly held: HeldDomain;
+}
+
+/** One that is to be added, by its socket or by libvirt. */
+export interface NewDomain {
+  readonly name: string;
+  readonly qmp?: string | undefined;
+  readonly xml?: string | undefined;
+  readonly libvirt?: { readonly name: string; readonly connect?: string | undefined } | undefined;
 }
 
 export interface DomainsParts {
@@ -82,13 +94,10 @@ export class Domains {
   }
 
   /** Adds one that runs: it must answer. */
-  async add(order: { readonly name: string; readonly qmp: string; readonly xml?: string }): Promise<HeldDomain> {
-    const { name, qmp, xml } = order;
+  async add(order: NewDomain): Promise<HeldDomain> {
+    const { name } = order;
     if (this.#byName.has(name)) throw new StreamdiskError("exists", `There is another domain of the name '${name}'`);
-    if (!isAbsolute(qmp))
-      throw new StreamdiskError("invalid-argument", `The path of a QMP socket is absolute: '${qmp}'`);
-    const createdAt = Date.now();
-    const record = { id: randomUUID(), name, qmp, ...(xml !== undefined && { xml }), createdAt };
+    const record = { id: randomUUID(), name, ...reachOf(order), createdAt: Date.now() };
     const held = makeHeld(record);
     try {
       await this.describe(held);
@@ -101,7 +110,8 @@ export class Domains {
     this.#byName.set(name, held);
     this.#parts.needs.hold(needOf(name), undefined);
     await this.#look(held);
-    await this.#parts.events.tell("domain-added", `The domain '${name}' was added: its QEMU is at '${qmp}'`);
+    const where = held.running.qmp.name;
+    await this.#parts.events.tell("domain-added", `The domain '${name}' was added: its QEMU is at '${where}'`);
     return held;
   }
 
@@ -159,11 +169,10 @@ export class Domains {
 
   /** What it has, from its XML, or from its QEMU as it is now. */
   async describe(held: HeldDomain): Promise<DomainDescription> {
-    const { name, xml, machine } = held.record;
+    const { machine } = held.record;
     const { running } = held;
-    const asked = () => (xml === undefined ? describeDomain(running.qmp, name) : withAttached(running, xml));
-    const found = await (machine === undefined ? asked() : describeOwn(held, machine));
-    running.description = { ...found, name };
+    const found = await (machine === undefined ? describeOther(held) : describeOwn(held, machine));
+    running.description = { ...found, name: held.record.name };
     return running.description;
   }
 
@@ -215,20 +224,26 @@ export class Domains {
   #attach({ id, target, held }: HeldDomainDisk): DomainDisk {
     const there = held.disks.get(target);
     if (there !== undefined) return there;
-    const name = `${held.record.name}:${target}`;
-    const disk = new DomainDisk(held.running, target, (why) => {
-      void this.#parts.events.tell("stream-fallback", why, { disk: name });
-    });
+    const disk = this.#diskOf(held, target);
     held.disks.set(target, disk);
     disk.on("hydrated", () => void this.#look(held));
-    this.#parts.runner.attach(id, name, disk);
+    this.#parts.runner.attach(id, `${held.record.name}:${target}`, disk);
     return disk;
+  }
+
+  #diskOf(held: HeldDomain, target: string): DomainDisk {
+    return new DomainDisk(held.running, target, {
+      describe: () => this.describe(held),
+      onFallback: (why) => {
+        void this.#parts.events.tell("stream-fallback", why, { disk: `${held.record.name}:${target}` });
+      },
+    });
   }
 
   /** How much of a disk is local, in its turn: what was put into QEMU for that is out of it again. */
   look(held: HeldDomain, target: string): Promise<StreamedDiskInfo> {
-    const disk = held.disks.get(target) ?? new DomainDisk(held.running, target, () => {});
-    return held.turns.run(() => disk.info());
+    const disk = held.disks.get(target) ?? this.#diskOf(held, target);
+    return held.turns.run(() => disk.look());
   }
 
   /** Streams stop, and go on with the next start. */
@@ -288,18 +303,34 @@ export class Domains {
   }
 }
 
-/** What its XML says, and what was attached since: of a QEMU that does not answer nothing more is known. */
-async function withAttached({ qmp }: RunningDomain, xml: string): Promise<DomainDescription> {
-  const described = parseDomainXml(xml);
-  const now = await describeDomain(qmp, described.name).catch(() => undefined);
+/** One that somebody else runs: what its XML says, and what was attached since. Of a QEMU that does not answer nothing more is known. */
+async function describeOther({ record: { name, xml }, running, libvirt }: HeldDomain): Promise<DomainDescription> {
+  if (xml === undefined && libvirt === undefined) return describeDomain(running.qmp, name);
+  const described = xml === undefined ? await libvirt!.describe() : parseDomainXml(xml);
+  const now = await describeDomain(running.qmp, described.name).catch(() => undefined);
   const attached = now?.disks.filter(({ alias }) => hotPlugged(alias) !== undefined) ?? [];
   return { ...described, disks: [...described.disks, ...attached] };
 }
 
+/** How one is reached, checked. */
+function reachOf({ name, qmp, xml, libvirt }: NewDomain): Pick<DomainRecord, "qmp" | "xml" | "libvirt"> {
+  if (libvirt !== undefined && qmp === undefined && xml === undefined) {
+    return { libvirt: new LibvirtDomain(libvirt).address };
+  }
+  if (qmp === undefined || libvirt !== undefined) {
+    const message = `The domain '${name}' is reached by its QMP socket, with or without XML, or by libvirt: give one of the two`;
+    throw new StreamdiskError("invalid-argument", message, { node: name });
+  }
+  if (!isAbsolute(qmp)) throw new StreamdiskError("invalid-argument", `The path of a QMP socket is absolute: '${qmp}'`);
+  return { qmp, ...(xml !== undefined && { xml }) };
+}
+
 function makeHeld(record: DomainRecord): HeldDomain {
   const { name, machine } = record;
+  const libvirt = record.libvirt && new LibvirtDomain(record.libvirt);
   const description = machine === undefined ? { name, disks: [] } : describeMachine(machine.spec);
-  return { record, running: new RunningDomain({ qmp: record.qmp, description }), turns: new Turns(), disks: new Map() };
+  const running = new RunningDomain({ qmp: libvirt?.monitor ?? record.qmp!, description });
+  return { record, running, libvirt, turns: new Turns(), disks: new Map() };
 }
 
 /** By which a domain is known to need something; neither ids of disks nor exports are so. */

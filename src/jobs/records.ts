@@ -79,8 +79,10 @@ export interface DomainRecord {
   readonly id: string;
   /** What people call it; unique. */
   readonly name: string;
-  /** Absolute path of its QMP socket. */
-  readonly qmp: string;
+  /** Absolute path of its QMP socket; absent for one of libvirt's. */
+  readonly qmp?: string;
+  /** Which domain of which libvirt it is: by a connection of this URI. */
+  readonly libvirt?: { readonly name: string; readonly connect: string };
   /** Its description, when it was given one; otherwise QEMU is asked. */
   readonly xml?: string;
   /** Places that its disks needed when that was looked at last. */

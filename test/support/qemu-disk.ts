@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { type DomainDescription, RunningDomain } from "../../src/domain/index.ts";
 import { noise, temporaryDirectory } from "./cli.ts";
-import { type NbdServerProcess, startNbdkit } from "./nbd-servers.ts";
+import { type NbdServerOptions, type NbdServerProcess, startNbdkit } from "./nbd-servers.ts";
 import { type LiveQemu, qemuImg, qemuIo, startMonitored } from "./qemu.ts";
 
 const MIB = 2 ** 20;
@@ -39,11 +39,17 @@ export function halfNoise(size: number): Buffer {
 }
 
 /** An overlay with something of its own over a base on an NBD server. */
-export async function farOverlay(directory: string, format: string, size: number, delay: number) {
+export async function farOverlay(
+  directory: string,
+  format: string,
+  size: number,
+  delay: number,
+  options: NbdServerOptions = {},
+) {
   const base = join(directory, "base.raw");
   const content = halfNoise(size);
   writeFileSync(base, content);
-  const source = await startNbdkit(["--filter=delay", "file", base, `rdelay=${delay}ms`]);
+  const source = await startNbdkit(["--filter=delay", "file", base, `rdelay=${delay}ms`], options);
   const image = join(directory, `disk.${format}`);
   qemuImg("create", "-q", "-f", format, "-b", source.uri, "-F", "raw", image);
   qemuIo(image, ["write -P 0x5a 100k 70k"], "-f", format);

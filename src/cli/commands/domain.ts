@@ -1,5 +1,7 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
+import { domainName } from "../../api/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { defineAttach } from "../domain-attach.ts";
@@ -11,8 +13,10 @@ import { printJson, printLines } from "../output.ts";
 import { readText } from "../read-text.ts";
 
 interface AddFlags extends DaemonFlags {
-  readonly qmp: string;
+  readonly qmp?: string;
   readonly xml?: string;
+  readonly libvirt?: string;
+  readonly connect?: string;
 }
 
 export function define(command: Command): void {
@@ -20,6 +24,7 @@ export function define(command: Command): void {
     "after",
     helpAfter([
       "streamdisk domain add web --qmp /run/web.qmp",
+      "streamdisk domain add --libvirt db",
       "streamdisk domain start --xml vm1.xml",
       "streamdisk domain show web",
       "streamdisk stream web:vda",
@@ -29,10 +34,21 @@ export function define(command: Command): void {
   );
   const add = command.command("add").description("Take up a virtual machine that runs; its QEMU must answer.");
   jsonOption(daemonOptions(add))
-    .argument("<name>", "what it is to be called")
-    .requiredOption("--qmp <socket>", "QMP socket of its QEMU, which nobody else uses")
+    .argument("[name]", "what it is to be called; of a domain of libvirt's, its name there when absent")
+    .option("--qmp <socket>", "QMP socket of its QEMU, which nobody else uses")
     .option("--xml <file>", "libvirt's XML of it, for the names of its disks; without it, QEMU is asked")
-    .addHelpText("after", helpAfter(["streamdisk domain add web --qmp /run/web.qmp --xml web.xml"]))
+    .option(
+      "--libvirt <domain>",
+      "a domain that libvirt runs, by its name or UUID: spoken to by virsh, which taints it",
+    )
+    .option("--connect <uri>", "of which libvirt: qemu:///system, qemu:///session; as virsh when absent")
+    .addHelpText(
+      "after",
+      helpAfter([
+        "streamdisk domain add web --qmp /run/web.qmp --xml web.xml",
+        "streamdisk domain add --libvirt db --connect qemu:///system",
+      ]),
+    )
     .action(addDomain);
   defineStart(command);
   const ls = command.command("ls").description("List the domains.");
@@ -82,12 +98,34 @@ export function define(command: Command): void {
     });
 }
 
-async function addDomain(name: string, { qmp, xml, ...flags }: AddFlags): Promise<void> {
-  const text = xml === undefined ? undefined : await readText(xml);
+/** What libvirt does not know. */
+const OF_LIBVIRT = [
+  "libvirt marks the domain as tainted ('custom-monitor'), since its QEMU is spoken to by qemu-monitor-command.",
+  "Once a disk stands alone, libvirt's XML goes on to show its backing file (backingStore) until the domain is started again.",
+];
+
+async function addDomain(given: string | undefined, flags: AddFlags): Promise<void> {
+  const { qmp, xml, libvirt, connect } = flags;
+  const name = given ?? libvirt;
+  if (name === undefined) throw usage("Give the domain a name, or --libvirt with one of libvirt's");
+  if (qmp === undefined && libvirt === undefined) throw usage(`Give --qmp or --libvirt, by which '${name}' is reached`);
+  if (connect !== undefined && libvirt === undefined) throw usage("Option '--connect' needs '--libvirt'");
+  if (given === undefined && !domainName.safeParse(name).success) {
+    throw usage(`'${name}' can't be a name here: give it one, 'streamdisk domain add NAME --libvirt ...'`);
+  }
+  const body = {
+    name,
+    ...(qmp !== undefined && { qmp: resolve(qmp) }),
+    ...(xml !== undefined && { xml: await readText(xml) }),
+    ...(libvirt !== undefined && { libvirt: { name: libvirt, ...(connect !== undefined && { connect }) } }),
+  };
   await withDaemon(flags, async (client) => {
-    const body = { name, qmp: resolve(qmp), ...(text !== undefined && { xml: text }) };
     const added = await client.call("addDomain", { body });
     if (flags.json) printJson(added);
-    else printLines(...domainLines(added));
+    else printLines(...domainLines(added), ...(libvirt === undefined ? [] : ["", ...OF_LIBVIRT]));
   });
+}
+
+function usage(message: string): StreamdiskError {
+  return new StreamdiskError("invalid-argument", message);
 }

@@ -45,12 +45,12 @@ export class LibvirtDomain {
     return parseDomainXml(await this.xml(signal));
   }
 
-  /** What libvirt says of it (`virsh domstate`): "running", "shut off"...; "undefined" when there is none of the name. */
+  /** What libvirt says of it (`virsh domstate`): "running", "shut off"...; "gone" when there is none of the name. */
   async state(signal?: AbortSignal): Promise<string> {
     try {
       return (await this.#run("domstate", LONGEST_STATE, signal)).trim();
     } catch (error) {
-      if (error instanceof StreamdiskError && error.code === "not-found") return "undefined";
+      if (error instanceof StreamdiskError && error.code === "not-found") return "gone";
       throw error;
     }
   }

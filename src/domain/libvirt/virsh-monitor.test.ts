@@ -234,5 +234,5 @@ test("the state of a domain, and one that is not there", async () => {
   using _virsh = new FakeVirsh({ domstate: "echo 'shut off'; echo" });
   assert.equal(await new LibvirtDomain({ name: "web", connect: CONNECT }).state(), "shut off");
   using _other = new FakeVirsh({ domstate: `echo "error: failed to get domain 'web'" >&2; exit 1` });
-  assert.equal(await new LibvirtDomain({ name: "web", connect: CONNECT }).state(), "undefined");
+  assert.equal(await new LibvirtDomain({ name: "web", connect: CONNECT }).state(), "gone");
 });

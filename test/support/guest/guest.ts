@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
 import type { Readable, Writable } from "node:stream";
+import { GuestConsole } from "./guest-console.ts";
 import type { BootFiles } from "./initramfs.ts";
 
 const living = new Set<Guest>();
@@ -13,22 +14,17 @@ process.once("exit", () => {
 export class Guest implements AsyncDisposable {
   readonly #child: ChildProcessByStdio<Writable, Readable, Readable>;
   readonly #ended: Promise<unknown>;
-  /** Answers that nobody has asked for yet, and whoever waits for one. */
-  readonly #answers: string[] = [];
-  #waiting: { resolve(answer: string): void; reject(error: Error): void } | undefined;
-  #console = "";
-  #line = "";
+  readonly #console: GuestConsole;
   #stderr = "";
 
   private constructor(args: readonly string[]) {
     this.#child = spawn("qemu-system-x86_64", args, { stdio: ["pipe", "pipe", "pipe"] });
     this.#ended = once(this.#child, "exit").then(() => {
       living.delete(this);
-      this.#waiting?.reject(new Error(`the guest has ended: ${this.log}`));
+      this.#console.end();
     });
     living.add(this);
-    this.#child.stdin.on("error", () => {});
-    this.#child.stdout.setEncoding("latin1").on("data", (text: string) => this.#hear(text));
+    this.#console = new GuestConsole(this.#child.stdout, this.#child.stdin);
     this.#child.stderr.setEncoding("utf8").on("data", (text: string) => {
       this.#stderr += text;
     });
@@ -47,9 +43,7 @@ export class Guest implements AsyncDisposable {
       ...["-append", "console=ttyS0 panic=-1 quiet", ...disk],
     ]);
     try {
-      const [, sectors = ""] = /^ready (\d+)$/.exec(await guest.#answer()) ?? [];
-      assert.notEqual(sectors, "", guest.log);
-      return { guest, diskBytes: Number(sectors) * 512 };
+      return { guest, diskBytes: await guest.#console.ready() };
     } catch (error) {
       await guest[Symbol.asyncDispose]();
       throw error;
@@ -63,35 +57,12 @@ export class Guest implements AsyncDisposable {
 
   /** What was on the console, and what QEMU said. */
   get log(): string {
-    return this.#console + this.#stderr;
-  }
-
-  #hear(text: string): void {
-    this.#console += text;
-    this.#line += text;
-    for (let end = this.#line.indexOf("\n"); end >= 0; end = this.#line.indexOf("\n")) {
-      const line = this.#line.slice(0, end).trim();
-      this.#line = this.#line.slice(end + 1);
-      if (!line.startsWith("@")) continue;
-      if (this.#waiting === undefined) this.#answers.push(line.slice(1));
-      else this.#waiting.resolve(line.slice(1));
-      this.#waiting = undefined;
-    }
-  }
-
-  async #answer(): Promise<string> {
-    const there = this.#answers.shift();
-    if (there !== undefined) return there;
-    if (!living.has(this)) throw new Error(`the guest has ended: ${this.log}`);
-    return await new Promise((resolve, reject) => {
-      this.#waiting = { resolve, reject };
-    });
+    return this.#console.log + this.#stderr;
   }
 
   /** Gives a command, one at a time, and waits for the answer. */
-  async does(command: string): Promise<string> {
-    this.#child.stdin.write(`${command}\n`);
-    return (await this.#answer()).trim();
+  does(command: string): Promise<string> {
+    return this.#console.does(command);
   }
 
   /** Powers it off, and waits until QEMU has ended. */
