@@ -8,6 +8,7 @@ import { DaemonClient } from "../../src/client/index.ts";
 import { unixTransport } from "../../src/host/index.ts";
 import { connectNbd } from "../../src/nbd/index.ts";
 import { MAIN, noise, temporaryDirectory } from "../support/cli.ts";
+import { machineXml } from "../support/machine.ts";
 import { sample } from "../support/seed.ts";
 import { Systemd } from "../support/systemd.ts";
 
@@ -50,6 +51,12 @@ async function run(t: TestContext, signal: NodeJS.Signals): Promise<void> {
     await guest.write(4 * MIB, written);
   }
 
+  const machine = (await client.call("runMachine", { body: { xml: machineXml({ name: "vm" }) } })).machine?.pid;
+  const machineLives = async (when: string): Promise<void> => {
+    const { state: now, machine: found } = await client.call("getDomain", { params: { domain: "vm" } });
+    assert.deepEqual([now, found?.pid], ["running", machine], `the machine lives on: ${when}`);
+  };
+
   const pid = systemd.show(UNIT, "MainPID");
   systemd.ok("kill", "-s", signal.slice(3), pid);
   while (systemd.show(UNIT, "NRestarts") === "0") await sleep(200);
@@ -66,6 +73,7 @@ async function run(t: TestContext, signal: NodeJS.Signals): Promise<void> {
     await guest.read(4 * MIB, read);
     assert(read.equals(written), "what was acknowledged is there");
   }
+  await machineLives("its daemon ended, and was started again");
   const { events } = await client.call("listEvents", { query: { limit: 100 } });
   assert.equal(events.filter(({ type }) => type === "daemon-started").length, 2);
   assert.equal(events.filter(({ type }) => type === "daemon-stopped").length, 0);
@@ -73,6 +81,7 @@ async function run(t: TestContext, signal: NodeJS.Signals): Promise<void> {
   systemd.ok("systemctl", "stop", UNIT);
   assert.deepEqual([systemd.show(UNIT, "ActiveState"), systemd.show(UNIT, "ExecMainStatus")], ["inactive", "0"]);
   systemd.ok("systemctl", "start", UNIT);
+  await machineLives("the service was stopped, and started");
   const after = await client.call("listEvents", { query: { limit: 100 } });
   assert.equal(after.events.filter(({ type }) => type === "daemon-stopped").length, 1);
 }
