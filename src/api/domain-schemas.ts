@@ -71,7 +71,7 @@ export const domain = z
     state: z
       .string()
       .describe(
-        "What QEMU says: running, paused, io-error...; unreachable; stopped; of libvirt's: shut off, crashed..., gone",
+        "What QEMU says: running, paused, io-error...; unreachable; of a machine made here also starting, stopped; of libvirt's: shut off, crashed..., gone",
       ),
     error: z.object({ code: z.string(), message: z.string() }).optional(),
     disks: z.array(domainDisk),

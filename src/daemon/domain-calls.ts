@@ -1,6 +1,12 @@
 /** The calls of the API that are about domains. */
 import type { CheckedInput, Domain, Job, RouteResult } from "../api/index.ts";
-import { type DomainDescription, findDisk, formatDomainXml, parseMachineXml } from "../domain/index.ts";
+import {
+  type DomainDescription,
+  describeMachine,
+  findDisk,
+  formatDomainXml,
+  parseMachineXml,
+} from "../domain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
@@ -124,16 +130,13 @@ export class DomainCalls {
   /** What QEMU says now; of one that does not answer what libvirt says, or what is known. */
   async #view(held: HeldDomain): Promise<Domain> {
     const { running } = held;
-    const paths = this.#machines.paths(held.record.name);
+    const { machine } = held.record;
     const process = this.#machines.process(held);
-    if (held.record.machine !== undefined && process === undefined) {
-      return domainView(
-        held.record,
-        { state: "stopped", description: await this.#domains.describe(held), paths },
-        this.#streamOf,
-      );
+    if (machine !== undefined && process === undefined) {
+      const state = machine.state === "running" ? "starting" : "stopped";
+      return domainView(held.record, { state, description: describeMachine(machine.spec) }, this.#streamOf);
     }
-    const own = process === undefined ? {} : { paths, pid: process.pid };
+    const own = process === undefined ? {} : { pid: process.pid };
     try {
       const description: DomainDescription = await this.#domains.describe(held);
       const state = await running.qmp.execute("query-status", {});

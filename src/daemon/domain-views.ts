@@ -1,6 +1,13 @@
 /** Domains as the API shows them. */
+import { dirname } from "node:path";
 import type { Domain, DomainDisk, Job } from "../api/index.ts";
-import type { DiskDescription, DiskSource, DomainDescription, MachinePaths } from "../domain/index.ts";
+import {
+  type DiskDescription,
+  type DiskSource,
+  type DomainDescription,
+  type MachinePaths,
+  machinePaths,
+} from "../domain/index.ts";
 import type { StreamdiskError } from "../errors/index.ts";
 import type { DomainRecord, MachineRecord } from "../jobs/index.ts";
 
@@ -12,14 +19,13 @@ export interface DomainNow {
   readonly state: string;
   readonly description: DomainDescription;
   readonly error?: StreamdiskError;
-  /** Of a machine of the daemon's own. */
-  readonly paths?: MachinePaths;
+  /** Of a machine of the daemon's own that runs. */
   readonly pid?: number;
 }
 
 export async function domainView(
   { name, qmp, libvirt, machine, createdAt }: DomainRecord,
-  { state, description, error, paths, pid }: DomainNow,
+  { state, description, error, pid }: DomainNow,
   streamOf: StreamOf,
 ): Promise<Domain> {
   const disks = await Promise.all(description.disks.map((disk) => domainDiskView(name, disk, streamOf)));
@@ -29,7 +35,8 @@ export async function domainView(
     ...(qmp !== undefined && { qmp }),
     ...(libvirt !== undefined && { libvirt }),
     ...(problem !== undefined && { error: problem }),
-    ...(machine !== undefined && paths !== undefined && { machine: machineView(machine, paths, pid) }),
+    ...(machine !== undefined &&
+      qmp !== undefined && { machine: machineView(machine, machinePaths(dirname(qmp)), pid) }),
   };
 }
 

@@ -109,6 +109,7 @@ export class Machines {
       const { xml: _xml, ...record } = there.record;
       const changed = { ...machine, spec, autostart: autostart ?? machine.autostart };
       await domains.change(there, () => ({ ...record, ...(xml !== undefined && { xml }), machine: changed }));
+      await domains.describe(there);
     });
     await this.start(there);
     return there;

@@ -75,7 +75,7 @@ export function define(command: Command): void {
     .action(async (name: string, flags: DaemonFlags) => {
       const text = await withDaemon(flags, (client) => client.call("domainXml", { params: { domain: name } }));
       if (flags.json) printJson(text);
-      else printLines(text.xml.trimEnd());
+      else printLines(...text.xml.trimEnd().split("\n"));
     });
   defineAttach(command);
   const rm = command
