@@ -90,10 +90,7 @@ export class AllowedPaths {
    */
   async remembered({ image, backing }: Pick<DiskSettings, "image" | "backing">, sockets: string): Promise<void> {
     await this.source(image);
-    if (backing === undefined) return;
-    const uri = isNbdUri(backing) ? parseNbdUri(backing) : undefined;
-    const isOwn = uri?.unix === true && dirname(uri.socket) === sockets;
-    if (!isOwn) await this.source(backing);
+    if (backing !== undefined && !isServedIn(backing, sockets)) await this.source(backing);
   }
 
   /**
@@ -112,6 +109,12 @@ export class AllowedPaths {
     const message = `The keys in '${path}' could be read as an image, since images may lie in '${root}': keep them elsewhere`;
     throw new StreamdiskError("refused", message, { node: path });
   }
+}
+
+/** Whether a reference is to an export at a socket in a directory, as are the daemon's own. */
+export function isServedIn(reference: string, sockets: string): boolean {
+  const uri = isNbdUri(reference) ? parseNbdUri(reference) : undefined;
+  return uri?.unix === true && dirname(uri.socket) === sockets;
 }
 
 function refusal(named: string, allow: string): StreamdiskError {

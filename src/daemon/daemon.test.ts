@@ -621,12 +621,20 @@ test("a source that nobody needs any more is told of after a restart, if the dae
   const [disk] = await bench.store.disks();
   await bench.store.putDisk({ ...disk!, needs: [bench.base] });
   const [record] = await bench.store.exports();
-  assert.deepEqual(record?.needs, [below]);
+  assert.deepEqual(record?.needs, [exported, below]);
   await bench.store.putExport({ ...record!, removing: true });
   await bench.start();
   while ((await free(bench.base)) < 2 || (await free(below)) < 1) await sleep(5);
   assert.deepEqual(await bench.store.exports(), []);
   assert.deepEqual((await bench.store.disks())[0]?.needs, []);
+  // A file that is offered is needed by its export.
+  const offered = ROUTES.addExport.body.parse({ name: "b", image: bench.base, format: "raw" });
+  await bench.daemon.addExport({ params: {}, query: {}, body: offered });
+  await bench.create({ name: "vm2" });
+  await bench.daemon.deleteDisk({ ...of("vm2"), query: { deleteFile: true } });
+  assert.equal(await free(bench.base), 2);
+  await bench.daemon.removeExport({ params: { export: "b" }, query: {}, body: {} });
+  assert.equal(await free(bench.base), 3);
 });
 
 test("a follower sees every event once, from where it wants on", async (t) => {

@@ -299,12 +299,8 @@ export class Daemon implements Service, AsyncDisposable {
   readonly undeploy = (input: Input<"undeploy">) => this.#deployments.undeploy(input);
 
   async listSources(_input: Input<"listSources">): Result<"listSources"> {
-    return {
-      sources: await sourcesOf(
-        { disks: this.#disks.all(), exports: this.#exports.all(), domains: this.#domains.all() },
-        this.#limits,
-      ),
-    };
+    const users = { disks: this.#disks.all(), exports: this.#exports.all(), domains: this.#domains.all() };
+    return { sources: await sourcesOf({ ...users, sockets: this.#options.socketDirectory }, this.#limits) };
   }
 
   async listLimits(_input: Input<"listLimits">): Result<"listLimits"> {

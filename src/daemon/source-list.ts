@@ -4,8 +4,10 @@
  */
 import type { Source } from "../api/index.ts";
 import { LatencyHistogram } from "../block/index.ts";
+import { isUri } from "../chain/index.ts";
 import type { DiskInfo, SourceFigures } from "../engine/index.ts";
 import { shownReference } from "../sources/index.ts";
+import { isServedIn } from "./allowed-paths.ts";
 import type { HeldDisk } from "./disks.ts";
 import type { HeldDomain } from "./domains.ts";
 import type { HeldExport } from "./exports.ts";
@@ -64,9 +66,12 @@ export interface SourceUsers {
   readonly disks: readonly HeldDisk[];
   readonly exports: readonly HeldExport[];
   readonly domains: readonly HeldDomain[];
+  /** Where the daemon's own exports have their sockets. */
+  readonly sockets: string;
 }
 
-export async function sourcesOf({ disks, exports, domains }: SourceUsers, limits: SpeedLimits): Promise<Source[]> {
+export async function sourcesOf(users: SourceUsers, limits: SpeedLimits): Promise<Source[]> {
+  const { disks, exports, domains, sockets } = users;
   const found = new Map<string, Seen>();
   const at = (uri: string): Seen => {
     const there = found.get(uri) ?? new Seen();
@@ -90,11 +95,15 @@ export async function sourcesOf({ disks, exports, domains }: SourceUsers, limits
       source.missingBytes += info?.missingBytes ?? 0;
     }
     count(needed, info);
-    if (backing !== undefined && needed.length === 0) at(shownReference(backing));
+    // What was an export of the daemon's own goes by itself.
+    if (backing !== undefined && needed.length === 0 && !isServedIn(backing, sockets)) at(shownReference(backing));
   }
   for (const { record, host } of exports) {
     const info = await host.served?.info().catch(() => undefined);
-    const needed = info === undefined ? (record.needs ?? []) : exportNeeds(record, info.below);
+    const all = info === undefined ? (record.needs ?? []) : exportNeeds(record, info.below);
+    const { image } = record.settings;
+    // A file that is offered is no source, unless a disk lies over it too.
+    const needed = all.filter((uri) => uri !== image || isUri(image) || found.has(uri));
     for (const uri of needed) at(uri).exports.push(record.name);
     count(needed, info);
   }

@@ -6,7 +6,6 @@
  * It is told once at least, whatever dies when: what each needs is remembered with its record, after what it has left has been told of. After a
  * restart that is what it needed before, and what it needs then says what it has left.
  */
-import { isUri } from "../chain/index.ts";
 import type { DiskRecord, ExportRecord } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { EventHub } from "./event-hub.ts";
@@ -90,7 +89,7 @@ export function knownNeeds({ settings: { backing }, known = [], ownsFile }: Disk
   return places.length > 0 || ownsFile ? places : undefined;
 }
 
-/** What an export is filled from by what is remembered of it: its image, when that is elsewhere, and what lies below. */
+/** What an export is read from: its image, and what lies below. */
 export function exportNeeds({ settings: { image } }: ExportRecord, below: readonly string[]): readonly string[] {
-  return isUri(image) ? [shownReference(image), ...below] : below;
+  return [shownReference(image), ...below];
 }

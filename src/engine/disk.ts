@@ -310,9 +310,10 @@ export class Disk implements LoadSource {
   /** One increment of a stream, while none runs. */
   async step(options: { readonly offset?: number; readonly length: number }): Promise<StepResult> {
     this.#refuseWhileStreaming();
+    const stoodAlone = this.#isHydrated;
     const result = await stepStream(this.#target(this.#overlay()), options);
     this.#streamedBefore += result.copied;
-    if (result.done) await this.#linkChanged();
+    if (result.done && !stoodAlone) await this.#linkChanged();
     return result;
   }
 
