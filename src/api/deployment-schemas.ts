@@ -15,6 +15,7 @@ export const deployment = z
     image: z.string().describe("What it was made from"),
     source: z.string().describe("Name of the export of that, which it shares with others"),
     owner,
+    domain: z.string().optional().describe("Name of its machine; absent: it has none"),
     disk: z.string().describe("What its disk is called in calls about streams: a disk, or DOMAIN:DEVICE"),
     overlay: z.string().describe("Path of its disk's image"),
     format: overlayFormat,
@@ -33,6 +34,20 @@ export const newDeployment = z
     image: reference,
     imageFormat: formatName.optional(),
     format: overlayFormat.default("qcow2"),
+    owner: owner.default("qemu"),
+    exportOnly: z
+      .boolean()
+      .default(false)
+      .describe("A disk of the daemon alone, for a machine that somebody else runs"),
+    machine: z
+      .union([
+        z.object({ xml: z.string().max(48_000).describe("libvirt's; its disk vda is the one that is made") }).strict(),
+        z
+          .object({ args: z.array(z.string().max(4096)).max(256).describe("More arguments of QEMU for a usual one") })
+          .strict(),
+      ])
+      .optional()
+      .describe("Absent: a usual one, unless exportOnly"),
     size: bytes.min(512).optional().describe("Virtual size of its disk; absent: that of the image"),
     speed: bytes.min(1).optional().describe("Bytes a second that are fetched at most"),
     onSourceError: sourcePolicy.optional(),

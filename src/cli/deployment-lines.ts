@@ -4,10 +4,11 @@ import { columns, shellWord } from "./output.ts";
 import { formatDuration, formatSize } from "./units.ts";
 
 /** What was done, how long each took, and how to go on. */
-export function deployedLines({ name, steps, disk, image, uri, qemuArgs }: Deployment): string[] {
+export function deployedLines({ name, steps, disk, image, domain, uri, qemuArgs }: Deployment): string[] {
   const took = steps.map((step) => `${step.name} ${formatDuration(step.ms)}`).join(", ");
   const lines = [`'${name}' was made from '${image}': ${took}`];
-  if (uri !== undefined && qemuArgs !== undefined) {
+  if (domain !== undefined) lines.push(`The machine runs: look at it with 'streamdisk domain show ${domain}'`);
+  else if (uri !== undefined && qemuArgs !== undefined) {
     lines.push(`Its disk '${disk}' is served at ${uri}. For QEMU:`, `  ${qemuArgs.map(shellWord).join(" ")}`);
   }
   return [...lines, `The disk is filled meanwhile: watch it with 'streamdisk stream ${disk}'`];

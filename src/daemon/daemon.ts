@@ -88,7 +88,8 @@ export class Daemon implements Service, AsyncDisposable {
     this.#machines = new Machines({ domains, events, allowed, options });
     const machines = this.#machines;
     const [exports, streams] = [this.#exports, this.#streams];
-    this.#deployments = new DeploymentCalls({ store, events, disks, exports, streams, allowed, options, log });
+    const served = { disks, exports, domains, machines, streams };
+    this.#deployments = new DeploymentCalls({ store, events, allowed, options, log, ...served });
     const streamOf = (id: string) => this.#streams.of(id);
     this.#domainCalls = new DomainCalls({ domains, disks, machines, events, allowed, options, streamOf });
   }
@@ -118,7 +119,7 @@ export class Daemon implements Service, AsyncDisposable {
     const machines = this.#machines.restore();
     this.#deployments.load(await this.#store.deployments());
     const served = Promise.all([this.#disks.restore(disks), this.#exports.restore(exports)]);
-    this.#restoring = served.then(() => this.#deployments.restore());
+    this.#restoring = Promise.all([served, machines]).then(() => this.#deployments.restore());
     let timer: NodeJS.Timeout | undefined;
     const patience = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, PATIENCE_MS);

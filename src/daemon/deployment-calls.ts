@@ -3,18 +3,21 @@ import { randomUUID } from "node:crypto";
 import type { CheckedInput, Deployment, RouteName, RouteResult } from "../api/index.ts";
 import { DEFAULT_POLICY } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
-import type { DeploymentRecord, Store } from "../jobs/index.ts";
+import type { DeployedMachine, DeploymentRecord, Store } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
+import { DeployedMachines } from "./deployed-machine.ts";
 import { DeploymentSteps, deployedDisk } from "./deployment-steps.ts";
 import { Deployments, type HeldDeployment } from "./deployments.ts";
 import { isThere } from "./disk-files.ts";
 import type { Disks } from "./disks.ts";
+import type { Domains } from "./domains.ts";
 import type { EventHub } from "./event-hub.ts";
 import type { Exports } from "./exports.ts";
 import { ImageExports } from "./image-exports.ts";
 import type { Log } from "./log.ts";
+import type { Machines } from "./machines.ts";
 import { policyOf } from "./new-disk.ts";
 import type { StreamCalls } from "./stream-calls.ts";
 
@@ -26,6 +29,8 @@ export interface DeploymentCallsParts {
   readonly events: EventHub;
   readonly disks: Disks;
   readonly exports: Exports;
+  readonly domains: Domains;
+  readonly machines: Machines;
   readonly streams: StreamCalls;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
@@ -35,14 +40,17 @@ export interface DeploymentCallsParts {
 export class DeploymentCalls {
   readonly #parts: DeploymentCallsParts;
   readonly #images: ImageExports;
+  readonly #machines: DeployedMachines;
   readonly #deployments: Deployments;
 
   constructor(parts: DeploymentCallsParts) {
     const { store, events, disks, exports, streams, allowed, options } = parts;
     this.#parts = parts;
+    this.#machines = new DeployedMachines(parts.domains, parts.machines);
     this.#images = new ImageExports(exports);
     const isNeeded = (source: string, leaving: string): boolean => this.#deployments.needs(source, leaving);
-    const steps = new DeploymentSteps({ images: this.#images, disks, streams, allowed, options, isNeeded });
+    const [images, machines] = [this.#images, this.#machines];
+    const steps = new DeploymentSteps({ images, disks, machines, streams, allowed, options, isNeeded });
     this.#deployments = new Deployments({ store, events, stepsOf: (deployment) => steps.of(deployment) });
   }
 
@@ -64,7 +72,12 @@ export class DeploymentCalls {
 
   /** Its stream may have ended right before the daemon did. */
   async #isHydrated({ record }: HeldDeployment): Promise<boolean> {
-    const { served } = this.#parts.disks.find(deployedDisk(record))?.host ?? {};
+    const { disks, streams } = this.#parts;
+    if (record.owner === "qemu") {
+      const id = this.#machines.diskId(record);
+      return id !== undefined && (await streams.of(id))?.state === "completed";
+    }
+    const { served } = disks.find(deployedDisk(record))?.host ?? {};
     return (await served?.info().catch(() => undefined))?.hydrated ?? false;
   }
 
@@ -112,8 +125,9 @@ export class DeploymentCalls {
   async deploy({ body }: Input<"deploy">): Result<"deploy"> {
     const { name, imageFormat, format, size, speed, onSourceError } = body;
     const { allowed, disks, options } = this.#parts;
+    const machine = machineOf(body);
     const order = {
-      ...{ name, owner: "engine" as const, format },
+      ...{ name, owner: body.owner, format },
       image: await allowed.source(body.image),
       ...(imageFormat !== undefined && { imageFormat }),
       onSourceError: onSourceError === undefined ? DEFAULT_POLICY : policyOf(onSourceError),
@@ -127,10 +141,12 @@ export class DeploymentCalls {
     // From here until it has its name nothing comes in between.
     this.#deployments.refuseTaken(name);
     disks.refuseTaken(deployedDisk(order), overlay);
+    if (machine !== undefined) this.#machines.refuseTaken(name);
     const held = await this.#deployments.make({
       ...order,
       ...{ id: `${name}@${randomUUID()}`, state: "making", overlay, source: this.#images.nameFor(order) },
       ...(size !== undefined && { size }),
+      ...(machine !== undefined && { machine }),
       ...((speed ?? options.speed) !== undefined && { speed: speed ?? options.speed }),
       ...{ hydrated: false, steps: [], createdAt: Date.now() },
     });
@@ -145,13 +161,24 @@ export class DeploymentCalls {
     const { name, state, source, owner, overlay, format, hydrated, steps, createdAt } = record;
     const disk = deployedDisk(record);
     const there = this.#parts.disks.find(disk);
-    const stream = there === undefined ? undefined : await this.#parts.streams.of(there.record.id);
+    const id = there?.record.id ?? this.#machines.diskId(record);
+    const stream = id === undefined ? undefined : await this.#parts.streams.of(id);
     const served = there?.host.served;
     return {
       ...{ name, state, image: shownReference(record.image), source, owner, disk, overlay, format, hydrated },
+      ...(record.machine !== undefined && { domain: name }),
       ...(stream !== undefined && { stream }),
       ...(served !== undefined && { uri: served.uri, qemuArgs: served.qemuArgs() }),
       ...{ steps: [...steps], createdAt },
     };
   }
+}
+
+/** @throws {StreamdiskError} `invalid-argument` for an order that makes no sense */
+function machineOf({ name, exportOnly, owner, machine }: Input<"deploy">["body"]): DeployedMachine | undefined {
+  if (!exportOnly) return machine ?? {};
+  if (owner === "engine" && machine === undefined) return undefined;
+  const wrong =
+    machine === undefined ? "the owner of its disk is the daemon (engine)" : "it has no machine to describe";
+  throw new StreamdiskError("invalid-argument", `'${name}' is to be exported only: ${wrong}`, { node: name });
 }

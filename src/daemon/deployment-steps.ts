@@ -7,6 +7,7 @@ import type { DeploymentRecord } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
+import { DEPLOYED_TARGET, type DeployedMachines } from "./deployed-machine.ts";
 import type { DeploymentStep } from "./deployments.ts";
 import { isThere, syncDirectory } from "./disk-files.ts";
 import type { Disks } from "./disks.ts";
@@ -16,15 +17,13 @@ import type { StreamCalls } from "./stream-calls.ts";
 export interface DeploymentStepsParts {
   readonly images: ImageExports;
   readonly disks: Disks;
+  readonly machines: DeployedMachines;
   readonly streams: StreamCalls;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
   /** Whether others than one deployment need an export. */
   readonly isNeeded: (source: string, leaving: string) => boolean;
 }
-
-/** The disk of a deployment. */
-export const DEPLOYED_TARGET = "vda";
 
 /** What the disk of a deployment is called where streams are ordered: a disk of the daemon, or the machine's own. */
 export function deployedDisk({ name, owner }: Pick<DeploymentRecord, "name" | "owner">): string {
@@ -38,8 +37,8 @@ export class DeploymentSteps {
     this.#parts = parts;
   }
 
-  of(_deployment: DeploymentRecord): readonly DeploymentStep[] {
-    return [this.#source, this.#disk, this.#stream];
+  of({ machine }: DeploymentRecord): readonly DeploymentStep[] {
+    return [this.#source, this.#disk, ...(machine === undefined ? [] : [this.#machine]), this.#stream];
   }
 
   readonly #source: DeploymentStep = {
@@ -67,6 +66,16 @@ export class DeploymentSteps {
         await removeFile(overlay);
       }
     },
+  };
+
+  readonly #machine: DeploymentStep = {
+    name: "machine",
+    make: async (deployment) => {
+      const { disks, machines } = this.#parts;
+      const disk = deployment.owner === "engine" ? disks.demand(deployedDisk(deployment)) : undefined;
+      await machines.start(deployment, disk?.host.served?.uri);
+    },
+    undo: (deployment, force) => this.#parts.machines.remove(deployment, force),
   };
 
   readonly #stream: DeploymentStep = {

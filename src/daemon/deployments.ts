@@ -80,7 +80,8 @@ export class Deployments {
         held.turns
           .run(async () => {
             const { name, state } = held.record;
-            await this.#undo(held, false);
+            // Nobody has used a machine that was not told of yet.
+            await this.#undo(held, state === "making");
             const why =
               state === "making"
                 ? "was being deployed when the daemon ended, and was undone: deploy it again"

@@ -350,6 +350,6 @@ async function describeOwn({ running }: HeldDomain, { spec, state }: MachineReco
 }
 
 /** By which jobs are remembered: what it is called, and which domain that was. */
-function diskId({ record: { name, id } }: HeldDomain, target: string): string {
+export function diskId({ record: { name, id } }: HeldDomain, target: string): string {
   return `${name}:${target}@${id}`;
 }

@@ -43,6 +43,8 @@ export interface MachineOrder {
   readonly spec: MachineSpec;
   /** What it was made from, if it was that. */
   readonly xml?: string;
+  /** Id of the deployment whose machine it is. */
+  readonly deployment?: string;
   /** @default as it was, and for a new one false */
   readonly autostart?: boolean;
 }
@@ -86,14 +88,15 @@ export class Machines {
    *
    * @throws {StreamdiskError} `exists` for the name of another's domain; as {@link start}
    */
-  async run({ spec, xml, autostart }: MachineOrder): Promise<HeldDomain> {
+  async run({ spec, xml, deployment, autostart }: MachineOrder): Promise<HeldDomain> {
     const { domains } = this.#parts;
     const { name } = spec;
     const paths = this.paths(name);
     const there = domains.find(name);
     if (there === undefined) {
       const machine: MachineRecord = { spec, autostart: autostart ?? false, state: "stopped" };
-      const record = { id: randomUUID(), name, qmp: paths.qmp, ...(xml !== undefined && { xml }), machine };
+      const of = { ...(xml !== undefined && { xml }), ...(deployment !== undefined && { deployment }) };
+      const record = { id: randomUUID(), name, qmp: paths.qmp, ...of, machine };
       const held = await domains.define({ ...record, createdAt: Date.now() });
       try {
         await this.start(held);

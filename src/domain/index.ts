@@ -22,7 +22,7 @@ export {
   type MachineProcess,
   machineEnds,
 } from "./machine/machine-process.ts";
-export { defaultMachine } from "./machine/machine-spec.ts";
+export { aliasOf, defaultMachine } from "./machine/machine-spec.ts";
 export { parseMachineXml } from "./machine/parse-machine.ts";
 export { type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
 export { type PreparedMachine, qemuArguments } from "./machine/qemu-arguments.ts";

@@ -384,3 +384,12 @@ test("another policy counts for those that wait already", async () => {
   await clock.advance(1);
   assert.deepEqual([held.now, pauses()], ["source-lost", 1]);
 });
+
+test("a relay tells of a loss as such, so that those who ask may wait by themselves", async () => {
+  const { clock, source, read } = await makeDisk({ policy: { holdMs: 0, afterwards: "error" }, relay: true });
+  source.add({ does: "source-lost" });
+  const reading = follow(read(5));
+  await clock.advance(1000);
+  assert.equal(reading.now, "shutdown");
+  assert.equal(await read(0), 1, "what is local is there");
+});

@@ -91,6 +91,8 @@ export interface DomainRecord {
   readonly pausedByUser?: boolean;
   /** Of one that the daemon runs itself. */
   readonly machine?: MachineRecord;
+  /** Id of the deployment whose machine it is. */
+  readonly deployment?: string;
   readonly createdAt: number;
 }
 

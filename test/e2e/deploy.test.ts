@@ -7,8 +7,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { assertFails, cli, cliOk, noise, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { serveRanges } from "../support/http-server.ts";
+import { startNbdkit } from "../support/nbd-servers.ts";
 import { qemuImg, qemuIo } from "../support/qemu.ts";
-import { sample } from "../support/seed.ts";
 
 const MIB = 2 ** 20;
 /** More than the cache of an export holds. */
@@ -31,7 +31,9 @@ async function scene(t: TestContext, { size = 16 * MIB, delayMs = 0 } = {}) {
   const fails = (...args: string[]) => cli(args, options);
   const show = (name: string) => client.call("getDeployment", { params: { deployment: name } });
   const deploy = (name: string, more: { speed?: number; size?: number } = {}) =>
-    client.call("deploy", { body: { name, image, imageFormat: "raw", ...more } });
+    client.call("deploy", {
+      body: { name, image, imageFormat: "raw", owner: "engine", exportOnly: true, ...more },
+    });
   const made = join(daemon.state, "images");
   return { directory, http, base, daemon, client, image, ok, fails, show, deploy, made };
 }
@@ -57,7 +59,7 @@ async function until(is: () => Promise<boolean>): Promise<void> {
 test("an image is deployed, used at once, filled, and stands alone", async (t) => {
   const at = await scene(t, { delayMs: 10 });
   const { ok, image, show, client, http, base } = at;
-  const said = await ok("deploy", image, "--name", "vm1", "--image-format", "raw", "--speed", "2M");
+  const said = await ok("deploy", image, "--export-only", "--name", "vm1", "--image-format", "raw", "--speed", "2M");
   assert.match(said, /^'vm1' was made from '.*': source .*, disk .*, stream /);
   assert.doesNotMatch(said, /token/);
   assert.match(said, /-blockdev driver=nbd,.*-device virtio-blk-pci,/);
@@ -82,7 +84,7 @@ test("an image is deployed, used at once, filled, and stands alone", async (t) =
 
 test("QED, a larger disk, and --wait hydrated as JSON", async (t) => {
   const at = await scene(t);
-  const args = ["--name", "vm1", "-f", "qed", "--disk-size", "24M", "--wait", "hydrated", "--json"];
+  const args = ["--export-only", "--name", "vm1", "-f", "qed", "--disk-size", "24M", "--wait", "hydrated", "--json"];
   const made = JSON.parse(await at.ok("deploy", at.image, ...args)) as { overlay: string; hydrated: boolean };
   assert.equal(made.hydrated, true);
   const info = JSON.parse(qemuImg("info", "-U", "-f", "qed", "--output=json", made.overlay)) as Record<string, unknown>;
@@ -122,11 +124,41 @@ test("eight disks cost the server of their image as much as one", async (t) => {
   assert.ok(eight <= 1.1 * one, `${eight} bytes for eight disks, ${one} for one`);
 });
 
+test("the image's server dies: the disk knows, its stream waits, and goes on when it is back", async (t) => {
+  const directory = temporaryDirectory(t);
+  const base = join(directory, "base.raw");
+  writeFileSync(base, noise(16 * MIB, 5));
+  await using source = await startNbdkit(["file", base]);
+  await using daemon = new DaemonProcess(directory, ["--allow", source.uri]);
+  await daemon.start();
+  const { client } = daemon;
+  const body = {
+    name: "vm1",
+    image: source.uri,
+    imageFormat: "raw",
+    speed: 2 * MIB,
+    exportOnly: true,
+    owner: "engine",
+  } as const;
+  const { uri = "" } = await client.call("deploy", { body });
+  const disk = () => client.call("getDisk", { params: { disk: "vm1-vda" } });
+  await source.stop();
+  await until(async () => (await disk()).stream?.state === "waiting");
+  const { source: state, stream } = await disk();
+  assert.equal(state?.state, "lost");
+  assert.equal(stream?.reason?.code, "source-lost");
+  qemuIo(uri, ["write -P 0x5a 15M 64k", "read -P 0x5a 15M 64k"], "-f", "raw");
+  await source.start();
+  await until(async () => (await disk()).source?.state !== "lost");
+  await client.call("setSpeed", { params: { disk: "vm1-vda" }, body: { speed: null } });
+  await until(async () => (await disk()).hydrated === true);
+});
+
 test("what cannot be deployed leaves nothing behind, and says why", async (t) => {
   const at = await scene(t);
   const { fails, deploy, image, base, ok, made, client } = at;
   const failing = async (words: RegExp, exit: number, ...args: string[]) => {
-    assertFails(await fails("deploy", ...args), exit, words);
+    assertFails(await fails("deploy", "--export-only", ...args), exit, words);
     await assertNothing(at);
   };
   await failing(/nothing of it is left: .*nothing\.raw/, 66, image.replace("base", "nothing"), "--name", "vm1");
@@ -151,38 +183,3 @@ test("what cannot be deployed leaves nothing behind, and says why", async (t) =>
   await ok("undeploy", "vm2");
   assert.deepEqual(readdirSync(made), ["vm1-vda.qcow2"]);
 });
-
-/** The daemon is killed when so many steps of the deployment were seen to be done. */
-const CELLS = [0, 1, 2, 3].flatMap((steps) => [
-  { steps, pauseMs: 0 },
-  { steps, pauseMs: 30 },
-]);
-
-for (const { steps, pauseMs } of sample("deploy and kill", CELLS, 2)) {
-  test(`kill -9 of the daemon ${pauseMs} ms after ${steps} steps: undone, or goes on`, async (t) => {
-    const at = await scene(t, { delayMs: 20 });
-    const { daemon, deploy, client, show, ok } = at;
-    const deploying = deploy("vm1", { speed: 8 * MIB }).catch(() => {});
-    const done = async () => (await show("vm1").catch(() => undefined))?.steps.length ?? -1;
-    let seen = -1;
-    while (seen < steps) seen = await done();
-    await sleep(pauseMs);
-    await daemon.stop("SIGKILL");
-    await deploying;
-    await daemon.start();
-    const settled = async () =>
-      (await client.call("listDeployments", {})).deployments.every(({ state }) => state === "ready");
-    await until(settled);
-    const { deployments } = await client.call("listDeployments", {});
-    t.diagnostic(`killed after ${seen} steps: ${deployments.length === 0 ? "undone" : "goes on"}`);
-    if (deployments.length > 0) await ok("stream", "vm1-vda");
-    else {
-      await until(async () => (await client.call("listExports", {})).exports.length === 0);
-      await assertNothing(at);
-      await deploy("vm1");
-      await ok("stream", "vm1-vda");
-    }
-    await ok("undeploy", "vm1");
-    await assertNothing(at);
-  });
-}

@@ -17,11 +17,21 @@ export class DaemonProcess implements AsyncDisposable {
   readonly client: DaemonClient;
   readonly #args: readonly string[];
   readonly #environment: Readonly<Record<string, string>>;
+  readonly #under: readonly string[];
   #running: RunningCli | undefined;
 
-  /** @param directory everything of it lies below: `state`, and `images`, which may be used by disks */
-  constructor(directory: string, args: readonly string[] = [], environment: Readonly<Record<string, string>> = {}) {
+  /**
+   * @param directory everything of it lies below: `state`, and `images`, which may be used by disks
+   * @param under a command in front
+   */
+  constructor(
+    directory: string,
+    args: readonly string[] = [],
+    environment: Readonly<Record<string, string>> = {},
+    under: readonly string[] = [],
+  ) {
     this.#environment = environment;
+    this.#under = under;
     this.state = join(directory, "state");
     this.images = join(directory, "images");
     this.socket = join(this.state, "daemon.sock");
@@ -42,6 +52,7 @@ export class DaemonProcess implements AsyncDisposable {
     const running = startCli(this.#args, {
       onLine: heard,
       env: this.#environment,
+      under: this.#under,
       ...(program !== undefined && { program }),
     });
     this.#running = running;

@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import type { DaemonClient } from "../../client/index.ts";
+import type { RouteInput } from "../../api/index.ts";
 import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { withDaemon } from "../daemon-link.ts";
@@ -7,15 +7,22 @@ import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { deployedLines } from "../deployment-lines.ts";
 import { followStream } from "../disk-stream.ts";
 import { helpAfter } from "../help.ts";
+import { Interrupted, interruptible } from "../interrupt.ts";
 import { jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
+import { readText } from "../read-text.ts";
 import { parseSourcePolicy, sentPolicy } from "../source-policy.ts";
 import { placeForDaemon } from "../targets.ts";
 import { parseRate, parseSize } from "../units.ts";
+import { splitWords } from "../words.ts";
 
 interface Flags extends DaemonFlags {
   readonly name: string;
   readonly format?: "qcow2" | "qed";
+  readonly owner?: "qemu" | "engine";
+  readonly xml?: string;
+  readonly qemu?: string;
+  readonly exportOnly?: boolean;
   readonly imageFormat?: FormatName;
   readonly diskSize?: number;
   readonly speed?: number;
@@ -28,6 +35,24 @@ export function define(command: Command): void {
     .argument("<image>", "what it is made from: a path or a URI")
     .requiredOption("--name <name>", "what it is to be called")
     .addOption(new Option("-f, --format <format>", "format of its disk; without it qcow2").choices(["qcow2", "qed"]))
+    .addOption(
+      new Option("--owner <who>", "who opens its disk's image: its QEMU, or the daemon; without it qemu").choices([
+        "qemu",
+        "engine",
+      ]),
+    )
+    .addOption(
+      new Option("--xml <file>", "libvirt's XML of the machine; its disk vda is the one that is made").conflicts(
+        "qemu",
+      ),
+    )
+    .option("--qemu <args>", "a usual machine, with these arguments of QEMU too")
+    .addOption(
+      new Option("--export-only", "no machine: a disk of the daemon, and what to paste for one").conflicts([
+        "xml",
+        "qemu",
+      ]),
+    )
     .option("--image-format <format>", "format of the image; without it, its first bytes decide", parseFormat)
     .option("--disk-size <size>", "virtual size of its disk; without it, that of the image", parseSize)
     .option("--speed <rate>", "bytes a second that are fetched at most, for example 50M", parseRate)
@@ -41,8 +66,9 @@ export function define(command: Command): void {
     .addHelpText(
       "after",
       helpAfter([
-        "streamdisk deploy https://images.example/debian.qcow2 --name vm1",
-        "streamdisk deploy ./debian.qcow2 --name vm2 --disk-size 20G --wait hydrated",
+        "streamdisk deploy https://images.example/debian.qcow2 --name vm1 --qemu '-m 2G -nic user'",
+        "streamdisk deploy ./debian.qcow2 --name vm2 --disk-size 20G --xml vm2.xml --wait hydrated",
+        "streamdisk deploy ./debian.qcow2 --name vm3 --export-only",
       ]),
     )
     .action(deploy);
@@ -50,23 +76,40 @@ export function define(command: Command): void {
 
 async function deploy(image: string, flags: Flags): Promise<void> {
   const { name, wait } = flags;
+  const body = await orderOf(image, flags);
   await withDaemon(flags, async (client) => {
-    const made = await order(client, image, flags);
+    const making = interruptible((signal) => client.call("deploy", { body }, { signal }));
+    const made = await making.catch((error) => throwOn(error, name));
     if (!flags.json) printLines(...deployedLines(made));
     if (wait === "hydrated") await followStream(client, made.disk, flags);
     if (flags.json) printJson(await client.call("getDeployment", { params: { deployment: name } }));
   });
 }
 
-function order(client: DaemonClient, image: string, flags: Flags) {
-  const { name, format, imageFormat, diskSize, speed, onSourceError } = flags;
-  const body = {
-    ...{ name, image: placeForDaemon(image) },
+async function orderOf(image: string, flags: Flags): Promise<RouteInput<"deploy">["body"]> {
+  const { name, format, imageFormat, diskSize, speed, onSourceError, exportOnly = false } = flags;
+  const owner = flags.owner ?? (exportOnly ? "engine" : "qemu");
+  const machine = await machineOf(flags);
+  return {
+    ...{ name, image: placeForDaemon(image), owner, exportOnly },
+    ...(machine !== undefined && { machine }),
     ...(format !== undefined && { format }),
     ...(imageFormat !== undefined && { imageFormat }),
     ...(diskSize !== undefined && { size: diskSize }),
     ...(speed !== undefined && { speed }),
     ...(onSourceError !== undefined && { onSourceError: sentPolicy(onSourceError) }),
   };
-  return client.call("deploy", { body });
+}
+
+/** Ctrl-C ends the waiting, and nothing else. */
+function throwOn(error: unknown, name: string): never {
+  const interrupted = Interrupted.behind(error);
+  if (interrupted === undefined) throw error;
+  const next = `see 'streamdisk deployments', take it away with 'streamdisk undeploy ${name}'`;
+  throw new Interrupted(interrupted.stopSignal, `${interrupted.message}. The daemon goes on with '${name}': ${next}`);
+}
+
+async function machineOf({ xml, qemu }: Flags): Promise<{ xml: string } | { args: string[] } | undefined> {
+  if (xml !== undefined) return { xml: await readText(xml) };
+  return qemu === undefined ? undefined : { args: splitWords(qemu) };
 }
