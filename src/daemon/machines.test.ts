@@ -9,6 +9,7 @@ import { MemoryStore } from "../../test/support/memory-store.ts";
 import { qemuImg } from "../../test/support/qemu.ts";
 import type { Domain } from "../api/index.ts";
 import { Daemon } from "./daemon.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
 
 /** A store that outlives its daemons, as one on a disk does. */
 class LastingStore extends MemoryStore {
@@ -29,8 +30,9 @@ class Bench {
     mkdirSync(this.images);
   }
 
-  async boot(bootId: string): Promise<void> {
+  async boot(bootId: string, options: Partial<DaemonOptions> = {}): Promise<void> {
     this.daemon = await Daemon.start(this.store, {
+      ...options,
       ...{ version: "0", imageDirectory: this.images, socketDirectory: join(this.#directory, "sockets") },
       ...{ machineDirectory: this.machines, allow: [], allowKeys: [], sourceOptions: {}, maxStreams: 1, bootId },
       keep: { events: 1000, jobs: 100 },
@@ -159,10 +161,28 @@ test("a daemon that comes back finds its machines, and hears how others ended", 
   await it.boot("first");
   const found = await it.show("lives");
   assert.deepEqual([found.state, found.machine?.pid], ["running", lives.machine?.pid]);
-  assert.equal((await it.show("dies")).machine?.end?.reason, "killed by signal 9 (SIGKILL)");
-  assert.equal((await it.show("lost")).machine?.end?.reason, "ended, and nobody saw how");
+  assert.equal((await it.until("dies", stopped)).machine?.end?.reason, "killed by signal 9 (SIGKILL)");
+  assert.equal((await it.until("lost", stopped)).machine?.end?.reason, "ended, and nobody saw how");
   process.kill(found.machine!.pid!, "SIGKILL");
   assert.equal((await it.until("lives", stopped)).machine?.end?.reason, "killed by signal 9 (SIGKILL)");
+});
+
+test("a machine whose launch is under way when the daemon ends is found when it is up", async (t) => {
+  const it = new Bench(t);
+  const emulator = join(it.images, "slow");
+  const qemu = 'exec qemu-system-x86_64 "$@"';
+  writeFileSync(emulator, `#!/bin/sh\nuntil test -e ${it.images}/go; do sleep 0.1; done\n${qemu}\n`, { mode: 0o755 });
+  await it.boot("first", { emulator });
+  const launching = assert.rejects(it.run(machineXml({ name: "web" })));
+  while (!existsSync(join(it.machines, "web", "shell"))) await sleep(20);
+  assert.equal((await it.show("web")).state, "starting");
+  await it.daemon.close();
+  await launching;
+  const booted = it.boot("first");
+  writeFileSync(join(it.images, "go"), "");
+  await booted;
+  const { state, machine } = await it.show("web");
+  assert.deepEqual([state, machine?.pid], ["running", machinePid(it.machines, "web")]);
 });
 
 test("after a reboot of the host those start that are to, but for those that were stopped on purpose", async (t) => {

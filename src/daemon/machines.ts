@@ -102,6 +102,8 @@ export class Machines {
         await this.start(held);
         return held;
       } catch (error) {
+        // The next daemon finds out what became of it.
+        if (this.#over.signal.aborted) throw error;
         await domains.forget(held);
         await this.#removeFiles(held);
         throw error;
@@ -153,7 +155,6 @@ export class Machines {
       const how = prepared.accelerator === "kvm" ? "KVM" : "TCG, which emulates its processor and is slow";
       await events.tell("domain-started", `The domain '${name}' was started (pid ${process.pid}, by ${how})`);
     } catch (error) {
-      // The next daemon finds it, or finds out.
       if (this.#over.signal.aborted) throw error;
       const end = { reason: `it did not start: ${(error as Error).message}`, onPurpose: false, at: Date.now() };
       await this.#change(held, { ...this.#machine(held), state: "stopped", end });
