@@ -32,7 +32,10 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
   },
   daemon: { summary: "keep disks, exports and streams for good", load: () => import("./commands/daemon.ts") },
   disk: { summary: "make, list and change disks of the daemon", load: () => import("./commands/disk.ts") },
-  deploy: { summary: "start a machine from an image, which is fetched meanwhile", load: () => import("./commands/deploy.ts") },
+  deploy: {
+    summary: "start a machine from an image, which is fetched meanwhile",
+    load: () => import("./commands/deploy.ts"),
+  },
   undeploy: { summary: "take away what was deployed", load: () => import("./commands/undeploy.ts") },
   deployments: { summary: "list what was deployed", load: () => import("./commands/deployments.ts") },
   domain: {
