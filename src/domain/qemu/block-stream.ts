@@ -8,9 +8,10 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { StreamProgress, StreamReason, StreamState } from "../../stream/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
-import { dropJob, finishJob, JOB_PREFIX } from "./drop-backing.ts";
+import { dropJob, finishJob } from "./drop-backing.ts";
 import { flushNode } from "./human-monitor.ts";
 import type { Overlay } from "./locate-overlay.ts";
+import { JOB_PREFIX } from "./nodes-at-rest.ts";
 import { ownSources, removeNodes } from "./own-sources.ts";
 
 export interface BlockStreamOptions {

@@ -8,8 +8,8 @@
 import { StreamdiskError } from "../../errors/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
+import { whileNodesChange } from "./nodes-at-rest.ts";
 
-export const JOB_PREFIX = "streamdisk-stream-";
 const POLL_MS = 200;
 
 export interface BackingJob {
@@ -30,22 +30,34 @@ export async function finishJob(
   { id, flush }: BackingJob,
   look: (job: QmpJob) => void = () => {},
 ): Promise<void> {
-  let finalized = false;
   for (;;) {
     const job = await findJob(qmp, name, id);
     look(job);
-    if (job.status === "pending" && !finalized) {
+    if (job.status === "pending") {
       await flush();
-      await qmp.execute("job-finalize", { id });
-      finalized = true;
-    } else if (job.status === "concluded") {
-      await qmp.execute("job-dismiss", { id });
-      if (job.error !== undefined) throw stopped(name, job);
-      await flush();
-      return;
-    } else {
-      await qmp.change(POLL_MS);
+      const ended = await whileNodesChange(qmp, () => finalize(qmp, name, id));
+      look(ended);
+      if (ended.error !== undefined) throw stopped(name, ended);
+      return await flush();
     }
+    if (job.status === "concluded") {
+      await qmp.execute("job-dismiss", { id });
+      throw stopped(name, job);
+    }
+    await qmp.change(POLL_MS);
+  }
+}
+
+/** @returns the job as it was in the end; it is dismissed */
+async function finalize(qmp: QmpClient, name: string, id: string): Promise<QmpJob> {
+  await qmp.execute("job-finalize", { id });
+  for (;;) {
+    const job = await findJob(qmp, name, id);
+    if (job.status === "concluded") {
+      await qmp.execute("job-dismiss", { id });
+      return job;
+    }
+    await qmp.change(POLL_MS);
   }
 }
 

@@ -9,6 +9,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { DiskDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpBlockDevice, QmpGraph, QmpNode } from "../qmp/commands.ts";
+import { nodesAtRest } from "./nodes-at-rest.ts";
 
 /** Drivers that pass everything on to what is below them. */
 const FILTERS: ReadonlySet<string> = new Set(["copy-on-read", "throttle", "preallocate"]);
@@ -42,6 +43,7 @@ export interface BlockLayer {
 }
 
 export async function queryBlockLayer(qmp: QmpClient, signal?: AbortSignal): Promise<BlockLayer> {
+  await nodesAtRest(qmp, signal);
   const [devices, nodes, graph] = await Promise.all([
     qmp.execute("query-block", {}, { signal }),
     qmp.execute("query-named-block-nodes", { flat: true }, { signal }),
@@ -149,7 +151,8 @@ function childOf(layer: BlockLayer, parent: QmpNode, edges: readonly string[]): 
   return childrenOf(layer, parent, edges)[0];
 }
 
-function childrenOf({ graph, nodes }: BlockLayer, parent: QmpNode, edges?: readonly string[]): QmpNode[] {
+/** What a node reads from. */
+export function childrenOf({ graph, nodes }: BlockLayer, parent: QmpNode, edges?: readonly string[]): QmpNode[] {
   const ids = idsOf(graph, parent);
   const below = graph.edges.filter((one) => ids.includes(one.parent) && (edges?.includes(one.name) ?? true));
   return below.flatMap(({ child }) => {

@@ -13,10 +13,11 @@ import { StreamdiskError } from "../../errors/index.ts";
 import { type Populated, type StreamExtent, type StreamTarget, wholeGrains } from "../../stream/index.ts";
 import type { DiskDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { finishJob, JOB_PREFIX } from "./drop-backing.ts";
+import { finishJob } from "./drop-backing.ts";
 import { isMarked } from "./fill-marker.ts";
 import type { FillExport } from "./fill-server.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { JOB_PREFIX } from "./nodes-at-rest.ts";
 import { ownSources, removeNodes } from "./own-sources.ts";
 
 export interface QemuTargetOptions {

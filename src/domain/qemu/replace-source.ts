@@ -26,10 +26,11 @@ import { shownReference } from "../../sources/index.ts";
 import { sourceNodes } from "../machine/disk-nodes.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpNode } from "../qmp/commands.ts";
-import { finishJob, JOB_PREFIX } from "./drop-backing.ts";
+import { finishJob } from "./drop-backing.ts";
 import type { FillServer } from "./fill-server.ts";
 import { flushNode, relinkNode } from "./human-monitor.ts";
 import { nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { JOB_PREFIX } from "./nodes-at-rest.ts";
 import { removeNodes, sourceName } from "./own-sources.ts";
 import { RECONNECT_MS, standInFor } from "./stand-in.ts";
 

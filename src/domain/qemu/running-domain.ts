@@ -23,10 +23,11 @@ import { QmpClient } from "../qmp/client.ts";
 import type { QmpTransport } from "../qmp/transport.ts";
 import { BlockStream } from "./block-stream.ts";
 import { freeTarget } from "./describe-domain.ts";
-import { dropJob, JOB_PREFIX } from "./drop-backing.ts";
+import { dropJob } from "./drop-backing.ts";
 import { type FillExport, FillServer } from "./fill-server.ts";
 import { hotPlugged, plugIn, plugOut } from "./hot-plug.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { JOB_PREFIX } from "./nodes-at-rest.ts";
 import { QemuTarget } from "./qemu-target.ts";
 import { type ReplaceSourceOptions, replaceSource, type SourceReplaced } from "./replace-source.ts";
 

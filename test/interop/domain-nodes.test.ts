@@ -1,0 +1,32 @@
+/** QEMU crashes when it is asked for its nodes at the wrong moment of a stream's end: whoever asks then waits. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { RunningDomain } from "../../src/domain/index.ts";
+import { describedAs, startQemuDisk } from "../support/qemu-disk.ts";
+
+test("a machine whose disks are asked for at every moment of the end of a stream lives on", async (t) => {
+  const { domain } = await startQemuDisk(t, { format: "qcow2", size: 4 * 2 ** 20 });
+  const asked: Promise<unknown>[] = [];
+  domain.qmp.onEvent(({ name }) => {
+    if (/^(BLOCK_JOB|JOB)_/.test(name))
+      asked.push(domain.overlay("vda").catch((error) => assert.equal(error.code, "in-use")));
+  });
+  await (await domain.stream("vda")).run();
+  assert.ok(asked.length > 4, `asked ${asked.length} times`);
+  await Promise.all(asked);
+  assert.equal((await domain.overlay("vda")).backingNode, undefined);
+});
+
+test("a job that a program before has left at its end is taken away before anything is asked", async (t) => {
+  const { domain, directory } = await startQemuDisk(t, { format: "qcow2", size: 4 * 2 ** 20 });
+  const { qmp } = domain;
+  const id = "streamdisk-stream-left";
+  const status = async () => (await qmp.execute("query-jobs", {})).find((job) => job.id === id)?.status;
+  await qmp.execute("block-stream", { "job-id": id, device: "top", "auto-finalize": false, "auto-dismiss": false });
+  while ((await status()) !== "pending") await qmp.change(100);
+  await qmp.execute("job-finalize", { id });
+  while ((await status()) !== "concluded") await qmp.change(100);
+  qmp.disconnect();
+  using next = new RunningDomain({ qmp: qmp.name, description: describedAs("vm"), socketDirectory: directory });
+  assert.equal((await next.overlay("vda")).backingNode, undefined);
+});
