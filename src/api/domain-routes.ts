@@ -8,6 +8,7 @@ import {
   newDomain,
   newMachine,
   sourceReplaced,
+  stopDomain,
 } from "./domain-schemas.ts";
 import { route } from "./route.ts";
 import { deviceName, diskName, domainName, newSource } from "./schemas.ts";
@@ -69,6 +70,43 @@ export const DOMAIN_ROUTES = {
     result: z.undefined(),
     status: 204,
     errors: ["not-found", "in-use"],
+  }),
+  pauseDomain: route({
+    method: "POST",
+    path: "/v1/domains/{domain}/pause",
+    summary: "Pause a virtual machine until it is resumed, whatever becomes of its sources and of the daemon",
+    params: ofDomain,
+    result: domain,
+    status: 200,
+    errors: ["not-found", "refused", "shutdown", "io"],
+  }),
+  resumeDomain: route({
+    method: "POST",
+    path: "/v1/domains/{domain}/resume",
+    summary: "Let a virtual machine go on, whoever or whatever has paused it",
+    params: ofDomain,
+    result: domain,
+    status: 200,
+    errors: ["not-found", "refused", "shutdown", "io"],
+  }),
+  resetDomain: route({
+    method: "POST",
+    path: "/v1/domains/{domain}/reset",
+    summary: "Reset a virtual machine, as its button does",
+    params: ofDomain,
+    result: domain,
+    status: 200,
+    errors: ["not-found", "refused", "shutdown", "io"],
+  }),
+  stopDomain: route({
+    method: "POST",
+    path: "/v1/domains/{domain}/stop",
+    summary: "Have the guest power itself off, or end its QEMU; answered when that has ended",
+    params: ofDomain,
+    body: stopDomain,
+    result: domain,
+    status: 200,
+    errors: ["not-found", "refused", "in-use", "shutdown", "io"],
   }),
   domainXml: route({
     method: "GET",

@@ -63,6 +63,19 @@ const libvirt = z
   .strict()
   .describe("A domain that libvirt runs");
 
+export const domainPause = z
+  .object({
+    code: z
+      .enum(["source-lost", "changed", "no-space", "io", "paused"])
+      .describe("paused: somebody has done it; otherwise the error that has stopped it"),
+    reason: z.string().describe("What has happened, and what happens next"),
+    since: z.number(),
+    disk: z.string().optional().describe("DOMAIN:DEVICE"),
+    source: z.string().optional().describe("Path or URI of the source that it lacks"),
+    byUser: z.boolean().describe("It does not go on by itself"),
+  })
+  .describe("Why a domain does not run");
+
 export const domain = z
   .object({
     name: domainName,
@@ -74,6 +87,7 @@ export const domain = z
         "What QEMU says: running, paused, io-error...; unreachable; of a machine made here also starting, stopped; of libvirt's: shut off, crashed..., gone",
       ),
     error: z.object({ code: z.string(), message: z.string() }).optional(),
+    pause: domainPause.optional(),
     disks: z.array(domainDisk),
     machine: machine.optional().describe("Absent for one that somebody else runs"),
     createdAt: z.number(),
@@ -100,6 +114,13 @@ export const newMachine = z
   .strict();
 
 export const machineStart = z.object({ autostart }).strict();
+
+export const stopDomain = z
+  .object({
+    force: z.boolean().default(false).describe("End its QEMU without a word to the guest"),
+    timeoutMs: z.number().int().min(1000).max(600_000).default(60_000).describe("How long it may take"),
+  })
+  .strict();
 
 export type Domain = z.infer<typeof domain>;
 export type DomainDisk = z.infer<typeof domainDisk>;

@@ -206,6 +206,8 @@ export const nbdExport = z
     readOnly: z.boolean(),
     address,
     uri: z.string().optional(),
+    onSourceError: sourcePolicy,
+    source: sourceState.optional().describe("Of one that is open"),
     cache: bytes.optional().describe("What it keeps in memory of what was read last, at most"),
     error: z.object({ code: z.string(), message: z.string() }).optional(),
     clients: z.number().int(),
@@ -227,6 +229,7 @@ export const newExport = z
           .strict(),
       ])
       .default({}),
+    onSourceError: sourcePolicy.optional(),
     cache: bytes
       .min(2 ** 20)
       .max(2 ** 40)

@@ -11,7 +11,7 @@ export function domainsTable(domains: readonly Domain[]): string[] {
   if (domains.length === 0) return ["There are no domains: add one with 'streamdisk domain add'"];
   const rows = domains.map((domain) => [
     domain.name,
-    domain.state,
+    domain.pause === undefined ? domain.state : `${domain.state} (${domain.pause.code})`,
     domain.machine?.pid === undefined ? "-" : String(domain.machine.pid),
     domain.disks.map(({ target }) => target).join(", ") || "-",
     domain.machine?.pid === undefined ? (domain.machine?.end?.reason ?? monitorOf(domain)) : monitorOf(domain),
@@ -26,8 +26,12 @@ function monitorOf({ qmp, libvirt }: Domain): string {
 
 /** All of one domain. */
 export function domainLines(domain: Domain): string[] {
-  const { name, state, error, libvirt, machine, disks } = domain;
+  const { name, state, error, pause, libvirt, machine, disks } = domain;
   const lines = [`domain: ${name}`, `state: ${state}`];
+  if (pause !== undefined) {
+    const since = new Date(pause.since).toISOString();
+    lines.push(`paused: ${pause.code}, since ${since}: ${pause.reason}`);
+  }
   if (error !== undefined) lines.push(`error: ${error.message}`);
   const reached = `${libvirt === undefined ? "QMP socket" : "libvirt domain"}: ${monitorOf(domain)}`;
   lines.push(...(machine === undefined ? [reached] : machineLines(machine)));

@@ -20,6 +20,7 @@ import { DeploymentCalls } from "./deployment-calls.ts";
 import { listDisks } from "./disk-list.ts";
 import { Disks, type DisksParts, type HeldDisk } from "./disks.ts";
 import { DomainCalls } from "./domain-calls.ts";
+import { DomainGuards } from "./domain-guards.ts";
 import { Domains } from "./domains.ts";
 import { EventHub } from "./event-hub.ts";
 import { Exports } from "./exports.ts";
@@ -27,6 +28,8 @@ import { clientsOf, exportNow } from "./hosted-views.ts";
 import { JobRunner } from "./job-runner.ts";
 import { type Log, noLog } from "./log.ts";
 import { Machines } from "./machines.ts";
+import { servedSources } from "./served-sources.ts";
+import { sourceAnswers } from "./source-answers.ts";
 import { sourcesOf } from "./source-list.ts";
 import { SourceNeeds } from "./source-needs.ts";
 import { limitChanged, SpeedLimits } from "./speed-limits.ts";
@@ -82,7 +85,15 @@ export class Daemon implements Service, AsyncDisposable {
     const reserved: DisksParts["reserved"] = (name, image) => this.#deployments.reserved(name, image);
     this.#disks = new Disks({ store, events, needs, allowed, options, runner: this.#runner, reserved });
     this.#exports = new Exports({ store, events, needs, allowed, options });
-    this.#domains = new Domains({ store, events, needs, runner: this.#runner });
+    const guards = new DomainGuards({
+      events,
+      change: (held, change) => this.#domains.change(held, change),
+      describe: (held) => this.#domains.describe(held),
+      sources: () => servedSources(this.#disks.all(), this.#exports.all()),
+      machines: () => this.#machines,
+      answers: (uri) => sourceAnswers(uri, allowed, options.sourceOptions),
+    });
+    this.#domains = new Domains({ store, events, needs, guards, runner: this.#runner });
     const [runner, disks, domains] = [this.#runner, this.#disks, this.#domains];
     this.#streams = new StreamCalls({ store, runner, disks, domains, allowed, options });
     this.#machines = new Machines({ domains, events, allowed, options });
@@ -91,7 +102,7 @@ export class Daemon implements Service, AsyncDisposable {
     const served = { disks, exports, domains, machines, streams };
     this.#deployments = new DeploymentCalls({ store, events, allowed, options, log, ...served });
     const streamOf = (id: string) => this.#streams.of(id);
-    this.#domainCalls = new DomainCalls({ domains, disks, machines, events, allowed, options, streamOf });
+    this.#domainCalls = new DomainCalls({ domains, guards, disks, machines, events, allowed, options, streamOf });
   }
 
   /**
@@ -288,6 +299,10 @@ export class Daemon implements Service, AsyncDisposable {
   readonly startDomain = ({ params, body }: Input<"startDomain">) => this.#domainCalls.start(params.domain, body);
   readonly getDomain = ({ params }: Input<"getDomain">) => this.#domainCalls.show(params.domain);
   readonly removeDomain = ({ params }: Input<"removeDomain">) => this.#domainCalls.remove(params.domain);
+  readonly pauseDomain = ({ params }: Input<"pauseDomain">) => this.#domainCalls.pause(params.domain);
+  readonly resumeDomain = ({ params }: Input<"resumeDomain">) => this.#domainCalls.resume(params.domain);
+  readonly resetDomain = ({ params }: Input<"resetDomain">) => this.#domainCalls.reset(params.domain);
+  readonly stopDomain = (input: Input<"stopDomain">) => this.#domainCalls.stop(input);
   readonly domainXml = ({ params }: Input<"domainXml">) => this.#domainCalls.xml(params.domain);
   readonly replaceDomainSource = (input: Input<"replaceDomainSource">) => this.#domainCalls.replaceSource(input);
   readonly attachDisk = (input: Input<"attachDisk">) => this.#domainCalls.attach(input);

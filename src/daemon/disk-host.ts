@@ -3,9 +3,12 @@
  * when somebody asks for it. A failure is this image's alone. One that is lost with its thread is opened again at once; if that
  * happens to it again and again, at growing intervals too.
  *
+ * It tells whoever looks on when it is open, or no more, and when its source is lost or back: event `change`.
+ *
  * Whoever has it sees to it that `open`, `close` and `demand` are called one at a time (`turns.ts`).
  */
-import { type ServeDiskOptions, type ServedDisk, serveDisk } from "../engine/index.ts";
+import { EventEmitter } from "node:events";
+import { type ServeDiskOptions, type ServedDisk, type SourceState, serveDisk } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { DiskSettings, ExportAddress } from "../jobs/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
@@ -29,9 +32,10 @@ export interface HostedImageOptions {
 const FIRST_RETRY_MS = 1_000;
 const LONGEST_RETRY_MS = 60_000;
 
-export class HostedImage {
+export class HostedImage extends EventEmitter<{ change: [] }> {
   readonly #options: HostedImageOptions;
   #served: ServedDisk | undefined;
+  #source: SourceState | undefined;
   #error: StreamdiskError | undefined;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = 0;
@@ -40,12 +44,20 @@ export class HostedImage {
   #lossMs = 0;
 
   constructor(options: HostedImageOptions) {
+    super();
+    // As many as there are machines on it.
+    this.setMaxListeners(0);
     this.#options = options;
   }
 
   /** Undefined while it is not open. */
   get served(): ServedDisk | undefined {
     return this.#served;
+  }
+
+  /** How its source is; undefined while it is not open, and for one that was well ever since. */
+  get source(): SourceState | undefined {
+    return this.#source;
   }
 
   /** Why it could not be opened the last time. */
@@ -68,7 +80,12 @@ export class HostedImage {
       this.#retryMs = 0;
       this.#openedAt = performance.now();
       served.once("lost", (error) => this.#lose(served, error));
+      served.on("source", (source) => {
+        this.#source = source;
+        this.emit("change");
+      });
       this.#options.onOpen(served);
+      this.emit("change");
       return served;
     } catch (error) {
       const failure = asStreamdiskError(error);
@@ -84,7 +101,9 @@ export class HostedImage {
   #lose(served: ServedDisk, error: StreamdiskError): void {
     if (this.#served !== served) return;
     this.#served = undefined;
+    this.#source = undefined;
     this.#error = error;
+    this.emit("change");
     void served.close();
     this.#options.onLost(error);
     const wait = performance.now() - this.#openedAt < LONGEST_RETRY_MS ? this.#lossMs : 0;
@@ -106,6 +125,8 @@ export class HostedImage {
     clearTimeout(this.#retry);
     const served = this.#served;
     this.#served = undefined;
+    this.#source = undefined;
+    this.emit("change");
     await served?.close();
   }
 }

@@ -12,6 +12,8 @@ import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 import { sourceReplaced } from "./disk-stories.ts";
 import type { Disks } from "./disks.ts";
+import type { DomainControl } from "./domain-control.ts";
+import type { DomainGuards } from "./domain-guards.ts";
 import { domainDiskView, domainView, type StreamOf } from "./domain-views.ts";
 import type { Domains, HeldDomain } from "./domains.ts";
 import type { EventHub } from "./event-hub.ts";
@@ -21,6 +23,7 @@ export interface DomainCallsParts {
   readonly domains: Domains;
   readonly disks: Disks;
   readonly machines: Machines;
+  readonly guards: DomainGuards;
   readonly events: EventHub;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
@@ -31,11 +34,13 @@ export interface DomainCallsParts {
 export class DomainCalls {
   readonly #parts: DomainCallsParts;
   readonly #domains: Domains;
+  readonly #guards: DomainGuards;
   readonly #machines: Machines;
   readonly #streamOf: StreamOf;
 
   constructor(parts: DomainCallsParts) {
     const { domains, machines, streamOf } = parts;
+    this.#guards = parts.guards;
     this.#parts = parts;
     this.#domains = domains;
     this.#machines = machines;
@@ -69,6 +74,28 @@ export class DomainCalls {
     const held = this.#domains.demand(name);
     if (held.record.machine === undefined) await this.#domains.remove(name);
     else await this.#machines.remove(held);
+  }
+
+  pause(name: string): Promise<Domain> {
+    return this.#act(name, (control) => control.pause());
+  }
+
+  resume(name: string): Promise<Domain> {
+    return this.#act(name, (control) => control.resume());
+  }
+
+  reset(name: string): Promise<Domain> {
+    return this.#act(name, (control) => control.reset());
+  }
+
+  stop({ params, body }: Pick<CheckedInput<"stopDomain">, "params" | "body">): Promise<Domain> {
+    return this.#act(params.domain, (control) => control.stop(body));
+  }
+
+  async #act(name: string, act: (control: DomainControl) => Promise<void>): Promise<Domain> {
+    const held = this.#domains.demand(name);
+    await act(this.#guards.of(held).control);
+    return this.#view(held);
   }
 
   async xml(name: string): Promise<RouteResult<"domainXml">> {
@@ -140,7 +167,8 @@ export class DomainCalls {
     try {
       const description: DomainDescription = await this.#domains.describe(held);
       const state = await running.qmp.execute("query-status", {});
-      return await domainView(held.record, { state, description, ...own }, this.#streamOf);
+      const pause = state === "running" ? undefined : this.#guards.of(held).guard.pause;
+      return await domainView(held.record, { state, description, pause, ...own }, this.#streamOf);
     } catch (failure) {
       const error = failure instanceof StreamdiskError ? failure : new StreamdiskError("io", String(failure));
       const { description } = running;

@@ -10,6 +10,7 @@ import {
 } from "../domain/index.ts";
 import type { StreamdiskError } from "../errors/index.ts";
 import type { DomainRecord, MachineRecord } from "../jobs/index.ts";
+import type { DomainPause } from "./domain-guard.ts";
 
 /** The last stream of a disk of a domain, by its name. */
 export type StreamOf = (name: string) => Promise<Job | undefined>;
@@ -19,13 +20,14 @@ export interface DomainNow {
   readonly state: string;
   readonly description: DomainDescription;
   readonly error?: StreamdiskError;
+  readonly pause?: DomainPause | undefined;
   /** Of a machine of the daemon's own that runs. */
   readonly pid?: number;
 }
 
 export async function domainView(
   { name, qmp, libvirt, machine, createdAt }: DomainRecord,
-  { state, description, error, pid }: DomainNow,
+  { state, description, error, pause, pid }: DomainNow,
   streamOf: StreamOf,
 ): Promise<Domain> {
   const disks = await Promise.all(description.disks.map((disk) => domainDiskView(name, disk, streamOf)));
@@ -35,6 +37,7 @@ export async function domainView(
     ...(qmp !== undefined && { qmp }),
     ...(libvirt !== undefined && { libvirt }),
     ...(problem !== undefined && { error: problem }),
+    ...(pause !== undefined && { pause }),
     ...(machine !== undefined &&
       qmp !== undefined && { machine: machineView(machine, machinePaths(dirname(qmp)), pid) }),
   };

@@ -20,6 +20,7 @@ import {
 import { StreamdiskError } from "../errors/index.ts";
 import { type DomainRecord, type MachineRecord, type Store, UNFINISHED_STATES } from "../jobs/index.ts";
 import { DomainDisk, mayComeBack } from "./domain-disk.ts";
+import type { DomainGuards } from "./domain-guards.ts";
 import { domainPlaces } from "./domain-needs.ts";
 import type { EventHub } from "./event-hub.ts";
 import type { JobRunner } from "./job-runner.ts";
@@ -57,6 +58,7 @@ export interface DomainsParts {
   readonly events: EventHub;
   readonly runner: JobRunner;
   readonly needs: SourceNeeds;
+  readonly guards: DomainGuards;
 }
 
 const FIRST_RETRY_MS = 500;
@@ -108,6 +110,7 @@ export class Domains {
       throw error;
     }
     this.#byName.set(name, held);
+    this.#parts.guards.begin(held);
     this.#parts.needs.hold(needOf(name), undefined);
     await this.#look(held);
     const where = held.running.qmp.name;
@@ -141,6 +144,7 @@ export class Domains {
   async forget(held: HeldDomain): Promise<void> {
     const { runner, store, needs } = this.#parts;
     const { name } = held.record;
+    await this.#parts.guards.end(held);
     await held.turns.run(async () => {
       for (const target of held.disks.keys()) {
         const id = diskId(held, target);
@@ -249,7 +253,9 @@ export class Domains {
   /** Streams stop, and go on with the next start. */
   async close(): Promise<void> {
     this.#over.abort();
-    for (const { disks, running } of this.all()) {
+    for (const held of this.all()) {
+      const { disks, running } = held;
+      await this.#parts.guards.end(held);
       await Promise.all([...disks.values()].map((disk) => disk.cancelStream().catch(() => {})));
       running[Symbol.dispose]();
     }
@@ -257,6 +263,7 @@ export class Domains {
 
   /** To be called when its QEMU runs anew. */
   started(held: HeldDomain): Promise<void> {
+    this.#parts.guards.of(held).guard.look();
     return this.#look(held);
   }
 
@@ -299,6 +306,7 @@ export class Domains {
     const held = makeHeld(record);
     this.#byName.set(record.name, held);
     this.#parts.needs.hold(needOf(record.name), record.needs, record.needs);
+    this.#parts.guards.begin(held);
     return held;
   }
 }

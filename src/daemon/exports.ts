@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import type { NewExport } from "../api/index.ts";
-import { DEFAULT_POLICY, type ServeDiskOptions, type ServedDisk } from "../engine/index.ts";
+import type { ServeDiskOptions, ServedDisk } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { SourcePolicy } from "../filters/index.ts";
 import type { ExportAddress, ExportRecord, Store } from "../jobs/index.ts";
@@ -14,6 +14,7 @@ import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import type { EventHub } from "./event-hub.ts";
+import { policyOf } from "./new-disk.ts";
 import { inParallel } from "./parallel.ts";
 import { exportNeeds, type SourceNeeds } from "./source-needs.ts";
 import { Turns } from "./turns.ts";
@@ -119,7 +120,7 @@ export class Exports {
         image: await allowed.source(image),
         readOnly,
         copyOnRead: false,
-        onSourceError: own?.onSourceError ?? DEFAULT_POLICY,
+        onSourceError: own?.onSourceError ?? policyOf(order.onSourceError),
         ...(format !== undefined && { format }),
       },
       address: await this.#addressOf(name, listen),

@@ -21,7 +21,7 @@ export async function newDiskSettings(order: NewDisk, allowed: AllowedPaths): Pr
     image,
     readOnly,
     copyOnRead,
-    onSourceError: order.onSourceError === undefined ? DEFAULT_POLICY : policyOf(order.onSourceError),
+    onSourceError: policyOf(order.onSourceError),
     ...(format !== undefined && { format }),
     ...(backing !== undefined && { backing: await allowed.source(backing) }),
     ...(backingFormat !== undefined && { backingFormat }),
@@ -43,7 +43,8 @@ function formatOf(image: string | undefined): FormatName {
   return FORMAT_NAMES.find((name) => name === extension) ?? "qcow2";
 }
 
-/** A policy as the API has it. */
-export function policyOf({ holdMs, afterwards }: NonNullable<NewDisk["onSourceError"]>): SourcePolicy {
-  return { holdMs: holdMs ?? Number.POSITIVE_INFINITY, afterwards };
+/** As the engine has it; without one, the usual. */
+export function policyOf(policy: NewDisk["onSourceError"]): SourcePolicy {
+  if (policy === undefined) return DEFAULT_POLICY;
+  return { holdMs: policy.holdMs ?? Number.POSITIVE_INFINITY, afterwards: policy.afterwards };
 }

@@ -2,6 +2,7 @@
 import type { Cells as CellsView, Disk, Job, Live, NbdExportView } from "../api/index.ts";
 import type { DiskInfo, DiskLive } from "../engine/index.ts";
 import type { StreamdiskError } from "../errors/index.ts";
+import type { SourcePolicy } from "../filters/index.ts";
 import type { Cells } from "../image/index.ts";
 import type { DiskRecord, DiskSettings, ExportRecord, JobRecord } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
@@ -51,7 +52,6 @@ export function below({ backing }: DiskSettings, info: DiskInfo | undefined): re
 
 function settingsView(settings: DiskSettings, info: DiskInfo | undefined) {
   const { image, readOnly, copyOnRead, onSourceError } = settings;
-  const { holdMs, afterwards } = onSourceError;
   const format = info?.format ?? settings.format;
   const [backing] = below(settings, info);
   return {
@@ -60,8 +60,12 @@ function settingsView(settings: DiskSettings, info: DiskInfo | undefined) {
     ...(backing !== undefined && { backing }),
     readOnly,
     copyOnRead,
-    onSourceError: { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards },
+    onSourceError: policyView(onSourceError),
   };
+}
+
+function policyView({ holdMs, afterwards }: SourcePolicy): Disk["onSourceError"] {
+  return { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards };
 }
 
 function figures({
@@ -118,7 +122,8 @@ export function exportView(
     readOnly: settings.readOnly,
     address,
     ...(cache !== undefined && { cache }),
-    ...(info !== undefined && { uri: info.uri }),
+    onSourceError: policyView(settings.onSourceError),
+    ...(info !== undefined && { uri: info.uri, source: { ...info.source } }),
     ...(error !== undefined && { error: { code: error.code, message: error.message } }),
     clients: info?.clients ?? 0,
     createdAt,

@@ -28,6 +28,7 @@ export { type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
 export { type PreparedMachine, qemuArguments } from "./machine/qemu-arguments.ts";
 export { trimLog } from "./machine/trim-log.ts";
 export { describeDomain } from "./qemu/describe-domain.ts";
+export { type GuestDrive, guestDrives } from "./qemu/guest-drives.ts";
 export { hotPlugged } from "./qemu/hot-plug.ts";
 export type { ReplaceSourceOptions, SourceReplaced } from "./qemu/replace-source.ts";
 export {

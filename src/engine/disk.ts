@@ -131,7 +131,9 @@ export class Disk implements LoadSource {
   }
 
   get #source(): SourceState {
-    return this.#isHydrated ? { state: "none", held: 0 } : this.#sources.state(this.#guest?.hold.held ?? 0);
+    // An image that is on a server is itself its source.
+    const standsAlone = this.#isHydrated && this.#chain.layers[0]?.file !== undefined;
+    return standsAlone ? { state: "none", held: 0 } : this.#sources.state(this.#guest?.hold.held ?? 0);
   }
 
   async info(): Promise<DiskInfo> {

@@ -39,7 +39,7 @@ test("a domain is added, shown, streamed, and left alone", async (t) => {
   const added = await ok("domain", "add", "web", "--qmp", "qmp");
   assert.match(added.stdout, /^state: prelaunch$/m);
   assert.match(added.stdout, /^vda +virtio-disk0 +qcow2 .*disk.qcow2 +nbd\+unix:/m);
-  assert.match((await ok("domain", "ls")).stdout, /^web +prelaunch +vda /m);
+  assert.match((await ok("domain", "ls")).stdout, /^web +prelaunch +- +vda /m);
   assert.match((await ok("source", "ls")).stdout, /^nbd\+unix:\S+ .* domain web$/m);
   assert.match((await ok("domain", "dumpxml", "web")).stdout, /<alias name='virtio-disk0'\/>/);
   assert.match((await ok("info", "web:vda")).stdout, /^missing: 15.9 MiB \(/m);

@@ -70,6 +70,7 @@ const EXPORT: NbdExportView = {
   image: "/images/base.raw",
   readOnly: true,
   address: { kind: "tcp", host: "127.0.0.1", port: 10809 },
+  onSourceError: { holdMs: 30_000, afterwards: "error" },
   clients: 0,
   createdAt: 1,
 };
@@ -96,7 +97,18 @@ export function fakeService(): FakeService {
     answer("daemon", { ...daemon, imageDirectory: "/images" }),
     answer("listDisks", { disks: [DISK] }),
     ...(["createDisk", "getDisk", "resizeDisk", "replaceSource"] as const).map((name) => answer(name, DISK)),
-    ...(["addDomain", "getDomain", "runMachine", "startDomain"] as const).map((name) => answer(name, DOMAIN)),
+    ...(
+      [
+        "addDomain",
+        "getDomain",
+        "pauseDomain",
+        "resumeDomain",
+        "resetDomain",
+        "stopDomain",
+        "runMachine",
+        "startDomain",
+      ] as const
+    ).map((name) => answer(name, DOMAIN)),
     answer("listDomains", { domains: [DOMAIN] }),
     answer("domainXml", { xml: "<domain/>" }),
     answer("domainDisk", { ...DOMAIN.disks[0]!, length: 1024, localBytes: 24, missingBytes: 1000, hydrated: false }),

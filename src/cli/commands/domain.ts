@@ -4,6 +4,7 @@ import { domainName } from "../../api/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
+import { defineDomainActs } from "../domain-acts.ts";
 import { defineAttach } from "../domain-attach.ts";
 import { domainLines, domainsTable } from "../domain-show.ts";
 import { defineStart } from "../domain-start.ts";
@@ -28,6 +29,7 @@ export function define(command: Command): void {
       "streamdisk domain start --xml vm1.xml",
       "streamdisk domain show web",
       "streamdisk stream web:vda",
+      "streamdisk domain pause web",
       "streamdisk domain ls --json | jq '.[].state'",
       "streamdisk domain rm web",
     ]),
@@ -78,6 +80,7 @@ export function define(command: Command): void {
       else printLines(...text.xml.trimEnd().split("\n"));
     });
   defineAttach(command);
+  defineDomainActs(command);
   const rm = command
     .command("rm")
     .summary("forget a virtual machine")

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { StreamdiskError } from "../../errors/index.ts";
+import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { clientsTable } from "../client-lines.ts";
 import { withDaemon } from "../daemon-link.ts";
@@ -9,6 +10,7 @@ import { helpAfter } from "../help.ts";
 import { parseCount, parsePort } from "../numbers.ts";
 import { jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
+import { parseSourcePolicy, sentPolicy } from "../source-policy.ts";
 import { placeForDaemon } from "../targets.ts";
 import { parseSize } from "../units.ts";
 
@@ -21,6 +23,7 @@ interface AddFlags extends DaemonFlags {
   readonly tlsCertificates?: string;
   readonly tlsPskFile?: string;
   readonly maxConnections?: number;
+  readonly onSourceError?: SourcePolicy;
   readonly cache?: number;
 }
 
@@ -42,6 +45,11 @@ export function define(command: Command): void {
     .option("--socket <path>", "listen on a Unix socket there; without it and --port, on one in the state directory")
     .option("--port <number>", "listen on TCP; 0 takes a free port, which the export keeps", parsePort)
     .option("--bind <address>", "with --port: the address to listen on; without it, loopback")
+    .option(
+      "--on-source-error <policy>",
+      "reads that a lost source cannot answer: hold, hold:30s,error, hold:30s,pause, pause, error. Without it, hold:30s,error",
+      parseSourcePolicy,
+    )
     .option(
       "--cache <size>",
       "keep so much in memory of what was read last, for many readers, for example 64M",
@@ -87,7 +95,7 @@ export function define(command: Command): void {
 }
 
 async function addExport(name: string, image: string, flags: AddFlags): Promise<void> {
-  const { format, writable = false, tlsCertificates, tlsPskFile, maxConnections, cache } = flags;
+  const { format, writable = false, tlsCertificates, tlsPskFile, maxConnections, onSourceError, cache } = flags;
   await withDaemon(flags, async (client) => {
     const made = await client.call("addExport", {
       body: {
@@ -99,6 +107,7 @@ async function addExport(name: string, image: string, flags: AddFlags): Promise<
         ...(tlsCertificates !== undefined && { tlsCertificates: placeForDaemon(tlsCertificates) }),
         ...(tlsPskFile !== undefined && { tlsPskFile: placeForDaemon(tlsPskFile) }),
         ...(maxConnections !== undefined && { maxConnections }),
+        ...(onSourceError !== undefined && { onSourceError: sentPolicy(onSourceError) }),
         ...(cache !== undefined && { cache }),
       },
     });

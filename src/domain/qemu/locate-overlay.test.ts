@@ -17,6 +17,7 @@ const DEVICE: QmpBlockDevice = {
   device: "",
   qdev: "/machine/peripheral/virtio-disk0/virtio-backend",
   inserted: NODES[0],
+  ioStatus: "ok",
 };
 
 /** A filter over an overlay over an NBD node. */
@@ -52,7 +53,7 @@ test("the overlay is found below a filter, with what is below it", () => {
 
 test("a device is known by its id, whatever bears it", () => {
   const id = (qdev: string | undefined, device = ""): string | undefined =>
-    deviceId({ qdev, device, inserted: undefined });
+    deviceId({ qdev, device, inserted: undefined, ioStatus: undefined });
   assert.equal(id("/machine/peripheral/virtio-disk0/virtio-backend"), "virtio-disk0");
   assert.equal(id("/machine/peripheral/scsi0-0-0-1"), "scsi0-0-0-1");
   assert.equal(id("ide0-0-0"), "ide0-0-0");

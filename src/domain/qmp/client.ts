@@ -23,6 +23,7 @@ export class QmpClient implements Disposable {
   readonly #watchers = new Set<() => void>();
   readonly #closed = new AbortController();
   #connection: Promise<QmpLink> | undefined;
+  #link: QmpLink | undefined;
   #shutdown: string | undefined;
 
   /** @param monitor path of its socket, or another way to it */
@@ -36,6 +37,11 @@ export class QmpClient implements Disposable {
   /** Why QEMU said that it would end ("guest-shutdown", "host-qmp-quit", "host-signal"), if it did. */
   get shutdownReason(): string | undefined {
     return this.#shutdown;
+  }
+
+  /** Whether there is a connection at the moment. */
+  get isConnected(): boolean {
+    return this.#link !== undefined && !this.#link.isOver;
   }
 
   /**
@@ -103,6 +109,7 @@ export class QmpClient implements Disposable {
       ended: () => this.#wake(),
     });
     this.#shutdown = undefined;
+    this.#link = connection;
     if (this.#closed.signal.aborted) connection.close();
     return connection;
   }

@@ -12,6 +12,8 @@ export interface QmpBlockDevice {
   readonly qdev: string | undefined;
   /** The node at the top, and undefined for a drive without medium. */
   readonly inserted: QmpNode | undefined;
+  /** Since the machine went on the last time: "ok", "failed", "nospace"; undefined for a device that never stops it. */
+  readonly ioStatus: string | undefined;
 }
 
 /** A block node (`query-named-block-nodes`). */
@@ -75,11 +77,19 @@ const nothing = (): void => {};
 
 export const QMP_COMMANDS = {
   "query-status": { read: (answer) => answer.get("status").string() } as Spec<None, string>,
+  stop: { read: nothing } as Spec<None, void>,
+  cont: { read: nothing } as Spec<None, void>,
+  system_reset: { read: nothing } as Spec<None, void>,
+  system_powerdown: { read: nothing } as Spec<None, void>,
+  quit: { read: nothing } as Spec<None, void>,
   "query-name": { read: (answer) => answer.get("name").optional((name) => name.string()) } as Spec<
     None,
     string | undefined
   >,
-  "qom-get": { read: (answer) => answer.string() } as Spec<{ path: string; property: "type" | "identity" }, string>,
+  "qom-get": { read: (answer) => answer.string() } as Spec<
+    { path: string; property: "type" | "rerror" | "identity" },
+    string
+  >,
   "qom-list": { read: (answer) => answer.items().map((item) => item.get("name").string()) } as Spec<
     { path: "/objects" },
     string[]
@@ -123,14 +133,12 @@ export const QMP_COMMANDS = {
   device_del: { read: nothing } as Spec<{ id: string }, void>,
   "query-pci": { read: (answer) => answer.items().flatMap(readPciBus) } as Spec<None, QmpPciDevice[]>,
   yank: { read: nothing } as Spec<{ instances: readonly { type: "block-node"; "node-name": string }[] }, void>,
-  cont: { read: nothing } as Spec<None, void>,
   "block-job-set-speed": { read: nothing } as Spec<{ device: string; speed: number }, void>,
   "job-pause": { read: nothing } as Spec<{ id: string }, void>,
   "job-resume": { read: nothing } as Spec<{ id: string }, void>,
   "job-cancel": { read: nothing } as Spec<{ id: string }, void>,
   "job-finalize": { read: nothing } as Spec<{ id: string }, void>,
   "job-dismiss": { read: nothing } as Spec<{ id: string }, void>,
-  system_powerdown: { read: nothing } as Spec<None, void>,
   "human-monitor-command": { read: (answer) => answer.string() } as Spec<{ "command-line": string }, string>,
 } as const satisfies Record<string, Spec<JsonObject, unknown>>;
 
@@ -143,6 +151,7 @@ function readDevice(device: JsonValue): QmpBlockDevice {
     device: device.get("device").string(),
     qdev: device.get("qdev").optional((qdev) => qdev.string()),
     inserted: device.get("inserted").optional(readNode),
+    ioStatus: device.get("io-status").optional((status) => status.string()),
   };
 }
 

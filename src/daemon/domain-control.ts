@@ -1,0 +1,194 @@
+/**
+ * What a person does with a machine: pause it, let it go on, reset it, end it. Each is done with nothing held (`DomainGuard`), in turn with
+ * what the guard does by itself.
+ */
+import { systemClock } from "../block/index.ts";
+import { killMachine } from "../domain/index.ts";
+import { StreamdiskError } from "../errors/index.ts";
+import type { DomainGuard } from "./domain-guard.ts";
+import type { HeldDomain } from "./domains.ts";
+import type { Machines } from "./machines.ts";
+
+export interface StopOptions {
+  /** Ends QEMU without a word to the guest. */
+  readonly force: boolean;
+  /** How long it may take, in milliseconds. */
+  readonly timeoutMs: number;
+}
+
+/** How long a reset may take: the machine's devices wait for what they have under way. */
+const RESET_MS = 10_000;
+const LOOK_MS = 200;
+
+type OwnMachines = Pick<Machines, "process" | "stopping" | "ended">;
+
+export class DomainControl {
+  readonly #held: HeldDomain;
+  readonly #guard: DomainGuard;
+  readonly #machines: OwnMachines;
+
+  /** @param machines the daemon's own, whose processes it may end */
+  constructor(held: HeldDomain, guard: DomainGuard, machines: OwnMachines) {
+    this.#held = held;
+    this.#guard = guard;
+    this.#machines = machines;
+  }
+
+  /**
+   * Pauses it until `resume`, over restarts of the daemon too.
+   *
+   * @throws {StreamdiskError} `refused` when requests of it are held that would reach the guest as errors
+   */
+  pause(): Promise<void> {
+    return this.#act(async () => {
+      await this.#refuseErrors();
+      // What shall be is written down first: nobody lets it go on in between.
+      await this.#guard.remember(true);
+      await this.#guard.withNothingHeld(() => this.#qmp.execute("stop", {}));
+      await this.#guard.tell("domain-paused", `is paused, until 'domain resume ${this.#name}'`);
+    });
+  }
+
+  /** Lets it go on, whoever has paused it; one whose source is still lost runs until it needs that again. */
+  resume(): Promise<void> {
+    return this.#act(async () => {
+      await this.#guard.remember(false);
+      await this.#qmp.execute("cont", {});
+      await this.#guard.tell("domain-resumed", "goes on, as it was told");
+    });
+  }
+
+  /** As the button does it. One that was paused for an error runs then; one that a person has paused stays so. */
+  reset(): Promise<void> {
+    return this.#act(async () => {
+      await this.#guard.withNothingHeld(async () => {
+        const done = this.#happens(["RESET", "SHUTDOWN"], RESET_MS);
+        await this.#qmp.execute("system_reset", {});
+        if (await done) return;
+        const message = `QEMU has not reset '${this.#name}' within ${RESET_MS / 1000} s: it may be waiting for a request that a source does not answer`;
+        throw new StreamdiskError("io", message, { node: this.#name });
+      });
+      const state = await this.#qmp.execute("query-status", {});
+      if (state !== "running" && !this.#held.record.pausedByUser) await this.#qmp.execute("cont", {});
+      await this.#guard.tell("domain-reset", "was reset");
+    });
+  }
+
+  /**
+   * Has the guest power itself off, or with `force` ends QEMU; resolves when QEMU has ended. A machine of the daemon's own that
+   * doesn't when it is forced is killed.
+   *
+   * @throws {StreamdiskError} `in-use` when that takes longer; `refused` for a machine that is paused, unless forced
+   */
+  stop({ force, timeoutMs }: StopOptions): Promise<void> {
+    return this.#act(async () => {
+      const process = this.#machines.process(this.#held);
+      if (process !== undefined) await this.#machines.stopping(this.#held);
+      if (!force) await this.#powerOff(timeoutMs);
+      else {
+        await this.#guard
+          .withNothingHeld(() => this.#end(timeoutMs))
+          .catch(async (error) => {
+            if (process === undefined) throw error;
+            await killMachine(process);
+          });
+      }
+      await this.#guard.remember(false);
+      // Of the daemon's own it is told why they have ended.
+      if (process !== undefined) return this.#machines.ended(this.#held);
+      await this.#guard.tell("domain-stopped", force ? "was ended, as it was told" : "has powered off, as it was told");
+    });
+  }
+
+  get #qmp() {
+    return this.#held.running.qmp;
+  }
+
+  get #name(): string {
+    return this.#held.record.name;
+  }
+
+  async #act(act: () => Promise<void>): Promise<void> {
+    await this.#guard.turns.run(act);
+    // Of one that has ended there is nothing to be seen.
+    await this.#guard.see().catch(() => {});
+    this.#guard.look();
+  }
+
+  /** A machine that would not be stopped by them, but handed its guest what is held as errors. */
+  async #refuseErrors(): Promise<void> {
+    for (const { name, served, stopsOnErrors } of this.#guard.drives) {
+      if (stopsOnErrors === "yes") continue;
+      for (const { host, from } of served) {
+        const held = (await host.served?.info())?.source.held ?? 0;
+        if (held === 0) continue;
+        const message =
+          `'${this.#name}' can't be paused now: ${held} requests of its disk ${name} wait for '${from}', and would reach the guest as errors, ` +
+          "since its device was started without rerror=stop. Bring the source back, or end the machine with 'domain stop --force'";
+        throw new StreamdiskError("refused", message, { node: this.#name });
+      }
+    }
+  }
+
+  async #powerOff(timeoutMs: number): Promise<void> {
+    const state = await this.#qmp.execute("query-status", {});
+    if (state === "shutdown") return this.#end(timeoutMs);
+    if (state !== "running") {
+      const message = `'${this.#name}' does not run (${state}), so its guest can't power it off: let it go on first (domain resume), or end it with --force`;
+      throw new StreamdiskError("refused", message, { node: this.#name });
+    }
+    const off = this.#happens(["SHUTDOWN"], timeoutMs);
+    await this.#qmp.execute("system_powerdown", {});
+    if (!(await off)) throw this.#tooLate(timeoutMs, "its guest may not heed the power button; '--force' ends it");
+    // One that was started with -no-shutdown stays where it is.
+    const after = await this.#qmp.execute("query-status", {}).catch(() => undefined);
+    if (after === "shutdown") await this.#end(timeoutMs);
+    else await this.#ended(timeoutMs);
+  }
+
+  /** Ends QEMU. */
+  async #end(timeoutMs: number): Promise<void> {
+    await this.#qmp.execute("quit", {}).catch((error) => {
+      // It may be gone before it has answered.
+      if (!(error instanceof StreamdiskError) || error.code !== "shutdown") throw error;
+    });
+    await this.#ended(timeoutMs);
+  }
+
+  async #ended(timeoutMs: number): Promise<void> {
+    const end = systemClock.now() + timeoutMs;
+    for (;;) {
+      const error = await this.#qmp.execute("query-status", {}).then(
+        () => undefined,
+        (failure: unknown) => failure,
+      );
+      if (error instanceof StreamdiskError && ["shutdown", "not-found"].includes(error.code)) {
+        if (!this.#qmp.isConnected && error.context.operation === "connect") return;
+      }
+      if (systemClock.now() > end) throw this.#tooLate(timeoutMs, "end its process");
+      await systemClock.sleep(LOOK_MS);
+    }
+  }
+
+  #tooLate(timeoutMs: number, advice: string): StreamdiskError {
+    const message = `'${this.#name}' has not ended within ${timeoutMs / 1000} s: ${advice}`;
+    return new StreamdiskError("in-use", message, { node: this.#name });
+  }
+
+  /** Whether one of these events comes in time, or QEMU ends. */
+  async #happens(names: readonly string[], ms: number): Promise<boolean> {
+    let happened = false;
+    const forget = this.#qmp.onEvent(({ name }) => {
+      if (names.includes(name)) happened = true;
+    });
+    const end = systemClock.now() + ms;
+    try {
+      for (let left = ms; left > 0 && !happened && this.#qmp.isConnected; left = end - systemClock.now()) {
+        await this.#qmp.change(left);
+      }
+      return happened || !this.#qmp.isConnected;
+    } finally {
+      forget();
+    }
+  }
+}
