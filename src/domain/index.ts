@@ -28,15 +28,11 @@ export { type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
 export { type PreparedMachine, qemuArguments } from "./machine/qemu-arguments.ts";
 export { trimLog } from "./machine/trim-log.ts";
 export { describeDomain } from "./qemu/describe-domain.ts";
+export type { DomainStream, StreamMethod } from "./qemu/fill-stream.ts";
 export { type GuestDrive, guestDrives } from "./qemu/guest-drives.ts";
 export { hotPlugged } from "./qemu/hot-plug.ts";
 export type { ReplaceSourceOptions, SourceReplaced } from "./qemu/replace-source.ts";
-export {
-  type DomainStream,
-  RunningDomain,
-  type RunningDomainOptions,
-  type StreamMethod,
-} from "./qemu/running-domain.ts";
+export { RunningDomain, type RunningDomainOptions } from "./qemu/running-domain.ts";
 export { QmpClient, type QmpClientOptions } from "./qmp/client.ts";
 export { type QmpFailure, qmpFailure } from "./qmp/qmp-error.ts";
 export type { QmpConnectOptions, QmpEvent, QmpLink, QmpListener, QmpTransport } from "./qmp/transport.ts";

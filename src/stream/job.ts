@@ -84,7 +84,7 @@ export class StreamJob {
 
   /** How far it is, now. */
   get progress(): StreamProgress {
-    const { tally, copied, offset, window } = this.#pump;
+    const { tally, copied, offset, room } = this.#pump;
     const rate = this.#state === "running" ? this.#meter.rate : 0;
     return {
       state: this.#state,
@@ -98,7 +98,7 @@ export class StreamJob {
       rate,
       ...(rate > 0 && { eta: tally.fetch / rate }),
       throttled: this.#state === "running" && this.#waits.rate >= MOSTLY,
-      window: window.size,
+      window: room,
       warnings: this.#warnings,
     };
   }
@@ -139,6 +139,17 @@ export class StreamJob {
   setSpeed(speed: number | undefined): void {
     mustBePositive("speed", speed);
     this.#pump.setSpeed(speed);
+  }
+
+  /** Bytes that it may have under way at once by what it knows itself. */
+  get window(): number {
+    return this.#pump.window.size;
+  }
+
+  /** Bounds what is under way at once, at any time; undefined for no bound. For who knows what else there is to be done. */
+  setCeiling(bytes: number | undefined): void {
+    mustBePositive("ceiling", bytes);
+    this.#pump.setCeiling(bytes);
   }
 
   /** Fetches nothing more once what is under way is done and durable. */

@@ -54,6 +54,7 @@ export class Pump {
   #halted: boolean;
   #failure: Failure | undefined;
   #wake: (() => void) | undefined;
+  #ceiling = Number.POSITIVE_INFINITY;
 
   constructor(target: StreamTarget, options: PumpOptions) {
     const { clock, speed } = options;
@@ -74,6 +75,17 @@ export class Pump {
   /** @param speed bytes a second; undefined for no limit */
   setSpeed(speed: number | undefined): void {
     this.#limit.speed = speed ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** @param bytes that may be under way at once, whatever the window is; undefined for no bound */
+  setCeiling(bytes: number | undefined): void {
+    this.#ceiling = bytes ?? Number.POSITIVE_INFINITY;
+    this.#changed();
+  }
+
+  /** Bytes that may be under way at once. */
+  get room(): number {
+    return Math.min(this.window.size, this.#ceiling);
   }
 
   /** Milliseconds that the speed has held it back since the start. */
@@ -173,7 +185,7 @@ export class Pump {
   #hasRoom(cost: number): boolean {
     if (this.durability.full) return false;
     if (this.#underway.size === 0) return true;
-    return this.#underway.size < MOST_REQUESTS && this.#underwayBytes + cost <= this.window.size;
+    return this.#underway.size < MOST_REQUESTS && this.#underwayBytes + cost <= this.room;
   }
 
   #costOf({ length }: Piece): number {
@@ -193,7 +205,9 @@ export class Pump {
         this.#done(length, populated);
         this.durability.populated(populated.data + populated.zero);
         const now = this.#clock.now();
-        this.window.arrived(length, now, now - began);
+        // A window that is not what holds the stream back learns nothing from it.
+        if (this.room < this.window.size) this.window.restart(now);
+        else this.window.arrived(length, now, now - began);
       } else {
         this.#done(length, await this.#target.clear(offset, length));
         // Nothing that would be dear to do again.

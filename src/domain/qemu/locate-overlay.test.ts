@@ -46,7 +46,7 @@ const DISK: DiskDescription = { target: "vda", alias: "virtio-disk0", device: "d
 
 test("the overlay is found below a filter, with what is below it", () => {
   assert.deepEqual(locateOverlay(layer(), "vm", DISK), {
-    ...{ name: "vm:vda", node: "top", backingNode: "far", format: "qcow2", file: "/images/top" },
+    ...{ name: "vm:vda", qdev: DEVICE.qdev, node: "top", backingNode: "far", format: "qcow2", file: "/images/top" },
     ...{ length: 2 ** 20, clusterSize: 65536, backingFile: undefined, detectZeroes: "off" },
   });
 });

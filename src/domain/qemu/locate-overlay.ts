@@ -21,6 +21,8 @@ const DRIVE_PREFIX = "drive-";
 export interface Overlay {
   /** What the disk is called in messages: "vm:vda". */
   readonly name: string;
+  /** Of the guest's device, as QEMU calls it. */
+  readonly qdev: string | undefined;
   /** Names of QEMU's nodes. */
   readonly node: string;
   /** The node below it; undefined when it stands alone. */
@@ -82,7 +84,13 @@ export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescr
   }
   refuseJobs(layer, node, name);
   return {
-    ...{ name, node: node.nodeName, backingNode: childOf(layer, node, ["backing"])?.nodeName, format: node.driver },
+    ...{
+      name,
+      qdev: device.qdev,
+      node: node.nodeName,
+      backingNode: childOf(layer, node, ["backing"])?.nodeName,
+      format: node.driver,
+    },
     ...{ backingFile: node.backingFile, file: fileOf(layer, node), length: node.length, clusterSize: node.clusterSize },
     detectZeroes: node.detectZeroes,
   };

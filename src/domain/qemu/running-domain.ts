@@ -10,9 +10,7 @@ import type { GuestDisk } from "../../nbd/index.ts";
 import {
   type StepOptions,
   type StepResult,
-  StreamJob,
   type StreamOptions,
-  type StreamProgress,
   stepStream,
   type Tally,
   takeTally,
@@ -25,6 +23,8 @@ import { BlockStream } from "./block-stream.ts";
 import { freeTarget } from "./describe-domain.ts";
 import { dropJob } from "./drop-backing.ts";
 import { type FillExport, FillServer } from "./fill-server.ts";
+import { type DomainStream, FillStream } from "./fill-stream.ts";
+import { guestIo } from "./guest-pace.ts";
 import { hotPlugged, plugIn, plugOut } from "./hot-plug.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
 import { JOB_PREFIX } from "./nodes-at-rest.ts";
@@ -40,21 +40,6 @@ export interface RunningDomainOptions {
   /** How long QEMU may take to answer, in milliseconds. @default 30000 */
   readonly timeoutMs?: number | undefined;
   readonly clock?: Clock | undefined;
-}
-
-/** How QEMU is made to fetch: `fill` by our stream job, `block-stream` by its own. */
-export type StreamMethod = "fill" | "block-stream";
-
-/** A stream of a domain's disk, which runs when it is told to or read from. */
-export interface DomainStream extends AsyncIterable<StreamProgress> {
-  readonly method: StreamMethod;
-  readonly progress: StreamProgress;
-  /** Settles with its end; all that was put into QEMU is out of it again. */
-  run(): Promise<void>;
-  setSpeed(speed: number | undefined): void;
-  pause(): void;
-  resume(): void;
-  cancel(reason?: unknown): void;
 }
 
 export class RunningDomain implements Disposable {
@@ -80,7 +65,10 @@ export class RunningDomain implements Disposable {
    */
   async stream(name: string, options: StreamOptions = {}): Promise<DomainStream> {
     const attached = await this.#attach(name, options.signal);
-    if (typeof attached.fill !== "string") return new FillStream(attached.target!, attached.fill, options);
+    if (typeof attached.fill !== "string") {
+      const { target, fill, overlay } = attached;
+      return new FillStream({ target: target!, fill, guest: () => guestIo(this.qmp, overlay) }, options);
+    }
     const { overlay, fill } = attached;
     const warnings = [`QEMU's own block-stream fills '${overlay.name}', which is slow: ${fill}`];
     const { speed, signal } = options;
@@ -190,70 +178,5 @@ export class RunningDomain implements Disposable {
     for (const { id } of await this.qmp.execute("query-jobs", {})) {
       if (id.startsWith(JOB_PREFIX)) await dropJob(this.qmp, id);
     }
-  }
-}
-
-/** The stream job over an overlay of QEMU's, and the export that goes away with it. */
-class FillStream implements DomainStream {
-  readonly method = "fill";
-  readonly #job: StreamJob;
-  readonly #fill: FillExport;
-  /** What could not be taken out of QEMU. */
-  #left: string | undefined;
-  #running: Promise<void> | undefined;
-
-  constructor(target: QemuTarget, fill: FillExport, options: StreamOptions) {
-    this.#job = new StreamJob(target, options);
-    this.#fill = fill;
-  }
-
-  get progress(): StreamProgress {
-    const { progress } = this.#job;
-    return this.#left === undefined ? progress : { ...progress, warnings: [...progress.warnings, this.#left] };
-  }
-
-  run(): Promise<void> {
-    this.#running ??= this.#main();
-    return this.#running;
-  }
-
-  async #main(): Promise<void> {
-    try {
-      await this.#job.run();
-    } catch (error) {
-      // Why the stream ended counts; that something of it is left is told beside it.
-      await this.#fill.remove().catch((left: Error) => {
-        this.#left = left.message;
-      });
-      throw error;
-    }
-    await this.#fill.remove();
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<StreamProgress, void, undefined> {
-    const running = this.run();
-    running.catch(() => {});
-    try {
-      yield* this.#job;
-    } finally {
-      await running.catch(() => {});
-    }
-    await running;
-  }
-
-  setSpeed(speed: number | undefined): void {
-    this.#job.setSpeed(speed);
-  }
-
-  pause(): void {
-    this.#job.pause();
-  }
-
-  resume(): void {
-    this.#job.resume();
-  }
-
-  cancel(reason?: unknown): void {
-    this.#job.cancel(reason);
   }
 }

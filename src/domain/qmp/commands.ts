@@ -16,6 +16,15 @@ export interface QmpBlockDevice {
   readonly ioStatus: string | undefined;
 }
 
+/** What a guest has had of a device since the start (`query-blockstats`). */
+export interface QmpBlockStats {
+  readonly qdev: string | undefined;
+  /** Reads and writes that have ended. */
+  readonly operations: number;
+  /** How long they took together, in nanoseconds. */
+  readonly nanoseconds: number;
+}
+
 /** A block node (`query-named-block-nodes`). */
 export interface QmpNode {
   readonly nodeName: string;
@@ -101,6 +110,7 @@ export const QMP_COMMANDS = {
     number[]
   >,
   "query-block": { read: (answer) => answer.items().map(readDevice) } as Spec<None, QmpBlockDevice[]>,
+  "query-blockstats": { read: (answer) => answer.items().map(readStats) } as Spec<None, QmpBlockStats[]>,
   "query-named-block-nodes": { read: (answer) => answer.items().map(readNode) } as Spec<{ flat: true }, QmpNode[]>,
   "x-debug-query-block-graph": { read: readGraph } as Spec<None, QmpGraph>,
   "query-block-exports": { read: (answer) => answer.items().map(readExport) } as Spec<None, QmpExport[]>,
@@ -152,6 +162,16 @@ function readDevice(device: JsonValue): QmpBlockDevice {
     qdev: device.get("qdev").optional((qdev) => qdev.string()),
     inserted: device.get("inserted").optional(readNode),
     ioStatus: device.get("io-status").optional((status) => status.string()),
+  };
+}
+
+function readStats(device: JsonValue): QmpBlockStats {
+  const stats = device.get("stats");
+  const sum = (...names: string[]): number => names.reduce((all, name) => all + stats.get(name).amount(), 0);
+  return {
+    qdev: device.get("qdev").optional((qdev) => qdev.string()),
+    operations: sum("rd_operations", "wr_operations"),
+    nanoseconds: sum("rd_total_time_ns", "wr_total_time_ns"),
   };
 }
 

@@ -48,6 +48,12 @@ export class JsonValue {
     return this.value;
   }
 
+  /** A number that is not negative; a very large one is not exact. */
+  amount(): number {
+    if (typeof this.value !== "number" || !(this.value >= 0)) throw this.#mustBe("a number");
+    return this.value;
+  }
+
   items(): JsonValue[] {
     if (!Array.isArray(this.value)) throw this.#mustBe("an array");
     return this.value.map((item, index) => new JsonValue(item, `${this.#where}[${index}]`));
