@@ -7,8 +7,9 @@ import { basename, join } from "node:path";
 import { after, type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Workshop } from "../rules/doc-examples.ts";
-import { noise, temporaryDirectory } from "../support/cli.ts";
+import { noise } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
+import { directoryWithMachines } from "../support/machine.ts";
 import { qemuImg } from "../support/qemu.ts";
 import { startQemuDisk } from "../support/qemu-disk.ts";
 
@@ -62,9 +63,8 @@ async function run(
 }
 
 async function daemonWithBase(t: TestContext) {
-  const directory = temporaryDirectory(t);
-  const daemon = new DaemonProcess(directory);
-  t.after(() => daemon[Symbol.asyncDispose]());
+  const directory = directoryWithMachines(t, "state/machines", () => daemon[Symbol.asyncDispose]());
+  const daemon = new DaemonProcess(directory, ["--accelerator", "tcg"]);
   await daemon.start();
   const base = join(daemon.images, "base.raw");
   writeFileSync(base, noise(4 * MIB, 3));
@@ -72,6 +72,18 @@ async function daemonWithBase(t: TestContext) {
 }
 
 const TESTS: Readonly<Record<string, (t: TestContext) => Promise<void>>> = {
+  "deploy-and-wait": async (t) => {
+    const { daemon, base } = await daemonWithBase(t);
+    const said = await run(t, "deploy-and-wait", [base, "vm1", "-m", "64"], daemon.env);
+    assert.match(said, /^machine: \d+ ms$.*^vm1 runs on (\S+vm1-vda\.qcow2)$.*^vm1 stands alone: '.*' may go$/ms);
+    const { state } = await daemon.client.call("getDomain", { params: { domain: "vm1" } });
+    assert.equal(state, "running");
+    const query = { keepDisk: true, force: true };
+    await daemon.client.call("undeploy", { params: { deployment: "vm1" }, query });
+    const image = join(daemon.state, "images/vm1-vda.qcow2");
+    qemuImg("compare", "-q", "-f", "qcow2", "-F", "raw", image, base);
+    assert.doesNotMatch(qemuImg("info", image), /backing/);
+  },
   "stream-existing-vm": async (t) => {
     const { directory, image, expected, qemu, source } = await startQemuDisk(t, { format: "qcow2" });
     const said = await run(t, "stream-existing-vm", [join(directory, "qmp"), "vda"]);
