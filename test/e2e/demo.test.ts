@@ -4,7 +4,9 @@ import { globSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { stripVTControlCharacters } from "node:util";
-import { assertFails, cli, MAIN, peer, startCli, temporaryDirectory } from "../support/cli.ts";
+import { bootPartsBelow } from "../../src/cli/demo/boot/boot-parts.ts";
+import { AptRepository } from "../support/apt-repository.ts";
+import { assertFails, type CliOptions, cli, MAIN, peer, startCli, temporaryDirectory } from "../support/cli.ts";
 import { sample } from "../support/seed.ts";
 
 /** No process has it among its arguments or in its environment: daemon and machine have ended with the demo. */
@@ -53,8 +55,9 @@ test("on a terminal a real machine runs from the slow image; the demo stays unti
     /beat \d+ at \d+ MiB: written, right +[█▒░·]{32}/,
     /look \d+ at \d+ MiB: sum right/,
     /Its first line after [\d.]+ m?s/,
+    /streamdisk deploy http:.*\.qcow2 --name vm1 --speed 1M/,
     /kill -9 of the daemon.* no request of it failed/,
-    /The stream waits: .*\.qcow2/,
+    /The stream waits: The server of 'http:.*\.qcow2' could not be reached: ECONNREFUSED/,
     /The guest lives on in what it has: beats \d+ to \d+ meanwhile/,
     /every byte is what the image held or the guest wrote/,
     /qemu-img check: No errors were found/,
@@ -77,11 +80,8 @@ interface Found {
   readonly "missing-bytes": number[];
 }
 
-async function found(
-  args: readonly string[],
-  env: Record<string, string> = {},
-): Promise<{ found: Found; kept: string }> {
-  const end = await cli(["demo", "--json", "--keep", ...args], { env });
+async function found(args: readonly string[], options: CliOptions = {}): Promise<{ found: Found; kept: string }> {
+  const end = await cli(["demo", "--json", "--keep", ...args], options);
   assert.equal(end.exit, 0, `${end.stdout}${end.stderr}`);
   const result = JSON.parse(end.stdout) as Found;
   const [before = 0, killed = 0, after] = result["missing-bytes"];
@@ -99,23 +99,47 @@ test("without QEMU a client of the demo is the guest, and one line says how to h
   const directory = temporaryDirectory(t);
   const nothing = join(directory, "bin");
   mkdirSync(nothing);
-  const { found: result, kept } = await found(["--format", "qed", "--dir", directory], { PATH: nothing });
+  const { found: result, kept } = await found(["--format", "qed", "--dir", directory], { env: { PATH: nothing } });
   assert.deepEqual([result["guest"], result["qemu-img"], result["format"]], ["client", "not installed", "qed"]);
   assert.match(
     String(result["no-machine"]),
     /^There is no qemu-system-x86_64 on the PATH: 'apt install qemu-system-x86/,
   );
-  const image = join(kept, "state/images/vm1.qed");
+  const image = join(kept, "state/images/vm1-vda.qed");
   peer("qemu-img", "check", "-q", "-f", "qed", image);
 });
 
-for (const format of sample("demo", ["qcow2", "qed"], 0)) {
-  test(`in a pipe, on ${format}, it says what it found, and keeps its images on request`, async (t) => {
+/** As on a machine without a kernel of its own, whose packages come from a directory. */
+function withoutKernel(directory: string): CliOptions {
+  const parts = bootPartsBelow("/");
+  assert(parts !== undefined);
+  const repository = new AptRepository(directory);
+  const modules = globSync(`${parts.modules}/**/*.{ko,builtin}`, { exclude: ["**/{net,fs,sound,arch,crypto,lib}/**"] });
+  const kernel = [parts.kernel, ...modules].map((path) => [path.slice(1), readFileSync(path)] as const);
+  repository.offer(Object.fromEntries(kernel), { "bin/busybox": readFileSync(parts.busybox) });
+  const hide = 'mount -t tmpfs none /boot && exec "$@"';
+  const flags = process.getuid?.() === 0 ? ["-m"] : ["-m", "-r"];
+  return { env: { APT_CONFIG: repository.config }, under: ["unshare", ...flags, "sh", "-c", hide, "sh"] };
+}
+
+const RUNS = [
+  { format: "qcow2", packages: false },
+  { format: "qed", packages: false },
+  { format: "qcow2", packages: true },
+];
+
+for (const { format, packages } of sample("demo", RUNS, 0)) {
+  const from = packages ? "of packages" : "of this machine";
+  test(`in a pipe, on ${format} and with a kernel ${from}, it says what it found, and keeps its images on request`, async (t) => {
     const directory = temporaryDirectory(t);
-    const { found: result, kept } = await found(["--format", format, "--dir", directory]);
+    const options = packages ? withoutKernel(temporaryDirectory(t)) : {};
+    const { found: result, kept } = await found(["--format", format, "--dir", directory], options);
     assert.deepEqual([result["guest"], result["qemu-img"], result["format"]], ["machine", "agrees", format]);
-    const [image = "", expected = ""] = [`state/images/vm1.${format}`, "expected.raw"].map((name) => join(kept, name));
+    const [image = "", expected = ""] = [`state/images/vm1-vda.${format}`, "expected.raw"].map((name) =>
+      join(kept, name),
+    );
     peer("qemu-img", "compare", "-q", "-f", format, "-F", "raw", image, expected);
+    assert.equal(readdirSync(join(kept, "boot")).includes("root"), packages, "where the kernel came from");
     assertNobodyUses(directory);
   });
 }

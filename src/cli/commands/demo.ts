@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { inOwnDirectory } from "../demo/own-directory.ts";
-import { Demo } from "../demo/story.ts";
+import { Demo, type OverlayFormat } from "../demo/story.ts";
 import { untilQuit } from "../demo/until-quit.ts";
 import { helpAfter } from "../help.ts";
 import { interruptible } from "../interrupt.ts";
@@ -36,16 +36,17 @@ export function define(command: Command): void {
       }),
     )
     .action(async (flags: Flags) => {
-      if (flags.format === "raw") {
+      const { format } = flags;
+      if (format === "raw") {
         throw new StreamdiskError("invalid-argument", "A raw image has no backing file; use --format qcow2 or qed");
       }
       await inOwnDirectory(flags.dir, flags.keep === true, (directory) =>
-        interruptible((signal) => show(directory, flags, signal)),
+        interruptible((signal) => show(directory, { ...flags, format }, signal)),
       );
     });
 }
 
-async function show(directory: string, flags: Flags, signal: AbortSignal): Promise<void> {
+async function show(directory: string, flags: Flags & { format: OverlayFormat }, signal: AbortSignal): Promise<void> {
   await using demo = new Demo(directory, flags.format, !flags.json, signal);
   const result = await demo.run();
   if (flags.json) printJson(result);

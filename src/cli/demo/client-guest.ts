@@ -37,7 +37,7 @@ export class ClientGuest implements DemoGuest {
     return new ClientGuest(node, model);
   }
 
-  async powerOff(): Promise<void> {
+  async off(): Promise<void> {
     this.#off.abort();
     await this.#running;
     this.diary.hear("off");

@@ -34,7 +34,9 @@ export class DaemonChild implements AsyncDisposable {
     const log = join(this.#directory, "log");
     await mkdir(log, { recursive: true, mode: 0o700 });
     // A file of its own: the settings of this machine's daemon are none of the demo's.
-    const settings = { stateDirectory: this.#state, allow: [allow], logLevel: "error" };
+    // Emulated: the demo works where there is no KVM, or none that may be used.
+    const own = { accelerator: "tcg", logLevel: "error" };
+    const settings = { stateDirectory: this.#state, allow: [allow], ...own };
     await writeFile(config, JSON.stringify({ ...settings, listen: { port: this.#port } }));
     const main = join(import.meta.dirname, `../main${extname(import.meta.filename)}`);
     const args = [...process.execArgv, main, "daemon", "--config", config, "--json"];

@@ -3,6 +3,6 @@ import type { GuestDiary } from "./guest-diary.ts";
 
 export interface DemoGuest extends AsyncDisposable {
   readonly diary: GuestDiary;
-  /** Switches it off; resolves when nothing of it is under way. */
-  powerOff(): Promise<void>;
+  /** Resolves when it is switched off, and nothing of it is under way. */
+  off(): Promise<void>;
 }

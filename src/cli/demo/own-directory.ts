@@ -9,6 +9,8 @@ import { basename, join } from "node:path";
 import { wrapSystemError } from "../../errors/index.ts";
 
 const EXIT_INTERRUPTED = 130;
+/** A process that is being ended may still make a file. */
+const RETRIES = 10;
 
 /** @param parent where it is made @param keeps whether it stays when the demo has come to its end */
 export async function inOwnDirectory(
@@ -21,7 +23,7 @@ export async function inOwnDirectory(
   });
   const abandon = (): void => {
     endProcessesOf(directory);
-    rmSync(directory, { recursive: true, force: true });
+    rmSync(directory, { recursive: true, force: true, maxRetries: RETRIES });
   };
   const hangUp = (): void => void process.kill(process.pid, "SIGTERM");
   let interrupts = 0;
@@ -35,7 +37,7 @@ export async function inOwnDirectory(
     endProcessesOf(directory);
     process.off("exit", abandon).off("SIGHUP", hangUp).off("SIGINT", interrupt);
     if (keeps) process.stderr.write(`streamdisk: the images are in '${directory}'\n`);
-    else await rm(directory, { recursive: true, force: true });
+    else await rm(directory, { recursive: true, force: true, maxRetries: RETRIES });
   }
 }
 

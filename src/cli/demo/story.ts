@@ -6,7 +6,7 @@
 import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Job } from "../../client/index.ts";
+import type { DiskHandle, Job } from "../../client/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { createImage, openImage } from "../../image/index.ts";
 import { formatDuration, formatSize } from "../units.ts";
@@ -15,7 +15,7 @@ import { DaemonChild } from "./daemon-child.ts";
 import type { DemoGuest } from "./guest.ts";
 import { chooseGuest, type GuestChoice } from "./guest-choice.ts";
 import { firstBlock } from "./guest-program.ts";
-import { Machine } from "./machine.ts";
+import { Machine, machineArguments } from "./machine.ts";
 import { type Deeds, DiskModel } from "./model.ts";
 import { type CellKind, PANEL_CELLS } from "./panel.ts";
 import { DELAY_MS, RATE, Repository } from "./repository.ts";
@@ -24,7 +24,7 @@ import { type ExpectedDisk, firstDifference, qemuImg, writeExpected } from "./ve
 
 const MIB = 1024 ** 2;
 const MEBIBYTES = 192;
-const DISK = "vm1";
+const NAME = "vm1";
 /** Bytes a second of the stream: little while the machine boots and while something dies, so that there is something left to see. */
 const CALM = MIB;
 const LIVELY = 8 * MIB;
@@ -36,7 +36,7 @@ const EXIT_LEAKS = 3;
 
 /** What the demo found, for `--json`. */
 export interface DemoResult {
-  readonly format: FormatName;
+  readonly format: OverlayFormat;
   readonly guest: GuestChoice["kind"];
   /** Why that is no machine, and how to have one. */
   readonly "no-machine"?: string;
@@ -60,11 +60,14 @@ export interface DemoResult {
   readonly failure?: string;
 }
 
+/** One that has a backing file. */
+export type OverlayFormat = Exclude<FormatName, "raw">;
+
 /** Something is not as it must be: the verdict, not an error of the demo. */
 class Wrong extends Error {}
 
 export class Demo implements AsyncDisposable {
-  readonly #format: FormatName;
+  readonly #format: OverlayFormat;
   readonly #stage: Stage;
   readonly #signal: AbortSignal;
   /** Ends what still waits when the story has broken off. */
@@ -78,22 +81,26 @@ export class Demo implements AsyncDisposable {
   #guest: DemoGuest | undefined;
   #choice: GuestChoice = { kind: "client", why: "" };
   #page = "";
+  #disk: DiskHandle;
+  #overlay = "";
   #dataBytes = 0;
   #copyMs = 0;
   #firstLineMs = 0;
+  #lastMissing = 0;
   #outageMs = 0;
   #beatsAlone = 0;
   #verified = 0;
   #qemu: DemoResult["qemu-img"] = "not installed";
 
   /** @param directory an empty one; all that the demo makes lies in it */
-  constructor(directory: string, format: FormatName, isShown: boolean, signal: AbortSignal) {
+  constructor(directory: string, format: OverlayFormat, isShown: boolean, signal: AbortSignal) {
     this.#directory = directory;
     this.#format = format;
     this.#stage = new Stage(isShown);
     this.#signal = AbortSignal.any([signal, this.#over.signal]);
     this.#repository = new Repository(this.#base);
     this.#daemon = new DaemonChild(directory);
+    this.#disk = this.#daemon.client.disk(NAME);
   }
 
   async run(): Promise<DemoResult> {
@@ -101,6 +108,7 @@ export class Demo implements AsyncDisposable {
     try {
       await this.#begin();
       const choice = chooseGuest(join(this.#directory, "boot"), this.#signal);
+      // It is waited for after the copy, which may break off before.
       choice.catch(() => {});
       await this.#copyFirst();
       const guest = await this.#deploy(await choice);
@@ -137,9 +145,10 @@ export class Demo implements AsyncDisposable {
     };
   }
 
-  /** Starts the daemon again, for those who want to look at what the story has left. @returns the address of the page */
+  /** Starts the daemon again with the disk, for those who want to look at what the story has left. @returns the address of the page */
   async reopen(): Promise<string> {
     await this.#daemon.start(this.#repository.url);
+    await this.#daemon.client.call("createDisk", { body: { name: NAME, image: this.#overlay, adopt: true } });
     return this.#page;
   }
 
@@ -152,10 +161,6 @@ export class Demo implements AsyncDisposable {
 
   get #base(): string {
     return join(this.#directory, "repository/debian.qcow2");
-  }
-
-  get #overlay(): string {
-    return join(this.#directory, `state/images/${DISK}.${this.#format}`);
   }
 
   /** The daemon, whose page can be looked at from now on, and the image that the repository has. */
@@ -174,6 +179,7 @@ export class Demo implements AsyncDisposable {
       if (piece !== undefined) await base.node.write(offset, piece);
       this.#dataBytes += piece?.length ?? 0;
     }
+    this.#lastMissing = this.#dataBytes;
     await base.node.write(0, this.#first);
   }
 
@@ -201,34 +207,39 @@ export class Demo implements AsyncDisposable {
 
   async #deploy(choice: GuestChoice): Promise<DemoGuest> {
     this.#choice = choice;
-    const backing = `${this.#repository.url}debian.qcow2`;
-    this.#stage.title(2, `streamdisk disk create ${DISK} --backing ${backing} --stream --speed 1M`);
-    if (choice.kind === "client") this.#stage.tell(`The guest is a client of the demo. ${choice.why}`);
-    else this.#stage.tell(`qemu-system-x86_64 boots from it: kernel and busybox ${choice.from}.`);
+    const image = `${this.#repository.url}debian.qcow2`;
+    const isMachine = choice.kind === "machine";
+    const how = isMachine ? "--owner engine --qemu '-kernel ...'" : "--export-only";
+    this.#stage.title(2, `streamdisk deploy ${image} --name ${NAME} --speed 1M ${how}`);
+    if (isMachine) this.#stage.tell(`qemu-system-x86_64 boots from it: kernel and busybox ${choice.from}.`);
+    else this.#stage.tell(`The guest is a client of the demo. ${choice.why}`);
     const began = performance.now();
-    const body = { name: DISK, format: this.#format, backing, stream: { speed: CALM } } as const;
-    const { uri = "" } = await this.#daemon.client.call("createDisk", { body }, { signal: this.#signal });
-    const guest =
-      choice.kind === "client"
-        ? await ClientGuest.start(uri, this.#model)
-        : Machine.start(this.#directory, choice.kernel, choice.initramfs, uri);
+    const { client } = this.#daemon;
+    const body = {
+      ...{ name: NAME, image, format: this.#format, speed: CALM, owner: "engine" as const, exportOnly: !isMachine },
+      ...(isMachine && { machine: machineArguments(choice.kernel, choice.initramfs) }),
+    };
+    const { disk, overlay, uri = "" } = await client.call("deploy", { body }, { signal: this.#signal });
+    this.#disk = client.disk(disk);
+    this.#overlay = overlay;
+    const guest = isMachine ? await Machine.attach(client, NAME) : await ClientGuest.start(uri, this.#model);
     this.#guest = guest;
     await this.#watch(guest, () => guest.diary.isUp);
     this.#firstLineMs = performance.now() - began;
-    const { missingBytes } = await this.#daemon.client.disk(DISK).streamInfo();
+    const { missingBytes } = await this.#job();
     this.#missing.push(missingBytes);
     this.#stage.tell(
       `Its first line after ${formatDuration(this.#firstLineMs)}, with ${formatSize(missingBytes)} still missing.`,
-      `streamdisk speed ${DISK} 8M`,
+      `streamdisk speed ${this.#disk.name} 8M`,
     );
-    await this.#daemon.client.disk(DISK).setSpeed(LIVELY);
+    await this.#disk.setSpeed(LIVELY);
     return guest;
   }
 
   async #killDaemon(guest: DemoGuest): Promise<void> {
     const { diary } = guest;
-    this.#stage.title(3, `streamdisk speed ${DISK} 1M, and kill -9 of the daemon: nobody can tidy up.`);
-    await this.#daemon.client.disk(DISK).setSpeed(CALM);
+    this.#stage.title(3, `streamdisk speed ${this.#disk.name} 1M, and kill -9 of the daemon: nobody can tidy up.`);
+    await this.#disk.setSpeed(CALM);
     const { beats } = diary.deeds;
     const began = performance.now();
     await this.#daemon.end("SIGKILL");
@@ -247,7 +258,7 @@ export class Demo implements AsyncDisposable {
     this.#stage.title(4, "The HTTP server dies.");
     await this.#repository.die();
     const { reason } = await this.#watch(guest, ({ state }) => state === "waiting");
-    this.#stage.tell(`The stream waits: ${reason?.message ?? "nobody knows why"}`);
+    this.#stage.tell(`The stream waits: ${innermost(reason?.message ?? "nobody knows why")}`);
     const { beats } = guest.diary.deeds;
     await this.#watch(guest, () => guest.diary.deeds.beats >= beats + SIGNS);
     this.#beatsAlone = guest.diary.deeds.beats - beats;
@@ -255,12 +266,12 @@ export class Demo implements AsyncDisposable {
       `The guest lives on in what it has: beats ${beats + 1} to ${beats + this.#beatsAlone} meanwhile. Only who looks at what is missing waits.`,
     );
     await this.#repository.start();
-    this.#stage.tell("The server is back, and nobody has to tell anyone.", `streamdisk speed ${DISK} max`);
-    await this.#daemon.client.disk(DISK).setSpeed(null);
+    this.#stage.tell("The server is back, and nobody has to tell anyone.", `streamdisk speed ${this.#disk.name} max`);
+    await this.#disk.setSpeed(null);
   }
 
   async #end(guest: DemoGuest): Promise<void> {
-    const { hydrated, missingBytes = 0 } = await this.#daemon.client.disk(DISK).info();
+    const { hydrated, missingBytes = 0 } = await this.#disk.info();
     this.#missing.push(missingBytes);
     if (hydrated !== true) throw new Wrong("the stream has completed and the disk still needs its repository");
     await this.#repository.die();
@@ -268,10 +279,13 @@ export class Demo implements AsyncDisposable {
     const { looks } = guest.diary.deeds;
     await this.#watch(guest, () => guest.diary.deeds.looks >= looks + SIGNS);
     this.#stage.title(5, "Nothing is missing: the link is dropped. The image is deleted, and the guest works on.");
-    await guest.powerOff();
+    this.#stage.tell(`streamdisk undeploy ${NAME} --keep-disk`);
+    if (this.#choice.kind === "client") await guest.off();
+    await this.#daemon.client.call("undeploy", { params: { deployment: NAME }, query: { keepDisk: true } });
+    await guest.off();
     const exit = await this.#daemon.end("SIGTERM");
     if (exit !== 0) throw new Wrong(`the daemon ended with ${exit}`);
-    this.#stage.tell("The guest is switched off, and the daemon has ended.");
+    this.#stage.tell("The guest has powered off, and the daemon has ended.");
   }
 
   async #verify(deeds: Deeds): Promise<void> {
@@ -308,41 +322,39 @@ export class Demo implements AsyncDisposable {
   }
 
   /** Shows how the guest and its disk are until it is so far. */
-  async #watch(guest: DemoGuest, isSoFar: (job: Job) => boolean): Promise<Job> {
+  async #watch({ diary }: DemoGuest, isSoFar: (job: Job) => boolean): Promise<Job> {
     const total = this.#dataBytes;
-    return await this.#until(async () => {
+    for (;;) {
       const job = await this.#job();
-      const { missingBytes, rate, etaSeconds } = job;
+      const { missingBytes, rate, etaSeconds, state, reason } = job;
       const moment = { done: Math.max(0, total - missingBytes), total, rate, eta: etaSeconds };
-      this.#stage.panel.show({ lines: guest.diary.lines, cells: await this.#cells(), moment });
+      this.#stage.panel.show({ lines: diary.lines, cells: await this.#cells(), moment });
       if (isSoFar(job)) return job;
-      const { state, reason } = job;
       if (state === "failed" || state === "cancelled") {
         throw new Wrong(`the stream is ${state}: ${reason?.message ?? "nobody knows why"}`);
       }
-      return undefined;
-    });
+      if (diary.wrong !== undefined) throw new Wrong(`the guest says: ${diary.wrong}`);
+      await sleep(LOOK_MS, undefined, { signal: this.#signal });
+    }
   }
 
+  /** The stream; what is missing is not known right after a start of the daemon. */
   async #job(): Promise<Job> {
-    return await this.#daemon.client.disk(DISK).streamInfo();
+    const job = await this.#disk.streamInfo();
+    if (job.missingBytes > 0 || job.state === "completed") this.#lastMissing = job.missingBytes;
+    return { ...job, missingBytes: this.#lastMissing };
   }
 
   async #cells(): Promise<CellKind[]> {
-    const { local, missing } = await this.#daemon.client.disk(DISK).cells({ count: PANEL_CELLS });
+    const { local, missing } = await this.#disk.cells({ count: PANEL_CELLS });
     return Array.from(local, (here, index) => {
       if ((missing[index] ?? 0) === 0) return here > 0 ? "local" : "zero";
       return here > 0 ? "part" : "missing";
     });
   }
+}
 
-  async #until<T>(look: () => Promise<T | undefined>): Promise<T> {
-    for (;;) {
-      const seen = await look();
-      if (seen !== undefined) return seen;
-      const wrong = this.#guest?.diary.wrong;
-      if (wrong !== undefined) throw new Wrong(`the guest says: ${wrong}`);
-      await sleep(LOOK_MS, undefined, { signal: this.#signal });
-    }
-  }
+/** The reason of a reason: what the image's own server is said to do, and not what is made of that on the way. */
+function innermost(message: string): string {
+  return (message.split(/\(it says: |failed: /).at(-1) ?? "").replace(/\)+$/, "");
 }
