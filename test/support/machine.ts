@@ -80,3 +80,8 @@ export function machineXml({ name, os = "", devices = "", more = "" }: MachinePa
 export function imageDisk(path: string, format: string, target = "vda"): string {
   return `<disk type='file'><driver name='qemu' type='${format}'/><source file='${path}'/><target dev='${target}' bus='virtio'/></disk>`;
 }
+
+/** A disk of it that is an export. */
+export function exportDisk(socket: string, target = "vda"): string {
+  return `<disk type='network'><driver name='qemu' type='raw'/><source protocol='nbd' name=''><host transport='unix' socket='${socket}'/></source><target dev='${target}' bus='virtio'/></disk>`;
+}
