@@ -84,14 +84,16 @@ export class DomainControl {
     return this.#act(async () => {
       const process = this.#machines.process(this.#held);
       if (process !== undefined) await this.#machines.stopping(this.#held);
-      if (!force) await this.#powerOff(timeoutMs);
-      else {
-        await this.#guard
-          .withNothingHeld(() => this.#end(timeoutMs))
-          .catch(async (error) => {
-            if (process === undefined) throw error;
-            await killMachine(process);
-          });
+      try {
+        if (!force) await this.#powerOff(timeoutMs);
+        else await this.#guard.withNothingHeld(() => this.#end(timeoutMs));
+      } catch (error) {
+        if (process === undefined) throw error;
+        if (!force) {
+          await this.#machines.stopping(this.#held, false);
+          throw error;
+        }
+        await killMachine(process);
       }
       await this.#guard.remember(false);
       // Of the daemon's own it is told why they have ended.

@@ -162,9 +162,14 @@ export class Machines {
     }
   }
 
-  /** To be called before anything is done that ends a machine on purpose: it does not start with its host again. */
-  async stopping(held: HeldDomain): Promise<void> {
-    await this.#change(held, { ...this.#machine(held), stopping: true });
+  /**
+   * To be called before anything is done that ends a machine on purpose: it does not start with its host again.
+   *
+   * @param is false when it would not end
+   */
+  async stopping(held: HeldDomain, is = true): Promise<void> {
+    const { stopping: _stopping, ...machine } = this.#machine(held);
+    await this.#change(held, { ...machine, ...(is && { stopping: true }) });
   }
 
   /** Resolves when the end of a machine is written down; at once for one that does not run. */
