@@ -5,7 +5,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LiveQemu } from "../test/support/qemu.ts";
 import { must } from "./child.ts";
@@ -156,7 +156,7 @@ class DeployBench {
 
   async #withDaemon(directory: string, machines: number, side: "deploy" | "engine"): Promise<Omit<Figures, "fetched">> {
     const socket = join(directory, "daemon.sock");
-    const place = ["--state-directory", directory, "--allow", "nbd+unix://", "--allow", this.#directory];
+    const place = ["--state-directory", directory, ...this.#allowed];
     const daemon = [...STREAMDISK, "daemon", ...place, "--max-streams", String(machines), "--log-level", "error"];
     await using _daemon = await startServer(daemon, socket);
     const owner = side === "deploy" ? "qemu" : "engine";
@@ -166,16 +166,19 @@ class DeployBench {
       const xml = join(directory, `${name}.xml`);
       writeFileSync(xml, this.#machineXml(name, serial));
       const flags = ["--image-format", "raw", "--owner", owner, "--xml", xml, "--wait", "hydrated"];
-      const order = ["deploy", this.#uri, "--name", name, ...flags, "--json", "--socket", socket];
+      const order = ["deploy", this.#uri, "--name", name, ...flags, "--json", "--daemon", socket];
+      const undeploy = ["undeploy", name, "--force", "--json", "--daemon", socket];
       try {
-        return await this.#time(serial, () => {
-          const child = begin([...STREAMDISK, ...order]);
-          return async () => ended(child);
-        });
+        return await this.#time(serial, () => ended(begin([...STREAMDISK, ...order])));
       } finally {
-        await ended(begin([...STREAMDISK, "undeploy", name, "--force", "--json", "--socket", socket]));
+        // A machine outlives its daemon. Where none was made, why is told already.
+        await ended(begin([...STREAMDISK, ...undeploy])).catch(() => {});
       }
     });
+  }
+
+  get #allowed(): string[] {
+    return [this.#uri, this.#directory, dirname(this.#files!.kernel)].flatMap((place) => ["--allow", place]);
   }
 
   async #withoutDaemon(side: "QEMU" | "copy", directory: string): Promise<Omit<Figures, "fetched">> {
@@ -184,7 +187,7 @@ class DeployBench {
     const image = join(directory, side === "QEMU" ? "vm.qcow2" : "vm.raw");
     const qemus: LiveQemu[] = [];
     try {
-      return await this.#time(serial, () => async () => {
+      return await this.#time(serial, async () => {
         if (side === "copy") {
           await ended(begin(["nbdcopy", this.#uri, image]));
           await this.#boot(serial, `file=${image},format=raw,if=virtio,cache=none`, qemus);
@@ -202,11 +205,11 @@ class DeployBench {
   }
 
   /** How long it takes to the guest's first line and to the end of what was begun; and the guest's reads meanwhile. */
-  async #time(serial: string, begun: () => () => Promise<void>): Promise<Omit<Figures, "fetched">> {
+  async #time(serial: string, fill: () => Promise<void>): Promise<Omit<Figures, "fetched">> {
     const console = new GuestConsole(serial);
     const start = performance.now();
     const took = (): number => (performance.now() - start) / 1000;
-    const whole = begun()().then(took);
+    const whole = fill().then(took);
     const [hydrated, first] = await Promise.all([whole, console.first(LONGEST_MS).then(took)]);
     const rounds = console.rounds;
     // The first of them that is surely after the fill, and one more.
