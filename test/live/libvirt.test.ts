@@ -18,6 +18,7 @@ import { rng, sample } from "../support/seed.ts";
 
 const MIB = 2 ** 20;
 const NAME = "web vm";
+const ENDS: readonly string[] = ["completed", "failed", "cancelled"];
 
 interface Scene {
   readonly directory: string;
@@ -60,6 +61,16 @@ async function until(is: () => Promise<boolean>): Promise<void> {
   while (!(await is())) await sleep(50);
 }
 
+/** Waits for a state of the last job, which must not end in another. */
+async function becomes({ job }: Scene, wanted: string): Promise<void> {
+  for (;;) {
+    const { state, reason } = await job();
+    if (state === wanted) return;
+    assert.ok(!ENDS.includes(state), `${state}: ${reason?.message}`);
+    await sleep(50);
+  }
+}
+
 async function mustStandAlone({ far, directory }: Scene, format: string): Promise<void> {
   await far.source.stop();
   rmSync(join(directory, "base.raw"));
@@ -74,10 +85,10 @@ for (const format of sample("libvirt", ["qcow2", "qed"] as const, 1)) {
     const model = readFileSync(far.expected);
     const random = rng(`libvirt ${format}`);
     let acts = 0;
-    await libvirtd.virsh("start", NAME);
-    const first = await libvirtd.openConsole(NAME);
-    t.after(first.hangUp);
-    assert.equal(await first.console.ready(), 16 * MIB);
+    await libvirtd.startMachine(NAME);
+    const { guest: first, diskBytes } = await libvirtd.guestOf(NAME);
+    t.after(() => first[Symbol.dispose]());
+    assert.equal(diskBytes, 16 * MIB);
 
     const added = await add(all);
     assert.match(added.stdout, /^state: running$/m);
@@ -94,29 +105,28 @@ for (const format of sample("libvirt", ["qcow2", "qed"] as const, 1)) {
     assert.equal((await job()).state, "paused");
     await ok("resume", "web:vda");
     await libvirtd.stop();
-    for (let i = 0; i < 5; i++) await act(first.console, model, random, ++acts);
+    for (let i = 0; i < 5; i++) await act(first, model, random, ++acts);
     assert.match((await ok("domain", "show", "web")).stdout, /^state: unreachable\nerror: .*libvirt does not answer/m);
     await libvirtd.start();
     await ok("speed", "web:vda", "max");
-    while ((await job()).state !== "completed") await act(first.console, model, random, ++acts);
+    while ((await job()).state !== "completed") await act(first, model, random, ++acts);
     assert.match((await ok("info", "web:vda")).stdout, /^missing: 0 /m);
     assert.doesNotMatch((await ok("events")).stdout, /stream-fallback/);
 
     await far.source.stop();
     rmSync(join(directory, "base.raw"));
-    for (let i = 0; i < 5; i++) await act(first.console, model, random, ++acts);
-    assert.equal(await first.console.does("off"), "off");
+    for (let i = 0; i < 5; i++) await act(first, model, random, ++acts);
+    assert.equal(await first.does("off"), "off");
     await until(async () => (await libvirtd.virsh("domstate", NAME)) === "shut off");
     assert.match((await ok("domain", "show", "web")).stdout, /^state: shut off\nerror: .*it does not run/m);
     assert.match((await ok("domain", "ls")).stdout, /^web +shut off +- +vda +web vm of /m);
     writeFileSync(far.expected, model);
     qemuImg("compare", "-q", "-f", format, "-F", "raw", far.image, far.expected);
 
-    await libvirtd.virsh("start", NAME);
-    const second = await libvirtd.openConsole(NAME);
-    t.after(second.hangUp);
-    await second.console.ready();
-    for (let i = 0; i < 5; i++) await act(second.console, model, random, ++acts);
+    await libvirtd.startMachine(NAME);
+    const { guest: second } = await libvirtd.guestOf(NAME);
+    t.after(() => second[Symbol.dispose]());
+    for (let i = 0; i < 5; i++) await act(second, model, random, ++acts);
     assert.doesNotMatch(await libvirtd.virsh("dumpxml", NAME), /nbd/, "libvirt has looked anew");
     assert.match((await ok("domain", "show", "web")).stdout, /^state: running$/m);
     await libvirtd.virsh("destroy", NAME);
@@ -127,7 +137,7 @@ for (const format of sample("libvirt", ["qcow2", "qed"] as const, 1)) {
   });
 }
 
-test("a machine that is shut off under a stream, and started again: the stream waits and goes on", async (t) => {
+async function shutOff(t: TestContext): Promise<void> {
   const all = await scene(t, "qcow2", false);
   const { libvirtd, ok, job, fails } = all;
   assertFails(await fails("domain", "add", "--libvirt", NAME), 64, /give it one, 'streamdisk domain add NAME/);
@@ -138,17 +148,79 @@ test("a machine that is shut off under a stream, and started again: the stream w
     /on this host/,
   );
   assertFails(await fails("domain", "add", "web", "--libvirt", NAME, "--connect", libvirtd.uri), 69, /it does not run/);
-  await libvirtd.virsh("start", NAME);
+  await libvirtd.startMachine(NAME);
   await add(all);
   await ok("stream", "web:vda", "--speed", "512K", "--detach");
   await until(async () => (await job()).copiedBytes > 0);
   await libvirtd.virsh("destroy", NAME);
-  await until(async () => (await job()).state === "waiting");
+  await becomes(all, "waiting");
   assert.match((await job()).reason?.message ?? "", /has ended|it does not run/);
   await ok("speed", "web:vda", "max");
-  await libvirtd.virsh("start", NAME);
-  await until(async () => (await job()).state === "completed");
+  await libvirtd.startMachine(NAME);
+  await becomes(all, "completed");
   assert.doesNotMatch((await ok("events")).stdout, /stream-fallback/);
   await libvirtd.virsh("destroy", NAME);
   await mustStandAlone(all, "qcow2");
-});
+}
+
+async function others(t: TestContext): Promise<void> {
+  const all = await scene(t, "qcow2", false);
+  const { libvirtd, ok, job, far, directory } = all;
+  await libvirtd.startMachine(NAME);
+  await add(all);
+  await ok("stream", "web:vda", "--speed", "256K", "--detach");
+  await until(async () => (await job()).copiedBytes > 0);
+  await libvirtd.virsh("reset", NAME);
+  await assert.rejects(libvirtd.virsh("blockresize", NAME, "vda", "32M"), /'resize'/);
+  await libvirtd.virsh("blockjob", NAME, "vda", "--abort").catch(() => {});
+  const before = (await job()).copiedBytes;
+  await until(async () => (await job()).copiedBytes > before || (await job()).state !== "running");
+  assert.equal((await job()).state, "running");
+
+  const snapshot = join(directory, "snapshot.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", "-b", far.image, "-F", "qcow2", snapshot);
+  libvirtd.give(snapshot);
+  const diskspec = `vda,snapshot=external,file=${snapshot}`;
+  const how = ["--disk-only", "--no-metadata", "--reuse-external"];
+  await libvirtd.virsh("snapshot-create-as", NAME, "s1", ...how, "--diskspec", diskspec);
+  await becomes(all, "failed");
+  const { code, message } = (await job()).reason!;
+  assert.equal(code, "changed");
+  assert.match(message, /QEMU writes to another image now, '.*snapshot.qcow2'/);
+
+  await ok("stream", "web:vda");
+  assert.doesNotMatch((await ok("events")).stdout, /stream-fallback/);
+  await libvirtd.virsh("destroy", NAME);
+  await mustStandAlone({ ...all, far: { ...far, image: snapshot } }, "qcow2");
+}
+
+async function ownStream(t: TestContext): Promise<void> {
+  const all = await scene(t, "qcow2", false);
+  const { libvirtd, ok, job } = all;
+  await libvirtd.startMachine(NAME);
+  await add(all);
+  const addr = { type: "inet", data: { host: "127.0.0.1", port: "0" } };
+  const taken = JSON.stringify({ execute: "nbd-server-start", arguments: { addr } });
+  await libvirtd.virsh("qemu-monitor-command", NAME, taken);
+  await ok("stream", "web:vda", "--speed", "1M", "--detach");
+  await until(async () => (await job()).copiedBytes > 0);
+  await libvirtd.stop();
+  await becomes(all, "waiting");
+  await ok("speed", "web:vda", "max");
+  await libvirtd.start();
+  await becomes(all, "completed");
+  assert.match((await ok("events")).stdout, /stream-fallback.*in use by somebody else/);
+  await libvirtd.virsh("destroy", NAME);
+  await mustStandAlone(all, "qcow2");
+}
+
+const CASES = [
+  { what: "a machine that is shut off under a stream, and started again: the stream waits and goes on", run: shutOff },
+  {
+    what: "others who work on a disk that is filled are refused by QEMU or end its stream, and the next one goes on",
+    run: others,
+  },
+  { what: "QEMU's own stream of a machine of libvirt's begins anew when libvirtd was away", run: ownStream },
+] as const;
+
+for (const { what, run } of sample("libvirt without a guest", CASES, 1)) test(what, run);

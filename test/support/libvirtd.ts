@@ -16,11 +16,10 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { GuestConsole } from "./guest/guest-console.ts";
+import { GuestConsole, logLength } from "./guest/console.ts";
 import type { BootFiles } from "./guest/initramfs.ts";
 import { peer, runPeer } from "./peer-process.ts";
 
@@ -37,6 +36,8 @@ export class Libvirtd implements AsyncDisposable {
   readonly #directory: string;
   #child: ChildProcess | undefined;
   #said = "";
+  /** How long the log of the console was before the machine was started. */
+  #logFrom = 0;
 
   private constructor(directory: string) {
     this.#directory = directory;
@@ -108,20 +109,25 @@ export class Libvirtd implements AsyncDisposable {
           <driver name='qemu' type='${format}'/><source file='${image}'/><target dev='vda' bus='virtio'/>
         </disk>
         <controller type='usb' model='none'/><memballoon model='none'/>
-        <serial type='unix'><source mode='bind' path='${this.#consoleOf(name)}'/></serial>
+        <serial type='unix'>
+          <source mode='bind' path='${this.#consoleOf(name, "console")}'/><log file='${this.#consoleOf(name, "log")}' append='on'/>
+        </serial>
       </devices></domain>`;
     const file = join(this.#directory, "machine.xml");
     writeFileSync(file, xml);
     await this.virsh("define", file);
   }
 
-  /** The console of a machine that was just started. @returns it, and how to hang up */
-  async openConsole(name: string): Promise<{ console: GuestConsole; hangUp: () => void }> {
-    const socket = connect({ path: this.#consoleOf(name) });
-    await once(socket, "connect");
-    const console = new GuestConsole(socket, socket);
-    socket.once("close", () => console.end());
-    return { console, hangUp: () => socket.destroy() };
+  /** Waits for the guest of a machine that was started. */
+  guestOf(name: string): Promise<{ guest: GuestConsole; diskBytes: number }> {
+    const log = this.#consoleOf(name, "log");
+    return GuestConsole.boot(this.#consoleOf(name, "console"), log, this.#logFrom);
+  }
+
+  /** Starts a machine. */
+  async startMachine(name: string): Promise<void> {
+    this.#logFrom = logLength(this.#consoleOf(name, "log"));
+    await this.virsh("start", name);
   }
 
   /** Its machines are ended too. */
@@ -148,8 +154,8 @@ export class Libvirtd implements AsyncDisposable {
     }
   }
 
-  #consoleOf(name: string): string {
-    return join(this.#directory, `${name.replaceAll(" ", "-")}.console`);
+  #consoleOf(name: string, what: "console" | "log"): string {
+    return join(this.#directory, `${name.replaceAll(" ", "-")}.${what}`);
   }
 }
 

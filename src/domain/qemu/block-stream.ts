@@ -2,16 +2,14 @@
  * A stream that QEMU does by itself, where an overlay can't be filled through an export: one request at a time, holes read over the wire,
  * and only as durable as its end. It looks like a `StreamJob` from outside.
  */
-import { randomBytes } from "node:crypto";
 import { type Clock, systemClock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { StreamProgress, StreamReason, StreamState } from "../../stream/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
-import { dropJob, finishJob } from "./drop-backing.ts";
+import { dropJob, finishJob, withJob } from "./drop-backing.ts";
 import { flushNode } from "./human-monitor.ts";
 import type { Overlay } from "./locate-overlay.ts";
-import { JOB_PREFIX } from "./nodes-at-rest.ts";
 import { ownSources, removeNodes } from "./own-sources.ts";
 
 export interface BlockStreamOptions {
@@ -31,7 +29,7 @@ export class BlockStream {
   readonly method = "block-stream";
   readonly #options: BlockStreamOptions;
   readonly #clock: Clock;
-  readonly #id = `${JOB_PREFIX}${randomBytes(8).toString("hex")}`;
+  #id = "";
   readonly #stop = new AbortController();
   #state: StreamState = "created";
   #reason: StreamReason | undefined;
@@ -65,7 +63,7 @@ export class BlockStream {
   }
 
   run(): Promise<void> {
-    this.#running ??= this.#main();
+    this.#running ??= withJob((id) => this.#main(id));
     return this.#running;
   }
 
@@ -113,7 +111,8 @@ export class BlockStream {
     if (this.#job !== undefined) void what().catch(() => {});
   }
 
-  async #main(): Promise<void> {
+  async #main(id: string): Promise<void> {
+    this.#id = id;
     const { qmp, overlay, signal } = this.#options;
     const cancel = (): void => this.cancel(signal?.reason);
     signal?.addEventListener("abort", cancel, { once: true });
@@ -121,16 +120,16 @@ export class BlockStream {
     try {
       this.#stop.signal.throwIfAborted();
       const speed = this.#speed === undefined ? {} : { speed: Math.max(1, Math.floor(this.#speed)) };
-      const args = { "job-id": this.#id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
+      const args = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
       const sources = await ownSources(qmp, overlay);
       await qmp.execute("block-stream", { ...args, ...speed });
       this.#began = this.#clock.now();
       const flush = (): Promise<void> => flushNode(qmp, overlay);
-      await finishJob(qmp, overlay.name, { id: this.#id, flush }, (job) => this.#look(job));
+      await finishJob(qmp, overlay.name, { id, flush }, (job) => this.#look(job));
       await removeNodes(qmp, sources);
       this.#state = "completed";
     } catch (error) {
-      await dropJob(qmp, this.#id).catch(() => {});
+      await dropJob(qmp, id).catch(() => {});
       throw this.#ended(error);
     } finally {
       this.#job = undefined;

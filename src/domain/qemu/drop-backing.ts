@@ -5,11 +5,14 @@
  * flushed, and only then is the job finalized: otherwise a kill -9 right after its end leaves a header that has no link and tables
  * that lack what the link gave. A second flush makes the header durable too.
  */
+import { randomBytes } from "node:crypto";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
-import { whileNodesChange } from "./nodes-at-rest.ts";
+import { JOB_PREFIX, whileNodesChange } from "./nodes-at-rest.ts";
 
+/** Ids of jobs that are seen through by this process. */
+const living = new Set<string>();
 const POLL_MS = 200;
 
 export interface BackingJob {
@@ -58,6 +61,24 @@ async function finalize(qmp: QmpClient, name: string, id: string): Promise<QmpJo
       return job;
     }
     await qmp.change(POLL_MS);
+  }
+}
+
+/** Does something with a job, by an id for it: until that is over it is not taken for one that was left. */
+export async function withJob<T>(work: (id: string) => Promise<T>): Promise<T> {
+  const id = `${JOB_PREFIX}${randomBytes(8).toString("hex")}`;
+  living.add(id);
+  try {
+    return await work(id);
+  } finally {
+    living.delete(id);
+  }
+}
+
+/** Takes jobs away that nobody waits for: of a process before this one that died, or left when the way to QEMU was lost. */
+export async function dropLeftJobs(qmp: QmpClient): Promise<void> {
+  for (const { id } of await qmp.execute("query-jobs", {})) {
+    if (id.startsWith(JOB_PREFIX) && !living.has(id)) await dropJob(qmp, id);
   }
 }
 

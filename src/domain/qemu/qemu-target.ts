@@ -8,16 +8,14 @@
  * An export follows what others do to the graph: after a snapshot it stands over the new overlay, and filling that would be
  * wrong. QEMU tells of no snapshot, so the place is looked at anew before each walk, each flush and the end.
  */
-import { randomBytes } from "node:crypto";
 import { StreamdiskError } from "../../errors/index.ts";
 import { type Populated, type StreamExtent, type StreamTarget, wholeGrains } from "../../stream/index.ts";
 import type { DiskDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { finishJob } from "./drop-backing.ts";
+import { finishJob, withJob } from "./drop-backing.ts";
 import { isMarked } from "./fill-marker.ts";
 import type { FillExport } from "./fill-server.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
-import { JOB_PREFIX } from "./nodes-at-rest.ts";
 import { ownSources, removeNodes } from "./own-sources.ts";
 
 export interface QemuTargetOptions {
@@ -86,10 +84,11 @@ export class QemuTarget implements StreamTarget {
     await this.#lookAgain();
     if (overlay.backingNode === undefined) return;
     const sources = await ownSources(qmp, overlay);
-    const id = `${JOB_PREFIX}${randomBytes(8).toString("hex")}`;
-    const args = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
-    await qmp.execute("block-stream", args);
-    await finishJob(qmp, this.name, { id, flush: () => this.#flushNode() });
+    await withJob(async (id) => {
+      const args = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
+      await qmp.execute("block-stream", args);
+      await finishJob(qmp, this.name, { id, flush: () => this.#flushNode() });
+    });
     await removeNodes(qmp, sources);
   }
 

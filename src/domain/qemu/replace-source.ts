@@ -26,11 +26,10 @@ import { shownReference } from "../../sources/index.ts";
 import { sourceNodes } from "../machine/disk-nodes.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpNode } from "../qmp/commands.ts";
-import { finishJob } from "./drop-backing.ts";
+import { finishJob, withJob } from "./drop-backing.ts";
 import type { FillServer } from "./fill-server.ts";
 import { flushNode, relinkNode } from "./human-monitor.ts";
 import { nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
-import { JOB_PREFIX } from "./nodes-at-rest.ts";
 import { removeNodes, sourceName } from "./own-sources.ts";
 import { RECONNECT_MS, standInFor } from "./stand-in.ts";
 
@@ -191,11 +190,12 @@ async function giveUp(qmp: QmpClient, { name }: Overlay, below: readonly QmpNode
 
 /** @returns what went wrong with it: QEMU itself reads by the new node already */
 async function writeReference(qmp: QmpClient, overlay: Overlay, node: string, backing: string): Promise<string[]> {
-  const id = `${JOB_PREFIX}${randomBytes(8).toString("hex")}`;
-  const job = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
   try {
-    await qmp.execute("block-stream", { ...job, "base-node": node, "backing-file": backing });
-    await finishJob(qmp, overlay.name, { id, flush: () => flushNode(qmp, overlay) });
+    await withJob(async (id) => {
+      const job = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
+      await qmp.execute("block-stream", { ...job, "base-node": node, "backing-file": backing });
+      await finishJob(qmp, overlay.name, { id, flush: () => flushNode(qmp, overlay) });
+    });
     return [];
   } catch (error) {
     if (!(error instanceof StreamdiskError)) throw error;

@@ -21,13 +21,12 @@ import { QmpClient } from "../qmp/client.ts";
 import type { QmpTransport } from "../qmp/transport.ts";
 import { BlockStream } from "./block-stream.ts";
 import { freeTarget } from "./describe-domain.ts";
-import { dropJob } from "./drop-backing.ts";
+import { dropLeftJobs } from "./drop-backing.ts";
 import { type FillExport, FillServer } from "./fill-server.ts";
 import { type DomainStream, FillStream } from "./fill-stream.ts";
 import { guestIo } from "./guest-pace.ts";
 import { hotPlugged, plugIn, plugOut } from "./hot-plug.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
-import { JOB_PREFIX } from "./nodes-at-rest.ts";
 import { QemuTarget } from "./qemu-target.ts";
 import { type ReplaceSourceOptions, replaceSource, type SourceReplaced } from "./replace-source.ts";
 
@@ -48,7 +47,6 @@ export class RunningDomain implements Disposable {
   readonly qmp: QmpClient;
   readonly #server: FillServer;
   readonly #clock: Clock | undefined;
-  #cleaned: Promise<void> | undefined;
 
   constructor({ qmp, description, socketDirectory, timeoutMs, clock }: RunningDomainOptions) {
     this.description = description;
@@ -99,7 +97,7 @@ export class RunningDomain implements Disposable {
    * @throws {StreamdiskError} `refused` for a source of another size or content; as `stream` and `openChain`
    */
   async replaceSource(name: string, options: ReplaceSourceOptions): Promise<SourceReplaced> {
-    await this.#clean();
+    await dropLeftJobs(this.qmp);
     const overlay = await this.overlay(name);
     return replaceSource({ qmp: this.qmp, server: this.#server, overlay }, options);
   }
@@ -157,26 +155,11 @@ export class RunningDomain implements Disposable {
   ): Promise<{ overlay: Overlay; fill: FillExport | string; target?: QemuTarget }> {
     const disk = findDisk(this.description, name);
     const { qmp } = this;
-    await this.#clean();
+    await dropLeftJobs(qmp);
     const domain = this.description.name;
     const overlay = await this.overlay(name, signal);
     const fill = await this.#server.export(overlay, signal);
     if (typeof fill === "string") return { overlay, fill };
     return { overlay, fill, target: new QemuTarget({ qmp, domain, disk, overlay, fill }) };
-  }
-
-  #clean(): Promise<void> {
-    this.#cleaned ??= this.#dropLeftJobs().catch((error) => {
-      this.#cleaned = undefined;
-      throw error;
-    });
-    return this.#cleaned;
-  }
-
-  /** Jobs of a process before this one that died: they wait for nobody. */
-  async #dropLeftJobs(): Promise<void> {
-    for (const { id } of await this.qmp.execute("query-jobs", {})) {
-      if (id.startsWith(JOB_PREFIX)) await dropJob(this.qmp, id);
-    }
   }
 }

@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
 import type { Readable, Writable } from "node:stream";
-import { GuestConsole } from "./guest-console.ts";
 import type { BootFiles } from "./initramfs.ts";
 
 const living = new Set<Guest>();
@@ -14,17 +13,22 @@ process.once("exit", () => {
 export class Guest implements AsyncDisposable {
   readonly #child: ChildProcessByStdio<Writable, Readable, Readable>;
   readonly #ended: Promise<unknown>;
-  readonly #console: GuestConsole;
+  /** Answers that nobody has asked for yet, and whoever waits for one. */
+  readonly #answers: string[] = [];
+  #waiting: { resolve(answer: string): void; reject(error: Error): void } | undefined;
+  #console = "";
+  #line = "";
   #stderr = "";
 
   private constructor(args: readonly string[]) {
     this.#child = spawn("qemu-system-x86_64", args, { stdio: ["pipe", "pipe", "pipe"] });
     this.#ended = once(this.#child, "exit").then(() => {
       living.delete(this);
-      this.#console.end();
+      this.#waiting?.reject(new Error(`the guest has ended: ${this.log}`));
     });
     living.add(this);
-    this.#console = new GuestConsole(this.#child.stdout, this.#child.stdin);
+    this.#child.stdin.on("error", () => {});
+    this.#child.stdout.setEncoding("latin1").on("data", (text: string) => this.#hear(text));
     this.#child.stderr.setEncoding("utf8").on("data", (text: string) => {
       this.#stderr += text;
     });
@@ -43,7 +47,9 @@ export class Guest implements AsyncDisposable {
       ...["-append", "console=ttyS0 panic=-1 quiet", ...disk],
     ]);
     try {
-      return { guest, diskBytes: await guest.#console.ready() };
+      const [, sectors = ""] = /^ready (\d+)$/.exec(await guest.#answer()) ?? [];
+      assert.notEqual(sectors, "", guest.log);
+      return { guest, diskBytes: Number(sectors) * 512 };
     } catch (error) {
       await guest[Symbol.asyncDispose]();
       throw error;
@@ -57,12 +63,35 @@ export class Guest implements AsyncDisposable {
 
   /** What was on the console, and what QEMU said. */
   get log(): string {
-    return this.#console.log + this.#stderr;
+    return this.#console + this.#stderr;
+  }
+
+  #hear(text: string): void {
+    this.#console += text;
+    this.#line += text;
+    for (let end = this.#line.indexOf("\n"); end >= 0; end = this.#line.indexOf("\n")) {
+      const line = this.#line.slice(0, end).trim();
+      this.#line = this.#line.slice(end + 1);
+      if (!line.startsWith("@")) continue;
+      if (this.#waiting === undefined) this.#answers.push(line.slice(1));
+      else this.#waiting.resolve(line.slice(1));
+      this.#waiting = undefined;
+    }
+  }
+
+  async #answer(): Promise<string> {
+    const there = this.#answers.shift();
+    if (there !== undefined) return there;
+    if (!living.has(this)) throw new Error(`the guest has ended: ${this.log}`);
+    return await new Promise((resolve, reject) => {
+      this.#waiting = { resolve, reject };
+    });
   }
 
   /** Gives a command, one at a time, and waits for the answer. */
-  does(command: string): Promise<string> {
-    return this.#console.does(command);
+  async does(command: string): Promise<string> {
+    this.#child.stdin.write(`${command}\n`);
+    return (await this.#answer()).trim();
   }
 
   /** Powers it off, and waits until QEMU has ended. */
