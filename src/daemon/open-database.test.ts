@@ -282,6 +282,44 @@ async function attempt(directory: StateDirectory, rebuild = false): Promise<{ co
   }
 }
 
+test("a log that is damaged in the middle is told of; one that is torn at its end, or older, is not", async (t) => {
+  const killed = stateLeft(t);
+  const files = ["", "-wal"];
+  await using store = new SqliteStore(killed);
+  for (let count = 0; count < 20; count++) await store.addEvent(anEvent());
+  const [file, log] = files.map((end) => readFileSync(killed.database + end));
+  const frame = 24 + 4096;
+  const frames = Math.floor(((log?.length ?? 0) - 32) / frame);
+  assert(frames >= 20, "the log is to be long");
+  const outcome = async (change: (log: Buffer) => Buffer) => {
+    const directory = openStateDirectory(temporaryDirectory(t));
+    t.after(() => directory[Symbol.dispose]());
+    const left = change(Buffer.from(log ?? []));
+    writeFileSync(directory.database, file ?? "");
+    writeFileSync(`${directory.database}-wal`, left);
+    await using again = new SqliteStore(directory);
+    const events = await again.events({ limit: ALL });
+    const copies = Object.keys(asideOf(directory)).map((path) => readFileSync(path));
+    assert(copies.every((copy) => copy.equals(left) || copy.equals(file ?? left)));
+    return { said: saidBy(again), events: events.length, copies: copies.length };
+  };
+  const flipped = (at: number) => (bytes: Buffer) => {
+    bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+    return bytes;
+  };
+  const whole = { said: "", events: 22, copies: 0 };
+  assert.deepEqual(await outcome((bytes) => bytes), whole);
+  assert.deepEqual(await outcome((bytes) => Buffer.concat([bytes, Buffer.alloc(frame * 3)])), whole);
+  const { said } = await outcome((bytes) => bytes.subarray(0, bytes.length - 100));
+  assert.equal(said, "", "torn");
+  // In a page, in a frame's own sum, in its number, in the header.
+  for (const at of [32 + 5 * frame + 1000, 32 + 5 * frame + 17, 32 + 5 * frame + 9, 18, 9, 1]) {
+    const lost = await outcome(flipped(at));
+    assert.match(lost.said, /^The log of the store was damaged: .*, \d+ changes at least; a copy/, `byte ${at}`);
+    assert.deepEqual([lost.copies, lost.events < 22], [2, true], `byte ${at}`);
+  }
+});
+
 function saidBy({ damage }: SqliteStore): string {
   return damage.map(({ message }) => message).join("\n");
 }

@@ -16,6 +16,7 @@ import { closeSync, existsSync, openSync, readSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
 import { StreamdiskError } from "../errors/index.ts";
 import { copyAside, copyDatabase, createDatabase, isThere } from "./database-files.ts";
+import { lostInLog } from "./log-damage.ts";
 import { lostRows, raiseSequence, type Salvage, salvage } from "./salvage.ts";
 import { APPLICATION_ID, MIGRATIONS, migrate, schemaText } from "./schema.ts";
 import { damaged, isSenseless, storeError, verifyError } from "./sqlite-error.ts";
@@ -63,11 +64,11 @@ export function openDatabase(path: string, options: OpenDatabaseOptions = {}): O
 function openExisting(path: string, migrations: readonly string[]): Omit<OpenedDatabase, "rebuilt"> {
   if (!existsSync(path)) throw damaged(path, "its file is gone, and its log is there");
   refuseStrange(path, migrations.length);
+  const damage = logDamage(path);
   let db = new DatabaseSync(path);
   try {
     db.exec("PRAGMA locking_mode = EXCLUSIVE");
     const version = Number(db.prepare("PRAGMA user_version").get()?.user_version);
-    const damage: StoreDamage[] = [];
     if (!isWhole(db, path, migrations.slice(0, version))) {
       db.close();
       const { aside, found } = mend(path, migrations.slice(0, version));
@@ -80,6 +81,14 @@ function openExisting(path: string, migrations: readonly string[]): Omit<OpenedD
     if (db.isOpen) db.close();
     throw error;
   }
+}
+
+/** The log is as SQLite finds it: what is damaged in it is kept aside, since SQLite drops it. */
+function logDamage(path: string): StoreDamage[] {
+  const lost = lostInLog(path);
+  if (lost === 0) return [];
+  const what = `what was written down last is lost, ${lost} changes at least`;
+  return [{ message: `The log of the store was damaged: ${what}; a copy as it was is '${copyAside(path)}'` }];
 }
 
 /** Looks at the header ("Database File Format", section 1.3), and leaves every file as it is. */
@@ -96,6 +105,8 @@ function refuseStrange(path: string, newest: number): void {
   }
   const version = header.readInt32BE(60);
   if (header.readInt32BE(68) !== APPLICATION_ID || version < 1) throw damaged(path, "it is no store of streamdisk");
+  // SQLite would open one that it may only read.
+  if (![18, 19].every((at) => [1, 2].includes(header[at] ?? 0))) throw damaged(path, "its header is broken");
   if (version <= newest) return;
   const message =
     `The store '${path}' is of a newer streamdisk (schema ${version}; this one knows ${newest}): ` +
