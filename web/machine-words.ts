@@ -1,7 +1,9 @@
 /** Machines and their disks in words. */
-import type { Job } from "../src/client/index.ts";
-import type { Machine, MachineDisk } from "./state/machines.ts";
+import type { Job, RouteResult } from "../src/client/index.ts";
 import { type Condition, hasEnded, timeOfDay } from "./words.ts";
+
+export type Machine = RouteResult<"listDomains">["domains"][number];
+export type MachineDisk = Machine["disks"][number];
 
 /** What QEMU says of a machine, for people. */
 const CONDITIONS: Readonly<Record<string, Condition>> = {
@@ -23,7 +25,18 @@ export function endOf({ state, machine }: Machine): string | undefined {
   return `It ended at ${timeOfDay(machine.end.at)}: ${machine.end.reason}`;
 }
 
-export function machineCondition({ state }: Machine): Condition {
+/** Why one that is paused is so, and what happens next: a mark of the daemon's, which counts for more than QEMU's word. */
+const PAUSES: Readonly<Record<string, Condition>> = {
+  paused: { word: "paused", tone: "calm" },
+  "source-lost": { word: "paused: its source is lost", tone: "bad" },
+  changed: { word: "paused: its source is another", tone: "bad" },
+  "no-space": { word: "paused: its disk's file system is full", tone: "bad" },
+  io: { word: "paused by an I/O error", tone: "bad" },
+};
+
+export function machineCondition({ state, pause }: Machine): Condition {
+  const marked = pause === undefined || state === "unreachable" ? undefined : PAUSES[pause.code];
+  if (marked !== undefined) return marked;
   return CONDITIONS[state] ?? { word: state, tone: "calm" };
 }
 

@@ -78,7 +78,9 @@ test("a machine of the daemon's own is started again, and what was made from an 
   const base = join(images, "base.qcow2");
   for (const path of [image, base]) qemuImg("create", "-q", "-f", "qcow2", path, "1M");
   await client.call("runMachine", { body: { xml: machineXml({ name: "web", devices: imageDisk(image, "qcow2") }) } });
-  await client.call("deploy", { body: { name: "vm1", image: base, imageFormat: "qcow2" } });
+  await client.call("deploy", {
+    body: { name: "vm1", image: base, imageFormat: "qcow2", owner: "engine", exportOnly: true },
+  });
   await using look = await bench.look({ width: 360 });
   await look.sees("running");
   await look.sees(/stands alone, and needs the image no more|is filled from it/);
@@ -91,7 +93,18 @@ test("a machine of the daemon's own is started again, and what was made from an 
   await look.assertFits();
   await look.press("Start web");
   await look.sees("'web' runs");
-  await look.sees("running");
+  await look.press("Pause web");
+  await look.sees("'web' is paused until it is resumed");
+  await look.sees(/^paused$/);
+  await look.press("Resume web");
+  await look.sees("'web' goes on");
+  await look.sees(/^running$/);
+  await look.press("Stop… web");
+  await look.assertAccessible();
+  await look.page.getByLabel(/End its QEMU without asking/).check();
+  await look.press("Stop it");
+  await look.sees("'web' has ended");
+  await look.sees(/^stopped$/);
   await look.assertWell();
 });
 

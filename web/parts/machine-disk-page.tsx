@@ -147,6 +147,7 @@ function Facts({ watched }: { readonly watched: WatchedMachineDisk }) {
           </span>
         </p>
       )}
+      {machine?.pause !== undefined && <p class="bad-text">{forPeople(machine.pause.reason)}</p>}
       {machine?.error !== undefined && <p class="bad-text">{forPeople(machine.error.message)}</p>}
       <dl class="facts">
         {disk?.image !== undefined && <Fact name="Image" value={disk.image} />}

@@ -1,5 +1,12 @@
-import { endOf, machineCondition, machineDiskCondition, reasonOf } from "../machine-words.ts";
-import { type Deployment, deployments, type Machine, type MachineDisk, machines } from "../state/machines.ts";
+import {
+  endOf,
+  type Machine,
+  type MachineDisk,
+  machineCondition,
+  machineDiskCondition,
+  reasonOf,
+} from "../machine-words.ts";
+import { type Deployment, deployments, machines } from "../state/machines.ts";
 import { pathOf } from "../state/route.ts";
 import { bytes, duration, forPeople, percent, rate } from "../words.ts";
 import { Bar } from "./bar.tsx";
@@ -45,7 +52,7 @@ function DeploymentRow({ deployment }: { readonly deployment: Deployment }) {
 }
 
 function MachineRow({ machine }: { readonly machine: Machine }) {
-  const { name, disks, error } = machine;
+  const { name, disks, error, pause } = machine;
   const { word, tone } = machineCondition(machine);
   const end = endOf(machine);
   return (
@@ -56,6 +63,7 @@ function MachineRow({ machine }: { readonly machine: Machine }) {
       </span>
       <MachineActions machine={machine} />
       {end !== undefined && <p class="disk-reason">{end}</p>}
+      {pause !== undefined && <p class="disk-reason">{forPeople(pause.reason)}</p>}
       {error !== undefined && <p class="disk-reason">{forPeople(error.message)}</p>}
       {disks.length === 0 && <p class="hint">No disks are known of it.</p>}
       <ul class="disks">

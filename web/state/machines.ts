@@ -1,12 +1,11 @@
 /** The machines that the daemon knows. They are looked at apart from the disks: a QEMU that gives no answer holds up nothing else. */
 import { signal } from "@preact/signals";
 import type { RouteResult } from "../../src/client/index.ts";
+import type { Machine, MachineDisk } from "../machine-words.ts";
 import { daemonClient } from "../session.ts";
 import { hasEnded } from "../words.ts";
 import { Looking } from "./looking.ts";
 
-export type Machine = RouteResult<"listDomains">["domains"][number];
-export type MachineDisk = Machine["disks"][number];
 export type Deployment = RouteResult<"listDeployments">["deployments"][number];
 /** How much of one is local. */
 export type MachineDiskNow = RouteResult<"domainDisk">;
