@@ -2,7 +2,18 @@
 import { z } from "zod";
 import { bytes, clients, flag, inQuery, limit, nothing, ofDisk } from "./inputs.ts";
 import { route } from "./route.ts";
-import { cells, disk, diskName, live, loadSample, mapRun, newDisk, newSource } from "./schemas.ts";
+import {
+  cells,
+  disk,
+  diskName,
+  live,
+  loadSample,
+  mapRun,
+  newDisk,
+  newSource,
+  sourcePolicy,
+  streamName,
+} from "./schemas.ts";
 
 export const DISK_ROUTES = {
   listDisks: route({
@@ -117,6 +128,17 @@ export const DISK_ROUTES = {
     result: disk,
     status: 200,
     errors: ["not-found", "refused", "no-space"],
+  }),
+  setPolicy: route({
+    method: "PUT",
+    path: "/v1/disks/{disk}/policy",
+    summary:
+      "What becomes of requests that a lost source cannot answer, from now on: of a disk, or of what lies below a domain's",
+    params: z.object({ disk: streamName }).strict(),
+    body: sourcePolicy,
+    result: z.object({ onSourceError: sourcePolicy, warnings: z.array(z.string()) }),
+    status: 200,
+    errors: ["not-found", "refused", "unsupported", "shutdown"],
   }),
   replaceSource: route({
     method: "POST",

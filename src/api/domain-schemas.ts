@@ -88,6 +88,7 @@ export const domain = z
       ),
     error: z.object({ code: z.string(), message: z.string() }).optional(),
     pause: domainPause.optional(),
+    warnings: z.array(z.string()).optional(),
     disks: z.array(domainDisk),
     machine: machine.optional().describe("Absent for one that somebody else runs"),
     createdAt: z.number(),

@@ -28,6 +28,7 @@ function monitorOf({ qmp, libvirt }: Domain): string {
 export function domainLines(domain: Domain): string[] {
   const { name, state, error, pause, libvirt, machine, disks } = domain;
   const lines = [`domain: ${name}`, `state: ${state}`];
+  for (const warning of domain.warnings ?? []) lines.push(`warning: ${warning}`);
   if (pause !== undefined) {
     const since = new Date(pause.since).toISOString();
     lines.push(`paused: ${pause.code}, since ${since}: ${pause.reason}`);

@@ -28,6 +28,7 @@ import { clientsOf, exportNow } from "./hosted-views.ts";
 import { JobRunner } from "./job-runner.ts";
 import { type Log, noLog } from "./log.ts";
 import { Machines } from "./machines.ts";
+import { PolicyCalls } from "./policy-calls.ts";
 import { servedSources } from "./served-sources.ts";
 import { sourceAnswers } from "./source-answers.ts";
 import { sourcesOf } from "./source-list.ts";
@@ -61,6 +62,7 @@ export class Daemon implements Service, AsyncDisposable {
   readonly #domains: Domains;
   readonly #machines: Machines;
   readonly #domainCalls: DomainCalls;
+  readonly #policies: PolicyCalls;
   readonly #streams: StreamCalls;
   readonly #deployments: DeploymentCalls;
   readonly #allowed: AllowedPaths;
@@ -101,6 +103,7 @@ export class Daemon implements Service, AsyncDisposable {
     const [exports, streams] = [this.#exports, this.#streams];
     const served = { disks, exports, domains, machines, streams };
     this.#deployments = new DeploymentCalls({ store, events, allowed, options, log, ...served });
+    this.#policies = new PolicyCalls({ store, events, disks, exports, domains, guards });
     const streamOf = (id: string) => this.#streams.of(id);
     this.#domainCalls = new DomainCalls({ domains, guards, disks, machines, events, allowed, options, streamOf });
   }
@@ -267,6 +270,7 @@ export class Daemon implements Service, AsyncDisposable {
     return { ...view, warnings: [...new Set([...found.warnings, ...view.warnings])] };
   }
 
+  readonly setPolicy = (input: Input<"setPolicy">) => this.#policies.set(input);
   readonly startStream = (input: Input<"startStream">) => this.#streams.start(input);
   readonly stepStream = (input: Input<"stepStream">) => this.#streams.step(input);
   readonly streamInfo = (input: Input<"streamInfo">) => this.#streams.info(input);

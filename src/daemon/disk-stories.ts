@@ -35,14 +35,15 @@ export class DiskStories {
     return this.#events.tell("disk-deleted", message, { disk: name });
   }
 
-  /** From now on it is told what becomes of its source. */
-  opened({ name, settings }: DiskRecord, served: ServedDisk): void {
+  /** From now on it is told what becomes of its source. @param disk whose settings may change meanwhile */
+  opened(disk: { readonly record: DiskRecord }, served: ServedDisk): void {
+    const { name } = disk.record;
     const message = `'${name}' is served at ${served.uri}; what its image lacks comes from below when it is read`;
     void this.#events.tell("disk-opened", message, { disk: name });
-    const policy = policyInWords(settings.onSourceError);
+    const policy = (): string => policyInWords(disk.record.settings.onSourceError);
     served.on("source", ({ state, message = "" }) => {
       if (state === "lost")
-        this.#source("source-lost", name, `is lost: ${message}. Local data is served on; ${policy}`);
+        this.#source("source-lost", name, `is lost: ${message}. Local data is served on; ${policy()}`);
       else if (state === "changed") {
         const next = "reads of what is missing get errors; name another place for it with replace-source";
         this.#source("source-changed", name, `is not what it was: ${message}. Local data is served on; ${next}`);

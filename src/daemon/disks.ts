@@ -220,7 +220,7 @@ export class Disks {
         ...(held.record.known !== undefined && { knownSources: held.record.known }),
       }),
       onOpen: (served) => {
-        this.stories.opened(held.record, served);
+        this.stories.opened(held, served);
         served.on("learned", (known) => void this.#remember(held, { known }).catch(() => {}));
         // Before the job has ended by it: one that has not is looked at when the disk is opened.
         served.on("base-reached", () => void this.#baseReached(held).catch(() => {}));

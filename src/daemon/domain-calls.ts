@@ -168,7 +168,8 @@ export class DomainCalls {
       const description: DomainDescription = await this.#domains.describe(held);
       const state = await running.qmp.execute("query-status", {});
       const pause = state === "running" ? undefined : this.#guards.of(held).guard.pause;
-      return await domainView(held.record, { state, description, pause, ...own }, this.#streamOf);
+      const { warnings } = this.#guards.of(held).guard;
+      return await domainView(held.record, { state, description, pause, warnings, ...own }, this.#streamOf);
     } catch (failure) {
       const error = failure instanceof StreamdiskError ? failure : new StreamdiskError("io", String(failure));
       const { description } = running;

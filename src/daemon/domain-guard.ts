@@ -18,7 +18,7 @@ import type { DomainRecord } from "../jobs/index.ts";
 import type { HeldDomain } from "./domains.ts";
 import type { EventHub } from "./event-hub.ts";
 import type { Machines } from "./machines.ts";
-import { type BlockFailure, causeOf, type DriveNow, type PauseCause } from "./pause-cause.ts";
+import { type BlockFailure, causeOf, type DriveNow, type PauseCause, unpausable } from "./pause-cause.ts";
 import { isServedBy, type ServedSource } from "./served-sources.ts";
 import { Turns } from "./turns.ts";
 
@@ -91,6 +91,16 @@ export class DomainGuard {
   /** Why it does not run; undefined when it does, and when nobody knows. */
   get pause(): DomainPause | undefined {
     return this.#pause;
+  }
+
+  /** What may go wrong with it when a source dies. */
+  get warnings(): string[] {
+    const { name } = this.#held.record;
+    return this.#drives.flatMap((drive) => {
+      const pauses = drive.served.some(({ policy }) => policy().afterwards === "pause");
+      const wrong = pauses ? unpausable(`${name}:${drive.name}`, drive) : undefined;
+      return wrong ?? [];
+    });
   }
 
   /** Its drives, as they were seen last. */

@@ -21,13 +21,14 @@ export interface DomainNow {
   readonly description: DomainDescription;
   readonly error?: StreamdiskError;
   readonly pause?: DomainPause | undefined;
+  readonly warnings?: readonly string[] | undefined;
   /** Of a machine of the daemon's own that runs. */
   readonly pid?: number;
 }
 
 export async function domainView(
   { name, qmp, libvirt, machine, createdAt }: DomainRecord,
-  { state, description, error, pause, pid }: DomainNow,
+  { state, description, error, pause, warnings, pid }: DomainNow,
   streamOf: StreamOf,
 ): Promise<Domain> {
   const disks = await Promise.all(description.disks.map((disk) => domainDiskView(name, disk, streamOf)));
@@ -38,6 +39,7 @@ export async function domainView(
     ...(libvirt !== undefined && { libvirt }),
     ...(problem !== undefined && { error: problem }),
     ...(pause !== undefined && { pause }),
+    ...(warnings !== undefined && warnings.length > 0 && { warnings: [...warnings] }),
     ...(machine !== undefined &&
       qmp !== undefined && { machine: machineView(machine, machinePaths(dirname(qmp)), pid) }),
   };

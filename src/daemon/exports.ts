@@ -209,7 +209,7 @@ export class Exports {
     needs.hold(who, record.needs, record.needs);
     const turns = new Turns();
     const spec = async (): Promise<ServeDiskOptions> => ({
-      ...(await serveOptions(record.settings, held.record.address, allowed, options)),
+      ...(await serveOptions(held.record.settings, held.record.address, allowed, options)),
       exportName: record.name,
       ...(await this.#tlsOf(record)),
       ...(record.maxConnections !== undefined && { maxConnections: record.maxConnections }),

@@ -87,3 +87,12 @@ function wrongWith({ name, host, from }: ServedSource): Pick<PauseCause, "code" 
   if (state === "changed") return { code: "changed", what: `its source '${from}' is not what it was: ${message}` };
   return undefined;
 }
+
+/** Why a machine may not be paused when a read of a disk fails; undefined when it is. */
+export function unpausable(name: string, { stopsOnErrors }: DriveNow): string | undefined {
+  if (stopsOnErrors === "yes") return undefined;
+  if (stopsOnErrors === "no") {
+    return `The device of '${name}' was started without rerror=stop: its machine can't be paused when its source is lost, and its guest would get errors. Start it with rerror=stop,werror=stop, or take hold, or an error`;
+  }
+  return `Whether the machine is paused when a read of '${name}' fails can't be seen: its drive was made by -drive, which QEMU doesn't tell of. It needs rerror=stop,werror=stop there`;
+}

@@ -2,6 +2,7 @@
  * What the daemon serves, as it lies below the disks of machines: QEMU's node has the address of a disk or an export, and by that it is found.
  */
 
+import type { SourcePolicy } from "../filters/index.ts";
 import type { ExportAddress } from "../jobs/index.ts";
 import { parseNbdUri } from "../nbd/index.ts";
 import { shownReference } from "../sources/index.ts";
@@ -19,19 +20,31 @@ export interface ServedSource {
   readonly exportName: string;
   /** Where its bytes come from in turn, as messages show it. */
   readonly from: string;
+  readonly policy: () => SourcePolicy;
 }
 
 export function servedSources(disks: readonly HeldDisk[], exports: readonly HeldExport[]): ServedSource[] {
-  return [
-    ...disks.map(({ host, record: { name, settings, address } }) => ({
-      ...{ name: `disk ${name}`, host, address, exportName: "" },
-      from: shownReference(settings.backing ?? settings.image),
-    })),
-    ...exports.map(({ host, record: { name, settings, address } }) => ({
-      ...{ name: `export ${name}`, host, address, exportName: name },
-      from: shownReference(settings.image),
-    })),
-  ];
+  return [...disks.map(servedDisk), ...exports.map(servedExport)];
+}
+
+function servedDisk(held: HeldDisk): ServedSource {
+  const { name, settings, address } = held.record;
+  const from = shownReference(settings.backing ?? settings.image);
+  const policy = () => held.record.settings.onSourceError;
+  return { name: `disk ${name}`, host: held.host, address, exportName: "", from, policy };
+}
+
+function servedExport(held: HeldExport): ServedSource {
+  const { name, settings, address } = held.record;
+  const policy = () => held.record.settings.onSourceError;
+  return {
+    name: `export ${name}`,
+    host: held.host,
+    address,
+    exportName: name,
+    from: shownReference(settings.image),
+    policy,
+  };
 }
 
 /** Whether a node of QEMU's, by its path or URI, is a client of it. */

@@ -64,7 +64,7 @@ function settingsView(settings: DiskSettings, info: DiskInfo | undefined) {
   };
 }
 
-function policyView({ holdMs, afterwards }: SourcePolicy): Disk["onSourceError"] {
+export function policyView({ holdMs, afterwards }: SourcePolicy): Disk["onSourceError"] {
   return { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards };
 }
 

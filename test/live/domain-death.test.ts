@@ -22,6 +22,14 @@ async function run(t: TestContext, { owner, policy, death }: Cell): Promise<void
   const errors = policy.endsWith("error");
   const rerror = errors ? "report" : "stop";
   const vm = await MortalDomain.start(t, { owner, policy, death, random, rerror });
+  const pause = vm.setPolicy("hold:1h,pause");
+  if (errors) {
+    const message = /'vm:vda' was started without rerror=stop: its machine can't be paused/;
+    await assert.rejects(pause, { code: "refused", message });
+  } else {
+    await pause;
+    await vm.setPolicy(policy);
+  }
   await vm.source.die();
   const read = vm.readMissing();
   read.catch(() => {});

@@ -108,6 +108,11 @@ export class MortalDomain implements AsyncDisposable {
     return this.daemon.client.call("getDomain", { params: { domain: "vm" } });
   }
 
+  async setPolicy(policy: string): Promise<void> {
+    const body = sentPolicy(parseSourcePolicy(policy));
+    await this.daemon.client.call("setPolicy", { params: { disk: "vm:vda" }, body });
+  }
+
   /** What the guest does and sees is right. */
   async act(many: number): Promise<void> {
     const part = this.model.subarray(0, TOUCHED);
@@ -117,7 +122,7 @@ export class MortalDomain implements AsyncDisposable {
   /** The guest reads something that only the source has. @returns whether that was right, when it is there */
   async readMissing(): Promise<boolean> {
     // What is data, from the top down.
-    do this.#missing -= MIB / 2;
+    do this.#missing -= MIB / 4;
     while (this.model.subarray(this.#missing, this.#missing + 4096).every((byte) => byte === 0));
     assert(this.#missing > TOUCHED, "something is left that is missing");
     const bytes = this.model.subarray(this.#missing, this.#missing + 16 * SECTOR);

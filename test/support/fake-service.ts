@@ -77,7 +77,8 @@ const EXPORT: NbdExportView = {
 
 export interface FakeService extends Service {
   /** What was asked, with the input after its checks. */
-  readonly calls: { readonly name: RouteName; readonly input: CheckedInput<RouteName> }[];
+  /** What each call was given, whatever call that is. */
+  readonly calls: { readonly name: RouteName; readonly input: Readonly<Record<"params" | "query" | "body", object>> }[];
   /** Thrown by, or awaited before, every answer. */
   before: (name: RouteName) => Promise<void> | void;
 }
@@ -119,6 +120,7 @@ export function fakeService(): FakeService {
     answer("listDeployments", { deployments: [DEPLOYMENT] }),
     ...(["deleteDisk", "removeExport", "removeDomain", "undeploy"] as const).map((name) => answer(name, undefined)),
     ...(["diskClients", "exportClients"] as const).map((name) => answer(name, { clients: [] })),
+    answer("setPolicy", { onSourceError: { holdMs: null, afterwards: "error" }, warnings: [] }),
     answer("diskLoad", { samples: [] }),
     answer("diskMap", { runs: [], next: 512 }),
     answer("diskCells", { offset: 0, cellLength: 512, local: "/w==", missing: "AA==", complete: true }),

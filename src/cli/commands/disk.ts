@@ -4,7 +4,7 @@ import type { FormatName } from "../../formats/index.ts";
 import { clientsTable } from "../client-lines.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
-import { disksTable, wideTable } from "../disk-lines.ts";
+import { disksTable, policyInWords, wideTable } from "../disk-lines.ts";
 import { allDisks } from "../disk-list.ts";
 import { printDiskMap } from "../disk-map.ts";
 import { DISK_TEXTS, type DiskText, showDisk, showDiskAs } from "../disk-show.ts";
@@ -176,6 +176,25 @@ function defineChanges(parent: Command): void {
           printLines(
             `'${disk.name}' has ${sizeWithBytes(disk.length ?? length)} now; guests see it when they connect again`,
           );
+      });
+    });
+  subcommand(
+    parent,
+    "policy",
+    "say what a read that needs a lost source gets, from now on",
+    "streamdisk disk policy vm1 hold:30s,pause",
+    "streamdisk disk policy web:vda hold",
+  )
+    .argument("<disk>", "the disk, or a domain's as DOMAIN:DEVICE, which is for what this daemon serves below it")
+    .argument("<policy>", "hold, hold:30s,error, hold:30s,pause, pause, error", parseSourcePolicy)
+    .action(async (name: string, policy: SourcePolicy, flags: DaemonFlags) => {
+      const target = diskTarget(name);
+      const disk = target.kind === "disk" ? target.name : `${target.domain}:${target.device}`;
+      await withDaemon(flags, async (client) => {
+        const set = await client.call("setPolicy", { params: { disk }, body: sentPolicy(policy) });
+        printWarnings(set.warnings);
+        if (flags.json) printJson(set);
+        else printLines(`'${disk}': ${policyInWords(set.onSourceError)}`);
       });
     });
   subcommand(
