@@ -1,8 +1,9 @@
 /** The calls about the daemon as a whole: what it is, its sources, limits and events. */
 import { z } from "zod";
 import { bytes, inQuery, limit } from "./inputs.ts";
+import { streamName } from "./names.ts";
 import { route } from "./route.ts";
-import { daemonInfo, event, limit as limitSchema, source, streamName } from "./schemas.ts";
+import { daemonInfo, event, limit as limitSchema, source } from "./schemas.ts";
 
 export const DAEMON_ROUTES = {
   daemon: route({

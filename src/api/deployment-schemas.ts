@@ -1,7 +1,8 @@
 /** What goes over the API about deployments. */
 import { z } from "zod";
 import { bytes } from "./inputs.ts";
-import { diskName, formatName, job, reference, sourcePolicy } from "./schemas.ts";
+import { diskName, formatName, reference } from "./names.ts";
+import { job, sourcePolicy } from "./schemas.ts";
 
 /** Shorter than other names: its disk is called after it. */
 export const deploymentName = diskName.max(56).describe("What people call a deployment, and its machine");

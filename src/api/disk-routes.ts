@@ -1,19 +1,9 @@
 /** The calls about the disks of the daemon. */
 import { z } from "zod";
 import { bytes, clients, flag, inQuery, limit, nothing, ofDisk } from "./inputs.ts";
+import { diskName, streamName } from "./names.ts";
 import { route } from "./route.ts";
-import {
-  cells,
-  disk,
-  diskName,
-  live,
-  loadSample,
-  mapRun,
-  newDisk,
-  newSource,
-  sourcePolicy,
-  streamName,
-} from "./schemas.ts";
+import { cells, disk, live, loadSample, mapRun, newDisk, newSource, sourcePolicy } from "./schemas.ts";
 
 export const DISK_ROUTES = {
   listDisks: route({

@@ -10,8 +10,9 @@ import {
   sourceReplaced,
   stopDomain,
 } from "./domain-schemas.ts";
+import { deviceName, diskName, domainName } from "./names.ts";
 import { route } from "./route.ts";
-import { deviceName, diskName, domainName, newSource } from "./schemas.ts";
+import { newSource } from "./schemas.ts";
 
 const ofDomain = z.object({ domain: domainName }).strict();
 const ofDomainDisk = z.object({ domain: domainName, device: deviceName }).strict();

@@ -1,6 +1,7 @@
 /** What goes over the API about domains. */
 import { z } from "zod";
-import { domainName, job } from "./schemas.ts";
+import { domainName } from "./names.ts";
+import { job } from "./schemas.ts";
 import { accelerator } from "./settings.ts";
 
 const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);

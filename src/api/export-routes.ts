@@ -1,8 +1,9 @@
 /** The calls about images that are offered to others. */
 import { z } from "zod";
 import { clients, nothing } from "./inputs.ts";
+import { diskName } from "./names.ts";
 import { route } from "./route.ts";
-import { diskName, nbdExport, newExport } from "./schemas.ts";
+import { nbdExport, newExport } from "./schemas.ts";
 
 const ofExport = z.object({ export: diskName }).strict();
 

@@ -1,6 +1,7 @@
 export type { Deployment } from "./deployment-schemas.ts";
 export type { Domain, DomainDisk } from "./domain-schemas.ts";
 export { failedFields } from "./failed-fields.ts";
+export { diskName, domainName } from "./names.ts";
 export { type Json, openApiDocument } from "./openapi.ts";
 export type { RouteParts } from "./route.ts";
 export {
@@ -16,8 +17,6 @@ export {
   type Cells,
   type DaemonInfo,
   type Disk,
-  diskName,
-  domainName,
   type Event,
   type Job,
   type Limit,

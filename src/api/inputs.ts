@@ -1,6 +1,7 @@
 /** What the inputs of several calls have in common. */
 import { z } from "zod";
-import { diskName, nbdClient } from "./schemas.ts";
+import { diskName } from "./names.ts";
+import { nbdClient } from "./schemas.ts";
 
 export const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 const TRUTH: ReadonlyMap<string, boolean> = new Map([

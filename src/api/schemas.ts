@@ -3,30 +3,14 @@
  * made from them. All amounts are bytes, all times milliseconds since 1970 or ISO 8601 where they say so. Runs in a browser too.
  */
 import { z } from "zod";
+import { diskName, formatName, reference } from "./names.ts";
 
 // A page with a strict content security policy may not make code at run time, and is not to be seen trying.
 z.config({ jitless: "document" in globalThis });
 
-const WORD = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}";
-const NAME = new RegExp(`^${WORD}$`);
 const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 /** Bytes a second. */
 const rate = bytes.min(1);
-
-export const diskName = z.string().regex(NAME).describe("What people call a disk or an export");
-export const domainName = z.string().regex(NAME).describe("What people call a domain");
-export const deviceName = z.string().regex(NAME).describe("A disk of a domain, by its target or its alias");
-/** NAME or DOMAIN:DEVICE. */
-export const streamName = z
-  .string()
-  .regex(new RegExp(`^${WORD}(:${WORD})?$`))
-  .describe("A disk, or a domain's as DOMAIN:DEVICE");
-export const formatName = z.enum(["qcow2", "qed", "raw"]);
-/** Which of them are allowed is the daemon's to say. */
-export const reference = z
-  .string()
-  .regex(/^[^\0]{1,4096}$/)
-  .describe("A path or a URI");
 
 export const newSource = z
   .object({ backing: reference, backingFormat: formatName.optional(), force: z.boolean().default(false) })

@@ -1,8 +1,9 @@
 /** The calls about streams, in the RFC's verbs; a disk is one of the daemon's, or a domain's. */
 import { z } from "zod";
 import { bytes, limit, noInput } from "./inputs.ts";
+import { reference, streamName } from "./names.ts";
 import { route } from "./route.ts";
-import { job, jobState, reference, streamName } from "./schemas.ts";
+import { job, jobState } from "./schemas.ts";
 
 /** Of a domain's disk too: `DOMAIN:DEVICE`. */
 const ofStream = z.object({ disk: streamName }).strict();

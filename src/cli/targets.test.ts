@@ -34,6 +34,9 @@ test("one table decides what a name means", () => {
     ["https://images/debian.qcow2", { kind: "uri", uri: "https://images/debian.qcow2" }],
     ["vm1:vda", { kind: "domain", domain: "vm1", device: "vda" }],
     ["vm1:virtio-disk0", { kind: "domain", domain: "vm1", device: "virtio-disk0" }],
+    ["vm1:/srv/a:b.qcow2", { kind: "domain", domain: "vm1", device: "/srv/a:b.qcow2" }],
+    ["vm1:srv/a.qcow2", { kind: "file", path: "vm1:srv/a.qcow2" }],
+    ["./vm1:/srv/a", { kind: "file", path: "./vm1:/srv/a" }],
     ["vm1", { kind: "disk", name: "vm1" }],
     ["a:b:c", { kind: "disk", name: "a:b:c" }],
   ];
@@ -55,6 +58,7 @@ test("an ambiguous name is an error that lists both", () => {
     () => parseTarget("vm1:vda", always),
     code("invalid-argument", /ambiguous/, /\.\/vm1:vda/, /domain 'vm1'/),
   );
+  assert.throws(() => parseTarget("vm1:/srv/a", always), code("invalid-argument", /ambiguous/, /\.\/vm1:\/srv\/a/));
   assert.throws(() => parseTarget("vm1:a.qcow2", never), code("invalid-argument", /ambiguous/, /\.\/vm1:a\.qcow2/));
 });
 

@@ -3,6 +3,7 @@
  *
  *   file:NAME, disk:NAME     what it says
  *   scheme://...             a URI
+ *   DOMAIN:/PATH             the disk of a virtual machine whose image that is
  *   a path with a slash, or a name with an image's extension: a file
  *   DOMAIN:DEVICE            the disk of a virtual machine
  *   anything else            a disk of the daemon
@@ -23,6 +24,8 @@ export type Target =
 const IMAGE_EXTENSION = /\.(qcow2|qed|raw|img|iso)$/i;
 const URI = /^[a-z][a-z0-9+.-]*:\/\//i;
 const DOMAIN_DEVICE = /^([^:]+):([^:]+)$/;
+/** Only a path that begins at the root: so a URI that lacks a slash is all that looks alike. */
+const DOMAIN_PATH = /^([^:/]+):(\/.+)$/s;
 
 /**
  * Decides what a command-line argument names.
@@ -36,17 +39,18 @@ export function parseTarget(text: string, exists: (path: string) => boolean = ex
   if (text.startsWith("file:")) return { kind: "file", path: forced(text, "file:") };
   if (text.startsWith("disk:")) return { kind: "disk", name: forced(text, "disk:") };
   if (URI.test(text)) return { kind: "uri", uri: text };
-  if (text.includes("/")) return { kind: "file", path: text };
-  const [, domain, device] = DOMAIN_DEVICE.exec(text) ?? [];
+  const isPath = text.includes("/");
+  const [, domain, device] = (isPath ? DOMAIN_PATH : DOMAIN_DEVICE).exec(text) ?? [];
   const isDomain = domain !== undefined && device !== undefined;
-  if (isDomain && (IMAGE_EXTENSION.test(text) || exists(text))) {
+  if (isPath && !isDomain) return { kind: "file", path: text };
+  if (isDomain && ((!isPath && IMAGE_EXTENSION.test(text)) || exists(text))) {
     throw ambiguous(
       text,
       `write ./${text} for the file; rename the file if you mean disk '${device}' of domain '${domain}'`,
     );
   }
-  if (IMAGE_EXTENSION.test(text)) return { kind: "file", path: text };
   if (isDomain) return { kind: "domain", domain, device };
+  if (IMAGE_EXTENSION.test(text)) return { kind: "file", path: text };
   if (exists(text)) {
     throw ambiguous(text, `write ./${text} or file:${text} for the file, disk:${text} for a disk of the daemon`);
   }

@@ -187,7 +187,7 @@ export class Domains {
    * @param name `DOMAIN:DEVICE`
    */
   async disk(name: string): Promise<HeldDomainDisk> {
-    const [domain = "", device = ""] = name.split(":", 2);
+    const [, domain = "", device = ""] = /^([^:]*):(.*)$/s.exec(name) ?? [];
     const held = this.demand(domain);
     const seen = held.running.description.disks.filter(({ target, alias }) => target === device || alias === device);
     const target = seen.length === 1 ? seen[0]!.target : await this.#targetOf(held, device);
@@ -198,8 +198,8 @@ export class Domains {
     try {
       return findDisk(await this.describe(held), device).target;
     } catch (error) {
-      if (mayComeBack(error)) return device;
-      throw error;
+      if (!mayComeBack(error)) throw error;
+      return device.startsWith("/") ? findDisk(held.running.description, device).target : device;
     }
   }
 
