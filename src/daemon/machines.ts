@@ -132,6 +132,10 @@ export class Machines {
 
   async #start(held: HeldDomain, { autostart }: { readonly autostart?: boolean }): Promise<void> {
     const { allowed, domains, options, events } = this.#parts;
+    const { name } = held.record;
+    if (domains.find(name) !== held) {
+      throw new StreamdiskError("not-found", `The domain '${name}' was removed meanwhile`, { node: name });
+    }
     const { machine } = this.#demandStopped(held);
     const { emulator, accelerator, sourceOptions, socketDirectory } = options;
     const spec = await allowedMachine(machine.spec, allowed, socketDirectory);
@@ -144,7 +148,6 @@ export class Machines {
       ...{ state: "running", startedAt: Date.now(), accelerator: prepared.accelerator },
       ...(this.#bootId !== undefined && { bootId: this.#bootId }),
     });
-    const { name } = held.record;
     try {
       const process = await launchMachine(prepared, this.paths(name), {
         qmp: held.running.qmp,
@@ -191,7 +194,8 @@ export class Machines {
 
   /** Forgets a machine that does not run, with its logs. */
   async remove(held: HeldDomain): Promise<void> {
-    this.refuseRunning(held, this.process(held));
+    // It may be about to start.
+    await held.turns.run(async () => this.refuseRunning(held, this.process(held)));
     await this.#parts.domains.remove(held.record.name);
     await this.#removeFiles(held);
   }

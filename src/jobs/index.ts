@@ -4,6 +4,7 @@ export { ENDED_STATES, hasEnded, type JobAct, jobAfter, nextState, UNFINISHED_ST
 export type {
   Accelerator,
   Architecture,
+  MachineCpu,
   MachineDisk,
   MachineEndRecord,
   MachineExport,

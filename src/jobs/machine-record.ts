@@ -19,6 +19,8 @@ export interface MachineSpec {
   /** Bytes; whole KiB. */
   readonly memory: number;
   readonly cpus: number;
+  /** @default all that the host, or QEMU's emulation, has */
+  readonly cpu?: MachineCpu;
   /** What is booted without a loader. */
   readonly kernel?: string;
   readonly initrd?: string;
@@ -28,6 +30,14 @@ export interface MachineSpec {
   readonly disks: readonly MachineDisk[];
   /** What QEMU is told after all else. */
   readonly extraArguments: readonly string[];
+}
+
+/** What a guest sees of its processors. */
+export interface MachineCpu {
+  /** One of QEMU's. @default all of the host's, or the emulation's, features */
+  readonly model?: string;
+  /** As QEMU takes them: "lahf-lm=on". */
+  readonly features: readonly string[];
 }
 
 /** A virtio disk. */

@@ -91,6 +91,16 @@ test("a console of libvirt's own kind is the machine's own log and socket", () =
   assert.equal(parseMachineXml(SMALL.replace("</domain>", `${devices}</domain>`)).serialLog, undefined);
 });
 
+test("a model of CPU, and features of it", () => {
+  const features = [
+    "<feature policy='require' name='lahf_lm'/><feature name='hypervisor'/>",
+    "<feature policy='optional' name='x'/><feature policy='forbid' name='svm'/>",
+  ];
+  const model = `<cpu mode='custom' match='exact' check='full'><model fallback='forbid'>qemu64</model>${features.join("")}</cpu>`;
+  const { cpu } = parseMachineXml(SMALL.replace("</domain>", `${model}</domain>`));
+  assert.deepEqual(cpu, { model: "qemu64", features: ["lahf-lm=on", "hypervisor=on", "svm=off"] });
+});
+
 const MEMORY: readonly (readonly [text: string, bytes: number])[] = [
   ["<memory unit='b'>1025</memory>", 2048],
   ["<memory unit='KB'>2</memory>", 2048],
@@ -133,9 +143,14 @@ const UNSUPPORTED: Readonly<Record<string, readonly [xml: string, message: RegEx
     inDomain("<vcpu cpuset='0-1'>2</vcpu>"),
     /the attribute 'cpuset' of <vcpu>: it takes placement/,
   ],
-  "a model of CPU": [
-    inDomain("<cpu mode='custom'><model>Skylake</model></cpu>"),
-    /<model> in <cpu>: nothing is supported/,
+  "a topology of CPUs": [inDomain("<cpu><topology sockets='1'/></cpu>"), /<topology> in <cpu>: <model>, <feature> are/],
+  "a host's model of CPU": [
+    inDomain("<cpu mode='host-model'/>"),
+    /mode='host-model' of <cpu>: it can be custom, host-passthrough/,
+  ],
+  "a model of the host's CPU": [
+    inDomain("<cpu mode='maximum'><model>a</model></cpu>"),
+    /a <model> of a <cpu> of the mode maximum/,
   ],
   "I/O threads": [inDomain("<iothreads>2</iothreads>"), /<iothreads>/],
   "another end": [inDomain("<on_reboot>destroy</on_reboot>"), /<on_reboot> 'destroy': it can be restart/],
@@ -179,6 +194,8 @@ const INVALID: Readonly<Record<string, readonly [xml: string, message: RegExp]>>
   "a name with a slash": [SMALL.replace(">a<", ">../a<"), /'\.\.\/a' is not a name/],
   "a wrong UUID": [inDomain("<uuid>1</uuid>"), /not a UUID/],
   "no memory": [memory(""), /no <memory>/],
+  "a model of CPU with a comma": [inDomain("<cpu><model>a,b</model></cpu>"), /'a,b' is no model of CPU/],
+  "a feature with a comma": [inDomain("<cpu><feature name='a,b'/></cpu>"), /'a,b' is no feature/],
   "no amount of memory": [memory("<memory>many</memory>"), /'many', which is not a number/],
   "too much memory": [memory("<memory unit='TiB'>17</memory>"), /at most 16 TiB/],
   "an unknown unit": [memory("<memory unit='MiBi'>1</memory>"), /no unit/],

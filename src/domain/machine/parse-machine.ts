@@ -6,6 +6,7 @@
 import type { Accelerator, Architecture, MachineSpec } from "../../jobs/index.ts";
 import { parseXml, type XmlElement } from "../xml/xml-element.ts";
 import { hostArchitecture } from "./machine-spec.ts";
+import { readCpu } from "./parse-cpu.ts";
 import { readMachineDisk } from "./parse-machine-disk.ts";
 import { invalid, oneOf, pathIn, refuseUnknown, unsupported } from "./strict-xml.ts";
 
@@ -47,7 +48,8 @@ export function parseMachineXml(text: string): MachineSpec {
   const uuid = domain.first("uuid")?.text;
   if (uuid !== undefined && !UUID.test(uuid)) throw invalid(`'${uuid}' is not a UUID`);
   checkLife(domain);
-  checkCpu(domain);
+  checkFeatures(domain.first("features"));
+  const cpu = readCpu(domain.first("cpu"));
   const accelerator = readAccelerator(domain);
   return {
     name,
@@ -55,6 +57,7 @@ export function parseMachineXml(text: string): MachineSpec {
     ...(accelerator !== undefined && { accelerator }),
     memory: readMemory(domain),
     cpus: readCpus(domain),
+    ...(cpu !== undefined && { cpu }),
     ...readOs(domain.first("os")),
     ...readDevices(domain.first("devices")),
     extraArguments: readExtra(domain.first("qemu:commandline")),
@@ -146,14 +149,9 @@ function checkLife(domain: XmlElement): void {
   oneOf(clock, "offset", ["utc"]);
 }
 
-/** A guest sees all that its host, or QEMU's emulation, has. */
-function checkCpu(domain: XmlElement): void {
-  const features = domain.first("features");
+/** QEMU's machines have these, and no others are offered. */
+function checkFeatures(features: XmlElement | undefined): void {
   if (features !== undefined) refuseUnknown(features, { elements: ["acpi", "apic", "pae"], ignored: ["vmport"] });
-  const cpu = domain.first("cpu");
-  if (cpu === undefined) return;
-  refuseUnknown(cpu, { attributes: ["mode", "check", "migratable"] });
-  oneOf(cpu, "mode", ["host-passthrough", "maximum"]);
 }
 
 function readDevices(devices: XmlElement | undefined): Pick<MachineSpec, "emulator" | "serialLog" | "disks"> {

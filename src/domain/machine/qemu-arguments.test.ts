@@ -62,6 +62,9 @@ test("what is said of a machine, and what QEMU is told beside", () => {
   assert.match(valuesOf(args, "-chardev")[1] ?? "", /,logfile=\/log,/);
   assert.deepEqual(args.slice(-4), ["-nic", "user", "-m", "64"]);
   assert.deepEqual(valuesOf(argumentsOf({ arch: "aarch64" }), "-machine"), ["virt"]);
+  const cpu = (more: NonNullable<PreparedMachine["cpu"]>) => valuesOf(argumentsOf({ cpu: more }), "-cpu");
+  assert.deepEqual(cpu({ model: "qemu64", features: ["svm=off"] }), ["qemu64,svm=off"]);
+  assert.deepEqual(cpu({ features: ["svm=off"] }), ["max,svm=off"]);
 });
 
 test("an image without a backing file", () => {

@@ -23,7 +23,7 @@ export function qemuArguments(machine: PreparedMachine, paths: MachinePaths): st
   const type = machine.machine ?? MACHINE_TYPES[arch];
   return [
     ...["-name", `guest=${name}`, ...(uuid === undefined ? [] : ["-uuid", uuid])],
-    ...["-machine", type, "-accel", accelerator, "-cpu", accelerator === "kvm" ? "host" : "max"],
+    ...["-machine", type, "-accel", accelerator, "-cpu", cpuOption(machine)],
     ...["-m", `size=${memory / KIB}k`, "-smp", String(cpus)],
     ...["-no-user-config", "-nodefaults", "-display", "none", "-pidfile", paths.pidFile],
     ...["-chardev", monitorOption(paths), "-mon", "chardev=monitor,mode=control"],
@@ -34,6 +34,11 @@ export function qemuArguments(machine: PreparedMachine, paths: MachinePaths): st
     ...disks.flatMap(diskArguments),
     ...extraArguments,
   ];
+}
+
+function cpuOption({ accelerator, cpu }: PreparedMachine): string {
+  const all = accelerator === "kvm" ? "host" : "max";
+  return [cpu?.model ?? all, ...(cpu?.features ?? [])].join(",");
 }
 
 /** What no other process has among its arguments. */
