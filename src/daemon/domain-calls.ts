@@ -118,6 +118,7 @@ export class DomainCalls {
     return held.turns.run(async () => {
       await this.#domains.describe(held);
       const target = await held.running.attach({ uri, readOnly }, body.target);
+      this.#guards.of(held).guard.look();
       const name = `${held.record.name}:${target}`;
       await events.tell("disk-attached", `The disk '${body.disk}' was attached to the machine as '${name}'`, {
         disk: body.disk,
@@ -129,7 +130,8 @@ export class DomainCalls {
   async detach({ params: { domain, device } }: CheckedInput<"detachDisk">): Promise<undefined> {
     const held = this.#domains.demand(domain);
     await held.turns.run(async () => {
-      await held.running.detach(device);
+      const { guard } = this.#guards.of(held);
+      await guard.withNothingHeld(() => held.running.detach(device));
       await this.#domains.describe(held);
     });
     await this.#parts.events.tell("disk-detached", `'${domain}:${device}' was taken out of the machine`);
@@ -145,7 +147,11 @@ export class DomainCalls {
     return this.#domains.aside(`${domain}:${device}`, why, async ({ held, target }) => {
       const { sourceOptions } = options;
       const order = { backing, backingFormat, force, allowBacking: allowed.backing, sourceOptions };
-      const found = await held.running.replaceSource(target, order);
+      const { guard } = this.#guards.of(held);
+      const goOn = held.record.pausedByUser !== true;
+      // QEMU waits for the machine's requests before it changes what lies below them.
+      const found = await guard.withNothingHeld(() => held.running.replaceSource(target, { ...order, goOn }));
+      guard.look();
       const { name } = held.record;
       const message = sourceReplaced(`${name}:${target}`, backing, found.compared);
       await events.tell("disk-changed", message, { disk: `${name}:${target}` });

@@ -19,6 +19,8 @@ export interface StopOptions {
 /** How long a reset may take: the machine's devices wait for what they have under way. */
 const RESET_MS = 10_000;
 const LOOK_MS = 200;
+/** What is done with a guest after which it is no more: it may see errors. */
+const ENDS = { errors: true };
 
 type OwnMachines = Pick<Machines, "process" | "stopping" | "ended">;
 
@@ -67,7 +69,7 @@ export class DomainControl {
         if (await done) return;
         const message = `QEMU has not reset '${this.#name}' within ${RESET_MS / 1000} s: it may be waiting for a request that a source does not answer`;
         throw new StreamdiskError("io", message, { node: this.#name });
-      });
+      }, ENDS);
       const state = await this.#qmp.execute("query-status", {});
       if (state !== "running" && !this.#held.record.pausedByUser) await this.#qmp.execute("cont", {});
       await this.#guard.tell("domain-reset", "was reset");
@@ -86,7 +88,7 @@ export class DomainControl {
       if (process !== undefined) await this.#machines.stopping(this.#held);
       try {
         if (!force) await this.#powerOff(timeoutMs);
-        else await this.#guard.withNothingHeld(() => this.#end(timeoutMs));
+        else await this.#guard.withNothingHeld(() => this.#end(timeoutMs), ENDS);
       } catch (error) {
         if (process === undefined) throw error;
         if (!force) {

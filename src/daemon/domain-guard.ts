@@ -328,9 +328,11 @@ export class DomainGuard {
    * Does something for which QEMU waits for the machine's requests: those that wait for a lost source fail, and what comes meanwhile.
    *
    * @param act what is done; QEMU answers
+   * @param errors whether the guest may see that, of a drive whose device does not stop the machine. @default false
    */
-  async withNothingHeld<T>(act: () => Promise<T>): Promise<T> {
-    const hosts = [...new Set(this.#drives.flatMap(({ served }) => served.map(({ host }) => host)))];
+  async withNothingHeld<T>(act: () => Promise<T>, { errors = false } = {}): Promise<T> {
+    const drives = this.#drives.filter(({ stopsOnErrors }) => errors || stopsOnErrors === "yes");
+    const hosts = [...new Set(drives.flatMap(({ served }) => served.map(({ host }) => host)))];
     const failing = hosts.flatMap(({ served }) => served ?? []);
     // One whose thread has died holds nothing.
     await Promise.all(failing.map((served) => served.failHeld().catch(() => {})));

@@ -129,11 +129,27 @@ async function powerOff(t: TestContext, owner: Owner): Promise<void> {
   await vm.compare();
 }
 
+/** QEMU has its source itself: that is asked whether it is back. */
+async function elsewhere(t: TestContext): Promise<void> {
+  const vm = await start(t, "elsewhere", "hold");
+  await vm.source.die();
+  const read = vm.readMissing();
+  read.catch(() => {});
+  const { pause } = await vm.until(({ pause }) => pause?.code === "io", "paused");
+  assert.equal(pause?.source, vm.source.uri);
+  await vm.source.revive();
+  assert.equal(await read, true);
+  assert.doesNotMatch(vm.guest.log, /I\/O error/);
+  await vm.verify();
+}
+
 const STORIES = OWNERS.flatMap((owner) => [
   { owner, what: "is paused when the daemon is killed", tell: restart },
   { owner, what: "goes on by itself, each time", tell: goOn },
   { owner, what: "powers itself off when it is told to", tell: powerOff },
 ]);
+
+STORIES.push({ owner: "elsewhere", what: "goes on when the source that its QEMU has answers", tell: elsewhere });
 
 for (const { owner, what, tell } of sample("domain-stories", STORIES, 1)) {
   test(`a guest on a disk of ${owner}'s ${what}`, (t) => tell(t, owner));

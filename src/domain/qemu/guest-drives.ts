@@ -47,7 +47,8 @@ export async function guestDrives(
     );
     drives.push({
       name: known?.target ?? id ?? qdev,
-      sources: bottom.map(({ file }) => file),
+      // QEMU leaves out the slash before an export without a name.
+      sources: bottom.map(({ file }) => file.replace(/^(nbds?\+unix:\/\/)\?/, "$1/?")),
       nodes: nodes.map(({ nodeName }) => nodeName),
       image: inserted.file,
       status: ioStatus === "failed" || ioStatus === "nospace" ? ioStatus : "ok",

@@ -43,6 +43,8 @@ export interface ReplaceSourceOptions extends Pick<ImageOptions, "allowBacking" 
   readonly backingFormat?: FormatName | undefined;
   /** Takes a source of another size or content. @default false */
   readonly force?: boolean;
+  /** Lets a machine go on that an I/O error has stopped. @default true */
+  readonly goOn?: boolean;
 }
 
 export interface SourceReplaced {
@@ -101,7 +103,8 @@ export async function replaceSource(of: Replacing, options: ReplaceSourceOptions
     qmp,
     below.map(({ nodeName }) => nodeName),
   );
-  if ((await qmp.execute("query-status", {})) === "io-error") await qmp.execute("cont", {});
+  const { goOn = true } = options;
+  if (goOn && (await qmp.execute("query-status", {})) === "io-error") await qmp.execute("cont", {});
   return { compared: found.compared, warnings };
 }
 
