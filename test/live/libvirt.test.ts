@@ -61,14 +61,15 @@ async function until(is: () => Promise<boolean>): Promise<void> {
   while (!(await is())) await sleep(50);
 }
 
-/** Waits for a state of the last job, which must not end in another. */
-async function becomes({ job }: Scene, wanted: string): Promise<void> {
-  for (;;) {
-    const { state, reason } = await job();
-    if (state === wanted) return;
-    assert.ok(!ENDS.includes(state), `${state}: ${reason?.message}`);
-    await sleep(50);
-  }
+/** Whether the last job is in a state; it must not end in another. */
+async function isIn({ job }: Scene, wanted: string): Promise<boolean> {
+  const { state, reason } = await job();
+  assert.ok(state === wanted || !ENDS.includes(state), `${state}: ${reason?.message}`);
+  return state === wanted;
+}
+
+function becomes(all: Scene, wanted: string): Promise<void> {
+  return until(() => isIn(all, wanted));
 }
 
 async function mustStandAlone({ far, directory }: Scene, format: string): Promise<void> {
@@ -106,10 +107,11 @@ for (const format of sample("libvirt", ["qcow2", "qed"] as const, 1)) {
     await ok("resume", "web:vda");
     await libvirtd.stop();
     for (let i = 0; i < 5; i++) await act(first, model, random, ++acts);
+    await becomes(all, "waiting");
     assert.match((await ok("domain", "show", "web")).stdout, /^state: unreachable\nerror: .*libvirt does not answer/m);
     await libvirtd.start();
     await ok("speed", "web:vda", "max");
-    while ((await job()).state !== "completed") await act(first, model, random, ++acts);
+    while (!(await isIn(all, "completed"))) await act(first, model, random, ++acts);
     assert.match((await ok("info", "web:vda")).stdout, /^missing: 0 /m);
     assert.doesNotMatch((await ok("events")).stdout, /stream-fallback/);
 

@@ -12,16 +12,17 @@ interface Meaning {
 
 /** The first that fits counts. */
 const MEANINGS: readonly Meaning[] = [
-  { said: /domain is not running/, code: "shutdown", words: "it does not run. Start it: virsh start" },
-  { said: /failed to get domain/, code: "not-found", words: "there is no such domain" },
   {
     ...{ said: /access denied|permission denied|authentication|operation forbidden/i, code: "permission", isWay: true },
     words: "libvirt does not let us",
   },
+  // A connection that ends makes whatever was under way fail in words of its own, too.
   {
-    ...{ said: /failed to connect to the hypervisor|client socket is closed|disconnected from/i, code: "shutdown" },
-    ...{ words: "libvirt does not answer there", isWay: true },
+    said: /failed to connect to the hypervisor|client socket is closed|disconnected from|end of file while reading data|cannot (?:recv|write) data/i,
+    ...{ code: "shutdown", words: "libvirt does not answer there", isWay: true },
   },
+  { said: /domain is not running/, code: "shutdown", words: "it does not run. Start it: virsh start" },
+  { said: /failed to get domain/, code: "not-found", words: "there is no such domain" },
   {
     ...{ said: /cannot acquire state change lock/, code: "in-use", isWay: true },
     words: "libvirt is busy with it",

@@ -54,6 +54,8 @@ const COMPLAINTS: Readonly<Record<string, readonly [code: string, operation: str
     ...(["shutdown", "qemu-monitor-command"] as const),
     /'--web vm of qemu\+unix:.*': it does not run. Start it: virsh start \(Requested operation/,
   ],
+  "error: Disconnected from x due to end of file\nerror: failed to get domain '--web vm'\nerror: client socket is closed":
+    [...(["shutdown", "connect"] as const), /libvirt does not answer there/],
   "error: failed to get domain '--web vm'": ["not-found", "qemu-monitor-command", /there is no such domain/],
   "error: failed to connect to the hypervisor\nerror: Failed to connect socket to '/run/x': No such file or directory":
     [
