@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
 import { StreamdiskError } from "../errors/index.ts";
-import { diskName, filePath, imageReference, parseTarget, placeForDaemon, type Target } from "./targets.ts";
+import { diskName, diskTarget, filePath, imageReference, parseTarget, placeForDaemon, type Target } from "./targets.ts";
 
 const never = () => false;
 const always = () => true;
@@ -90,4 +90,11 @@ test("a place for the daemon is a whole path where it lies here, a URI as it sta
   assert.equal(placeForDaemon("/a/../x", never), "/x");
   assert.equal(placeForDaemon("x.raw", always), join(process.cwd(), "x.raw"));
   assert.equal(placeForDaemon("x.raw", never), "x.raw");
+});
+
+test("where only a disk can be meant nothing is a file", () => {
+  assert.deepEqual(diskTarget("vm1.qcow2"), { kind: "disk", name: "vm1.qcow2" });
+  assert.deepEqual(diskTarget("disk:vm1"), { kind: "disk", name: "vm1" });
+  assert.deepEqual(diskTarget("web:vda"), { kind: "domain", domain: "web", device: "vda" });
+  assert.deepEqual(diskTarget("web:/srv/a.qcow2"), { kind: "domain", domain: "web", device: "/srv/a.qcow2" });
 });

@@ -64,16 +64,13 @@ export function diskName(text: string): string {
 
 /** A disk that the daemon knows: its own, or a domain's. */
 export type DiskTarget = Extract<Target, { readonly kind: "disk" | "domain" }>;
+export type DomainTarget = Extract<Target, { readonly kind: "domain" }>;
 
-/**
- * An argument that must be a disk which the daemon knows.
- *
- * @throws {StreamdiskError} `invalid-argument` for a file or a URI
- */
+/** An argument that must be a disk which the daemon knows: whatever it looks like, it is no file. */
 export function diskTarget(text: string): DiskTarget {
-  const target = parseTarget(text, () => false);
-  if (target.kind === "disk" || target.kind === "domain") return target;
-  throw new StreamdiskError("invalid-argument", `'${text}' names no disk of the daemon, and no DOMAIN:DEVICE`);
+  const name = diskName(text);
+  const [, domain, device] = DOMAIN_PATH.exec(name) ?? DOMAIN_DEVICE.exec(name) ?? [];
+  return domain === undefined || device === undefined ? { kind: "disk", name } : { kind: "domain", domain, device };
 }
 
 /**

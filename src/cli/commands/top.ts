@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { allDisks } from "../disk-list.ts";
+import { domainTopLines } from "../domain-watch.ts";
 import { helpAfter } from "../help.ts";
 import { LiveScreen } from "../live-screen.ts";
 import { jsonOption } from "../options.ts";
@@ -22,7 +23,11 @@ export function define(command: Command): void {
 
 async function top(flags: DaemonFlags): Promise<void> {
   await withDaemon(flags, async (client) => {
-    const look = async () => topLines(await client.call("daemon", {}), await allDisks(client), Date.now());
+    const look = async (): Promise<string[]> => {
+      const { domains } = await client.call("listDomains", {});
+      const disks = topLines(await client.call("daemon", {}), await allDisks(client), Date.now());
+      return [...disks, ...domainTopLines(domains)];
+    };
     if (flags.json) return printJson(await allDisks(client));
     const first = await look();
     if (!process.stdout.isTTY) return printLines(...first);

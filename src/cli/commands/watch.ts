@@ -1,16 +1,19 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
-import type { DaemonClient } from "../../client/index.ts";
+import type { Event } from "../../api/index.ts";
+import type { CallOptions, DaemonClient } from "../../client/index.ts";
+import { StreamdiskError } from "../../errors/index.ts";
 import { mayComeBack, withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { eventLine } from "../disk-lines.ts";
+import { domainStatusLine, domainWatchLines } from "../domain-watch.ts";
 import { helpAfter } from "../help.ts";
 import { interruptible } from "../interrupt.ts";
 import { LiveScreen } from "../live-screen.ts";
 import { jsonOption } from "../options.ts";
 import { printJsonLine, printLines, printWarnings } from "../output.ts";
-import { diskName } from "../targets.ts";
-import { statusLine, type WatchedDisk, watchLines } from "../watch-lines.ts";
+import { type DiskTarget, type DomainTarget, diskTarget } from "../targets.ts";
+import { statusLine, watchLines } from "../watch-lines.ts";
 
 const LOOK_MS = 1000;
 /** Where there is no terminal a figure that changes all the time is said so often. */
@@ -20,13 +23,18 @@ const KEPT_EVENTS = 6;
 const AWAY = "the daemon does not answer: waiting for it";
 
 export function define(command: Command): void {
-  command.argument("<disk>", "the disk of the daemon");
+  command.argument("<disk>", "the disk of the daemon, or a domain's as DOMAIN:DEVICE");
+  const examples = [
+    "streamdisk watch vm1",
+    "streamdisk watch web:vda",
+    "streamdisk watch vm1 --json | jq -c .disk.missingBytes",
+  ];
   jsonOption(daemonOptions(command))
-    .addHelpText("after", helpAfter(["streamdisk watch vm1", "streamdisk watch vm1 --json | jq -c .disk.missingBytes"]))
+    .addHelpText("after", helpAfter(examples))
     .action(async (name: string, flags: DaemonFlags) => {
-      const disk = diskName(name);
+      const target = diskTarget(name);
       await withDaemon(flags, async (client) => {
-        const watched = new Watched(client, disk);
+        const watched = new Watched(client, target);
         // One that is not there is said; a daemon that goes away later is waited for.
         const first = await watched.look();
         if (process.stdout.isTTY && !flags.json) await onScreen(watched, first);
@@ -35,36 +43,72 @@ export function define(command: Command): void {
     });
 }
 
+/** A disk as it was when it was looked at. */
+interface Look {
+  readonly lines: readonly string[];
+  /** How it is, in a line for a log. */
+  readonly status: string;
+  /** What programs are told of it. */
+  readonly json: object;
+  /** The last ones, in order. */
+  readonly events: readonly Event[];
+}
+
 /** Looks at a disk again and again. */
 class Watched {
   readonly #client: DaemonClient;
-  readonly #disk: string;
+  readonly #target: DiskTarget;
   #lastEvent = 0;
-  #events: WatchedDisk["events"] = [];
+  #events: readonly Event[] = [];
 
-  constructor(client: DaemonClient, disk: string) {
+  constructor(client: DaemonClient, target: DiskTarget) {
     this.#client = client;
-    this.#disk = disk;
+    this.#target = target;
   }
 
-  async look(signal?: AbortSignal): Promise<WatchedDisk> {
+  async look(signal?: AbortSignal): Promise<Look> {
     const options = signal === undefined ? {} : { signal };
-    const params = { disk: this.#disk };
+    const target = this.#target;
+    return target.kind === "disk" ? this.#lookAtDisk(target.name, options) : this.#lookAtDomain(target, options);
+  }
+
+  async #lookAtDisk(name: string, options: CallOptions): Promise<Look> {
+    const params = { disk: name };
     const [disk, { clients }] = await Promise.all([
       this.#client.call("getDisk", { params }, options),
       this.#client.call("diskClients", { params }, options),
     ]);
+    const events = await this.#more(name, options);
+    const lines = watchLines({ disk, clients, events });
+    return { lines, status: statusLine(disk), json: { disk, clients }, events };
+  }
+
+  async #lookAtDomain({ domain: name, device }: DomainTarget, options: CallOptions): Promise<Look> {
+    const domain = await this.#client.call("getDomain", { params: { domain: name } }, options);
+    const disk = domain.disks.find(({ target, alias, image }) => [target, alias, image].includes(device));
+    if (disk === undefined) {
+      const there = domain.disks.map(({ target }) => target).join(", ") || "none";
+      throw new StreamdiskError("not-found", `The domain '${name}' has no disk '${device}': it has ${there}`);
+    }
+    const events = await this.#more(disk.name, options);
+    const watched = { domain, disk, events };
+    const { disks: _disks, ...machine } = domain;
+    return { lines: domainWatchLines(watched), status: domainStatusLine(watched), json: { disk, machine }, events };
+  }
+
+  /** The last events, with those that came since the last time. */
+  async #more(disk: string, options: CallOptions): Promise<readonly Event[]> {
     for (;;) {
-      const query = { after: this.#lastEvent, disk: this.#disk, limit: PAGE };
+      const query = { after: this.#lastEvent, disk, limit: PAGE };
       const { events } = await this.#client.call("listEvents", { query }, options);
       this.#events = [...this.#events, ...events].slice(-KEPT_EVENTS);
       this.#lastEvent = events.at(-1)?.id ?? this.#lastEvent;
-      if (events.length < PAGE) return { disk, clients, events: this.#events };
+      if (events.length < PAGE) return this.#events;
     }
   }
 
   /** The same, when it is time; undefined while the daemon does not answer. */
-  async next(signal: AbortSignal): Promise<WatchedDisk | undefined> {
+  async next(signal: AbortSignal): Promise<Look | undefined> {
     await sleep(LOOK_MS, undefined, { signal });
     return await this.look(signal).catch((error: unknown) => {
       if (mayComeBack(error)) return undefined;
@@ -73,13 +117,13 @@ class Watched {
   }
 }
 
-async function onScreen(watched: Watched, first: WatchedDisk): Promise<void> {
+async function onScreen(watched: Watched, first: Look): Promise<void> {
   using screen = new LiveScreen();
   const { over } = screen;
   let last = first;
   let note = "";
   while (!over.aborted) {
-    screen.draw(watchLines(last), note || "q ends, and changes nothing");
+    screen.draw(last.lines, note || "q ends, and changes nothing");
     try {
       const now = await watched.next(over);
       note = now === undefined ? AWAY : "";
@@ -93,7 +137,7 @@ async function onScreen(watched: Watched, first: WatchedDisk): Promise<void> {
 /** Until Ctrl-C. */
 async function inLines(
   watched: Watched,
-  first: WatchedDisk,
+  first: Look,
   { json = false }: DaemonFlags,
   signal: AbortSignal,
 ): Promise<never> {
@@ -107,20 +151,20 @@ async function inLines(
   }
 }
 
-/** `{ disk, clients }` whenever that has changed, `{ event }` for what happens. */
+/** `{ disk, clients }`, of a domain's `{ disk, machine }`, whenever that has changed, `{ event }` for what happens. */
 class JsonLines {
   #said = "";
   #lastEvent = 0;
 
-  begin(first: WatchedDisk): void {
+  begin(first: Look): void {
     this.#lastEvent = first.events.at(-1)?.id ?? 0;
     this.more(first);
   }
 
-  more({ disk, clients, events }: WatchedDisk): void {
+  more({ json, events }: Look): void {
     for (const event of events) if (event.id > this.#lastEvent) printJsonLine({ event });
     this.#lastEvent = events.at(-1)?.id ?? this.#lastEvent;
-    const text = JSON.stringify({ disk, clients });
+    const text = JSON.stringify(json);
     if (text !== this.#said) process.stdout.write(`${text}\n`);
     this.#said = text;
   }
@@ -132,18 +176,17 @@ class PlainLines {
   #saidAt = 0;
   #lastEvent = 0;
 
-  begin(first: WatchedDisk): void {
-    printLines(...watchLines(first));
+  begin(first: Look): void {
+    printLines(...first.lines);
     this.#lastEvent = first.events.at(-1)?.id ?? 0;
-    this.#said = statusLine(first.disk);
+    this.#said = first.status;
     this.#saidAt = performance.now();
   }
 
-  more({ disk, events }: WatchedDisk): void {
+  more({ status: line, events }: Look): void {
     const news = events.filter(({ id }) => id > this.#lastEvent);
     printLines(...news.map(eventLine));
     this.#lastEvent = events.at(-1)?.id ?? this.#lastEvent;
-    const line = statusLine(disk);
     const now = performance.now();
     if (line === this.#said || (news.length === 0 && now - this.#saidAt < SAY_MS)) return;
     printLines(line);
