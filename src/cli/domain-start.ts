@@ -17,7 +17,7 @@ interface StartFlags extends DaemonFlags {
 export function defineStart(parent: Command): void {
   const start = parent
     .command("start")
-    .summary("run a virtual machine, by its XML or again")
+    .summary("Run a virtual machine, by its XML or again.")
     .description(
       "Run a virtual machine, by its XML or, one that was run before, by its name. It lives on without the daemon.",
     );

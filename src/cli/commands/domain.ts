@@ -83,7 +83,7 @@ export function define(command: Command): void {
   defineDomainActs(command);
   const rm = command
     .command("rm")
-    .summary("forget a virtual machine")
+    .summary("Forget a virtual machine.")
     .description(
       "Forget a virtual machine: one of somebody else's runs on, one that was started here must be stopped.",
     );
