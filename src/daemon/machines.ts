@@ -141,28 +141,26 @@ export class Machines {
     const spec = await allowedMachine(machine.spec, allowed, socketDirectory);
     const host = { emulator, accelerator, sourceOptions, allowBacking: allowed.backing };
     const prepared = await prepareMachine(spec, host);
-    const { end: _end, stopping: _stopping, ...before } = machine;
+    const { end: _end, stopping: _stopping, ...rest } = machine;
+    const before = { ...rest, ...(autostart !== undefined && { autostart }) };
     await this.#change(held, {
       ...before,
-      ...(autostart !== undefined && { autostart }),
       ...{ state: "running", startedAt: Date.now(), accelerator: prepared.accelerator },
       ...(this.#bootId !== undefined && { bootId: this.#bootId }),
     });
-    try {
-      const process = await launchMachine(prepared, this.paths(name), {
-        qmp: held.running.qmp,
-        signal: this.#over.signal,
-      });
-      this.#watch(held, process);
-      await domains.started(held);
-      const how = prepared.accelerator === "kvm" ? "KVM" : "TCG, which emulates its processor and is slow";
-      await events.tell("domain-started", `The domain '${name}' was started (pid ${process.pid}, by ${how})`);
-    } catch (error) {
-      if (this.#over.signal.aborted) throw error;
-      const end = { reason: `it did not start: ${(error as Error).message}`, onPurpose: false, at: Date.now() };
-      await this.#change(held, { ...this.#machine(held), state: "stopped", end });
+    const { signal } = this.#over;
+    const launched = launchMachine(prepared, this.paths(name), { qmp: held.running.qmp, signal });
+    const process = await launched.catch(async (error: Error) => {
+      // The next daemon finds out what became of it.
+      if (signal.aborted) throw error;
+      const end = { reason: `it did not start: ${error.message}`, onPurpose: false, at: Date.now() };
+      await this.#change(held, { ...before, state: "stopped", end });
       throw error;
-    }
+    });
+    this.#watch(held, process);
+    await domains.started(held);
+    const how = prepared.accelerator === "kvm" ? "KVM" : "TCG, which emulates its processor and is slow";
+    await events.tell("domain-started", `The domain '${name}' was started (pid ${process.pid}, by ${how})`);
   }
 
   /**
@@ -242,9 +240,9 @@ export class Machines {
       try {
         return await this.start(held);
       } catch (error) {
-        const { name } = held.record;
+        const { name, machine } = held.record;
         const gone = this.#parts.domains.find(name) !== held || this.process(held) !== undefined;
-        if (signal.aborted || gone) return;
+        if (signal.aborted || gone || machine?.autostart !== true) return;
         const message = `The domain '${name}' did not start with its host, and is tried again: ${(error as Error).message}`;
         if (pause === FIRST_RETRY_MS) await this.#parts.events.tell("domain-stopped", message);
         await systemClock.sleep(pause, signal);
@@ -259,7 +257,9 @@ export class Machines {
   }
 
   #watch(held: HeldDomain, process: MachineProcess): void {
-    this.#watched.set(held, { process, over: this.#untilEnd(held, process) });
+    // What could not be written down is found out by the next daemon.
+    const over = this.#untilEnd(held, process).catch(() => {});
+    this.#watched.set(held, { process, over });
   }
 
   /** Stays connected to the monitor, since QEMU tells why it ends only to whom listens. */
