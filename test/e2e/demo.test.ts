@@ -106,40 +106,44 @@ test("without QEMU a client of the demo is the guest, and one line says how to h
     /^There is no qemu-system-x86_64 on the PATH: 'apt install qemu-system-x86/,
   );
   const image = join(kept, "state/images/vm1-vda.qed");
-  peer("qemu-img", "check", "-q", "-f", "qed", image);
+  assert.doesNotMatch(peer("qemu-img", "info", "-f", "qed", image), /backing/);
 });
 
-/** As on a machine without a kernel of its own, whose packages come from a directory. */
-function withoutKernel(directory: string): CliOptions {
+/** As on a machine without a kernel of its own, whose packages come from a directory. @param offers whether that has any */
+function withoutKernel(directory: string, offers: boolean): CliOptions {
   const parts = bootPartsBelow("/");
   assert(parts !== undefined);
   const repository = new AptRepository(directory);
   const modules = globSync(`${parts.modules}/**/*.{ko,builtin}`, { exclude: ["**/{net,fs,sound,arch,crypto,lib}/**"] });
   const kernel = [parts.kernel, ...modules].map((path) => [path.slice(1), readFileSync(path)] as const);
-  repository.offer(Object.fromEntries(kernel), { "bin/busybox": readFileSync(parts.busybox) });
+  if (offers) repository.offer(Object.fromEntries(kernel), { "bin/busybox": readFileSync(parts.busybox) });
   const hide = 'mount -t tmpfs none /boot && exec "$@"';
   const flags = process.getuid?.() === 0 ? ["-m"] : ["-m", "-r"];
   return { env: { APT_CONFIG: repository.config }, under: ["unshare", ...flags, "sh", "-c", hide, "sh"] };
 }
 
 const RUNS = [
-  { format: "qcow2", packages: false },
-  { format: "qed", packages: false },
-  { format: "qcow2", packages: true },
-];
+  { format: "qcow2", kernel: "of this machine" },
+  { format: "qed", kernel: "of this machine" },
+  { format: "qcow2", kernel: "of packages" },
+  { format: "qed", kernel: "from nowhere" },
+] as const;
 
-for (const { format, packages } of sample("demo", RUNS, 0)) {
-  const from = packages ? "of packages" : "of this machine";
-  test(`in a pipe, on ${format} and with a kernel ${from}, it says what it found, and keeps its images on request`, async (t) => {
+for (const { format, kernel } of sample("demo", RUNS, 0)) {
+  test(`in a pipe, on ${format} and with a kernel ${kernel}, it says what it found, and keeps its images on request`, async (t) => {
     const directory = temporaryDirectory(t);
-    const options = packages ? withoutKernel(temporaryDirectory(t)) : {};
+    const isHere = kernel === "of this machine";
+    const options = isHere ? {} : withoutKernel(temporaryDirectory(t), kernel === "of packages");
     const { found: result, kept } = await found(["--format", format, "--dir", directory], options);
-    assert.deepEqual([result["guest"], result["qemu-img"], result["format"]], ["machine", "agrees", format]);
+    assert.deepEqual([result["qemu-img"], result["format"]], ["agrees", format]);
+    assert.equal(result["guest"], kernel === "from nowhere" ? "client" : "machine");
+    if (kernel === "from nowhere")
+      assert.match(String(result["no-machine"]), /^There is QEMU, but nothing to boot\. The pack/);
     const [image = "", expected = ""] = [`state/images/vm1-vda.${format}`, "expected.raw"].map((name) =>
       join(kept, name),
     );
     peer("qemu-img", "compare", "-q", "-f", format, "-F", "raw", image, expected);
-    assert.equal(readdirSync(join(kept, "boot")).includes("root"), packages, "where the kernel came from");
+    assert.equal(readdirSync(join(kept, "boot")).includes("root"), !isHere, "whether packages were wanted");
     assertNobodyUses(directory);
   });
 }

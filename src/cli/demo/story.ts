@@ -108,9 +108,16 @@ export class Demo implements AsyncDisposable {
     try {
       await this.#begin();
       const choice = chooseGuest(join(this.#directory, "boot"), this.#signal);
+      let isChosen = false;
       // It is waited for after the copy, which may break off before.
-      choice.catch(() => {});
+      choice.then(
+        () => {
+          isChosen = true;
+        },
+        () => {},
+      );
       await this.#copyFirst();
+      if (!isChosen) this.#stage.tell("Kernel and busybox are still being fetched, as packages.");
       const guest = await this.#deploy(await choice);
       await this.#watch(guest, ({ missingBytes }) => missingBytes <= this.#dataBytes / 2);
       await this.#killDaemon(guest);

@@ -12,6 +12,8 @@ import { type BootParts, bootPartsBelow } from "./boot-parts.ts";
 const KERNEL = "linux-image-cloud-amd64";
 const BUSYBOX = "busybox-static";
 const PATIENCE_MS = 60_000;
+/** There is something else to do where nothing can be fetched. */
+const IMPATIENT = ["-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10"];
 
 /**
  * Fetches the packages of a machine like Debian 12 or newer, from where its own packages come, and unpacks them.
@@ -24,7 +26,7 @@ export async function fetchBootParts(directory: string, signal: AbortSignal): Pr
   await mkdir(root);
   try {
     // The lists of packages of this machine may be missing, or too old: then others are had, which stay in the directory.
-    await download(directory, [], signal).catch(async (error: unknown) => {
+    await download(directory, IMPATIENT, signal).catch(async (error: unknown) => {
       signal.throwIfAborted();
       if (isMissing(error)) throw error;
       const own = await ownLists(directory, signal);
@@ -58,8 +60,8 @@ async function download(directory: string, options: readonly string[], signal: A
 async function ownLists(directory: string, signal: AbortSignal): Promise<string[]> {
   const lists = join(directory, "apt");
   await mkdir(join(lists, "lists/partial"), { recursive: true });
-  const own = ["-o", `Dir::State::Lists=${join(lists, "lists")}`, "-o", `Dir::Cache=${lists}`];
-  await run("apt-get", [...own, "update", "-qq"], directory, signal);
+  const own = [...IMPATIENT, "-o", `Dir::State::Lists=${join(lists, "lists")}`, "-o", `Dir::Cache=${lists}`];
+  await run("apt-get", [...own, "-o", "APT::Update::Error-Mode=any", "update", "-qq"], directory, signal);
   return own;
 }
 
@@ -73,8 +75,9 @@ function isMissing(error: unknown): boolean {
   return error instanceof Error && "code" in error && error.code === "ENOENT";
 }
 
-/** The first line that a command had to say. */
+/** What a command said went wrong, in one line. */
 function reasonOf(error: unknown): string {
-  const said = error instanceof Error && "stderr" in error ? String(error.stderr).trim() : "";
-  return (said || String(error)).split("\n")[0]!.replace(/^E: /, "");
+  const said = error instanceof Error && "stderr" in error ? String(error.stderr).trim().split("\n") : [];
+  const line = said.find((each) => each.startsWith("E: ")) ?? said[0] ?? String(error);
+  return line.replace(/^E: /, "").replace(/\s+/g, " ").trim();
 }
