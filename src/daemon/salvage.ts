@@ -44,12 +44,17 @@ export function salvage(from: DatabaseSync, to: DatabaseSync): Salvage {
   for (const table of tablesOf(from)) {
     const seen = new Set<string>();
     const take = (order: "" | "DESC"): boolean => {
+      let last = 0n;
       try {
         for (const row of rowsOf(from, table, order)) {
+          // No sum is over the number of a job, and where a job stands says in which order they came.
+          const place = row.place === undefined || order !== "" || row.place > last ? row.place : last + 1n;
+          last = place ?? 0n;
           const key = `${row.place ?? ""} ${row.key}`;
           if (seen.has(key)) continue;
           seen.add(key);
-          if (isDamaged(row) || !put(to, table, row)) lost.push(lostRow(table, row));
+          if (isDamaged(row) || !put(to, table, { ...row, ...(place !== undefined && { place }) }))
+            lost.push(lostRow(table, row));
         }
         return true;
       } catch {
