@@ -70,7 +70,7 @@ export const DOMAIN_ROUTES = {
     params: ofDomain,
     result: z.undefined(),
     status: 204,
-    errors: ["not-found", "in-use"],
+    errors: ["not-found", "in-use", "refused"],
   }),
   pauseDomain: route({
     method: "POST",

@@ -302,11 +302,16 @@ export class Daemon implements Service, AsyncDisposable {
   readonly runMachine = ({ body }: Input<"runMachine">) => this.#domainCalls.run(body);
   readonly startDomain = ({ params, body }: Input<"startDomain">) => this.#domainCalls.start(params.domain, body);
   readonly getDomain = ({ params }: Input<"getDomain">) => this.#domainCalls.show(params.domain);
-  readonly removeDomain = ({ params }: Input<"removeDomain">) => this.#domainCalls.remove(params.domain);
   readonly pauseDomain = ({ params }: Input<"pauseDomain">) => this.#domainCalls.pause(params.domain);
   readonly resumeDomain = ({ params }: Input<"resumeDomain">) => this.#domainCalls.resume(params.domain);
   readonly resetDomain = ({ params }: Input<"resetDomain">) => this.#domainCalls.reset(params.domain);
   readonly stopDomain = (input: Input<"stopDomain">) => this.#domainCalls.stop(input);
+
+  async removeDomain({ params }: Input<"removeDomain">): Result<"removeDomain"> {
+    this.#deployments.refuseDomain(params.domain);
+    await this.#domainCalls.remove(params.domain);
+  }
+
   readonly domainXml = ({ params }: Input<"domainXml">) => this.#domainCalls.xml(params.domain);
   readonly replaceDomainSource = (input: Input<"replaceDomainSource">) => this.#domainCalls.replaceSource(input);
   readonly attachDisk = (input: Input<"attachDisk">) => this.#domainCalls.attach(input);

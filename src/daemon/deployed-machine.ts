@@ -56,6 +56,10 @@ export class DeployedMachines {
     throw new StreamdiskError("exists", `There is a domain '${name}' already: take another name`, { node: name });
   }
 
+  has({ name, id }: DeploymentRecord): boolean {
+    return this.#domains.find(name)?.record.deployment === id;
+  }
+
   /** By which the jobs of its own disk are remembered. */
   diskId({ name, id }: DeploymentRecord): string | undefined {
     const held = this.#domains.find(name);

@@ -106,6 +106,13 @@ export class DeploymentCalls {
     throw new StreamdiskError("refused", message, { node: name });
   }
 
+  /** @throws {StreamdiskError} `refused` for the machine of a deployment */
+  refuseDomain(name: string): void {
+    if (!this.#deployments.all().some(({ record }) => record.name === name && this.#machines.has(record))) return;
+    const message = `'${name}' is the machine of a deployment: remove both with 'streamdisk undeploy ${name}'`;
+    throw new StreamdiskError("refused", message, { node: name });
+  }
+
   /** @throws {StreamdiskError} `refused` for the disk of a deployment */
   refuseDisk(name: string): void {
     const { record } = this.#deployments.all().find(({ record }) => deployedDisk(record) === name) ?? {};

@@ -81,6 +81,8 @@ test("what cannot be a machine leaves nothing behind, and says why", async (t) =
   const taken = client.call("deploy", { body: { ...body, name: "vm1" } });
   await assert.rejects(taken, { code: "exists", message: /There is a domain 'vm1' already/ });
   await client.call("deploy", { body: { ...body, name: "vm2" } });
+  const removed = client.call("removeDomain", { params: { domain: "vm2" } });
+  await assert.rejects(removed, { code: "refused", message: /undeploy vm2/ });
   const { disks } = await client.call("listDisks", {});
   assert.deepEqual([disks, (await client.call("listDomains", {})).domains.length], [[], 2]);
   await client.call("undeploy", { params: { deployment: "vm2" }, query: { force: true } });
