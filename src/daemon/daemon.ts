@@ -101,7 +101,7 @@ export class Daemon implements Service, AsyncDisposable {
     this.#machines = new Machines({ domains, events, allowed, options });
     const machines = this.#machines;
     const [exports, streams] = [this.#exports, this.#streams];
-    const served = { disks, exports, domains, machines, streams };
+    const served = { disks, exports, domains, guards, machines, streams };
     this.#deployments = new DeploymentCalls({ store, events, allowed, options, log, ...served });
     this.#policies = new PolicyCalls({ store, events, disks, exports, domains, guards });
     const streamOf = (id: string) => this.#streams.of(id);

@@ -1,8 +1,9 @@
 /** The machine of a deployment: by its XML, or a usual one, with the disk that was made for it. */
-import { aliasOf, defaultMachine, killMachine, parseMachineXml } from "../domain/index.ts";
+import { aliasOf, defaultMachine, parseMachineXml } from "../domain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { DeploymentRecord, MachineDisk, MachineSpec } from "../jobs/index.ts";
 import { parseNbdUri } from "../nbd/index.ts";
+import type { DomainGuards } from "./domain-guards.ts";
 import { type Domains, diskId } from "./domains.ts";
 import type { Machines } from "./machines.ts";
 
@@ -10,6 +11,8 @@ import type { Machines } from "./machines.ts";
 export const DEPLOYED_TARGET = "vda";
 /** How long a guest may take to power off before its machine is ended. */
 const POWER_OFF_MS = 30_000;
+/** How long its QEMU may take to end then: its disks are flushed. */
+const QUIT_MS = 10_000;
 
 /**
  * What a machine is made of. Of an XML the disk `vda` is the one that was made, whatever it says of its source; one without that gets it as its first.
@@ -40,14 +43,22 @@ function ourDisk({ overlay, format }: DeploymentRecord, uri: string | undefined)
   };
 }
 
+export interface DeployedMachinesParts {
+  readonly domains: Domains;
+  readonly machines: Machines;
+  readonly guards: DomainGuards;
+}
+
 /** Starts and ends the machines of deployments. */
 export class DeployedMachines {
   readonly #domains: Domains;
   readonly #machines: Machines;
+  readonly #guards: DomainGuards;
 
-  constructor(domains: Domains, machines: Machines) {
+  constructor({ domains, machines, guards }: DeployedMachinesParts) {
     this.#domains = domains;
     this.#machines = machines;
+    this.#guards = guards;
   }
 
   /** @throws {StreamdiskError} `exists` */
@@ -78,25 +89,11 @@ export class DeployedMachines {
   async remove({ name, id }: DeploymentRecord, force: boolean): Promise<void> {
     const held = this.#domains.find(name);
     if (held === undefined || held.record.deployment !== id) return;
-    const process = this.#machines.process(held);
-    if (process !== undefined) {
-      await this.#machines.stopping(held);
-      const ended = this.#machines.ended(held);
-      if (!force) {
-        await held.running.qmp.execute("system_powerdown", {}).catch(() => {});
-        await inTime(ended, POWER_OFF_MS);
-      }
-      if (this.#machines.process(held) !== undefined) await killMachine(process);
-      await ended;
-    }
+    const runs = (): boolean => this.#machines.process(held) !== undefined;
+    const { control } = this.#guards.of(held);
+    // A guest that does not power off is not asked again.
+    if (runs() && !force) await control.stop({ force: false, timeoutMs: POWER_OFF_MS }).catch(() => {});
+    if (runs()) await control.stop({ force: true, timeoutMs: QUIT_MS });
     await this.#machines.remove(held);
   }
-}
-
-async function inTime(ended: Promise<void>, ms: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  await Promise.race([ended, late]).finally(() => clearTimeout(timer));
 }

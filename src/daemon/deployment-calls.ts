@@ -7,30 +7,26 @@ import type { DeployedMachine, DeploymentRecord, Store } from "../jobs/index.ts"
 import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
-import { DeployedMachines } from "./deployed-machine.ts";
+import { DeployedMachines, type DeployedMachinesParts } from "./deployed-machine.ts";
 import { DeploymentSteps, deployedDisk } from "./deployment-steps.ts";
 import { Deployments, type HeldDeployment } from "./deployments.ts";
 import { isThere } from "./disk-files.ts";
 import type { Disks } from "./disks.ts";
-import type { Domains } from "./domains.ts";
 import type { EventHub } from "./event-hub.ts";
 import type { Exports } from "./exports.ts";
 import { ImageExports } from "./image-exports.ts";
 import type { Log } from "./log.ts";
-import type { Machines } from "./machines.ts";
 import { policyOf } from "./new-disk.ts";
 import type { StreamCalls } from "./stream-calls.ts";
 
 type Input<N extends RouteName> = CheckedInput<N>;
 type Result<N extends RouteName> = Promise<RouteResult<N>>;
 
-export interface DeploymentCallsParts {
+export interface DeploymentCallsParts extends DeployedMachinesParts {
   readonly store: Store;
   readonly events: EventHub;
   readonly disks: Disks;
   readonly exports: Exports;
-  readonly domains: Domains;
-  readonly machines: Machines;
   readonly streams: StreamCalls;
   readonly allowed: AllowedPaths;
   readonly options: DaemonOptions;
@@ -46,7 +42,7 @@ export class DeploymentCalls {
   constructor(parts: DeploymentCallsParts) {
     const { store, events, disks, exports, streams, allowed, options } = parts;
     this.#parts = parts;
-    this.#machines = new DeployedMachines(parts.domains, parts.machines);
+    this.#machines = new DeployedMachines(parts);
     this.#images = new ImageExports(exports);
     const isNeeded = (source: string, leaving: string): boolean => this.#deployments.needs(source, leaving);
     const [images, machines] = [this.#images, this.#machines];
