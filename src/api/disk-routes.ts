@@ -55,8 +55,8 @@ export const DISK_ROUTES = {
   diskMap: route({
     method: "GET",
     path: "/v1/disks/{disk}/map",
-    summary: "Where each range of a disk comes from",
-    params: ofDisk,
+    summary: "Where each range of a disk comes from; of a domain's disk which are local",
+    params: z.object({ disk: streamName }).strict(),
     query: z
       .object({ offset: inQuery(bytes).default(0), limit: inQuery(z.number().int().min(1).max(10_000)).default(1000) })
       .strict(),

@@ -21,7 +21,8 @@ import { listDisks } from "./disk-list.ts";
 import { Disks, type DisksParts, type HeldDisk } from "./disks.ts";
 import { DomainCalls } from "./domain-calls.ts";
 import { DomainGuards } from "./domain-guards.ts";
-import { Domains } from "./domains.ts";
+import { domainMapView } from "./domain-views.ts";
+import { Domains, isDomainDisk } from "./domains.ts";
 import { EventHub } from "./event-hub.ts";
 import { Exports } from "./exports.ts";
 import { clientsOf, exportNow } from "./hosted-views.ts";
@@ -204,6 +205,7 @@ export class Daemon implements Service, AsyncDisposable {
   }
 
   async diskMap({ params, query }: Input<"diskMap">): Result<"diskMap"> {
+    if (isDomainDisk(params.disk)) return domainMapView(await this.#domains.map(params.disk, query));
     const { served } = this.#disks.demand(params.disk).host;
     const { entries, next } = await (served === undefined
       ? this.#disks.act(params.disk, (opened) => opened.mapPage(query))

@@ -1,10 +1,11 @@
 /** Domains as the API shows them. */
 import { dirname } from "node:path";
-import type { Domain, DomainDisk, Job } from "../api/index.ts";
+import type { Domain, DomainDisk, Job, RouteResult } from "../api/index.ts";
 import {
   type DiskDescription,
   type DiskSource,
   type DomainDescription,
+  type DomainMap,
   type MachinePaths,
   machinePaths,
 } from "../domain/index.ts";
@@ -74,6 +75,15 @@ export async function domainDiskView(domain: string, disk: DiskDescription, stre
     ...(below !== undefined && { backing: sourceInWords(below) }),
     ...(stream !== undefined && { stream }),
   };
+}
+
+export function domainMapView({ extents, next }: DomainMap): RouteResult<"diskMap"> {
+  const runs = extents.map(({ offset: start, length, kind }) => {
+    const isLocal = kind === "local";
+    const depth = isLocal ? 0 : 1;
+    return { start, length, depth, present: isLocal, zero: false, data: isLocal, missing: !isLocal };
+  });
+  return { runs, ...(next !== undefined && { next }) };
 }
 
 /** Path or URI. */

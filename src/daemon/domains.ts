@@ -9,6 +9,7 @@ import { isAbsolute } from "node:path";
 import { systemClock } from "../block/index.ts";
 import {
   type DomainDescription,
+  type DomainMap,
   describeDomain,
   describeMachine,
   findDisk,
@@ -248,6 +249,12 @@ export class Domains {
   look(held: HeldDomain, target: string): Promise<StreamedDiskInfo> {
     const disk = held.disks.get(target) ?? this.#diskOf(held, target);
     return held.turns.run(() => disk.look());
+  }
+
+  /** Which ranges of a disk are local, in its turn. */
+  async map(name: string, part: { readonly offset: number; readonly limit: number }): Promise<DomainMap> {
+    const { held, target } = await this.disk(name);
+    return held.turns.run(() => held.running.map(target, part));
   }
 
   /** Streams stop, and go on with the next start. */

@@ -32,7 +32,7 @@ export type { DomainStream, StreamMethod } from "./qemu/fill-stream.ts";
 export { type GuestDrive, guestDrives } from "./qemu/guest-drives.ts";
 export { hotPlugged } from "./qemu/hot-plug.ts";
 export type { ReplaceSourceOptions, SourceReplaced } from "./qemu/replace-source.ts";
-export { RunningDomain, type RunningDomainOptions } from "./qemu/running-domain.ts";
+export { type DomainMap, RunningDomain, type RunningDomainOptions } from "./qemu/running-domain.ts";
 export { QmpClient, type QmpClientOptions } from "./qmp/client.ts";
 export { type QmpFailure, qmpFailure } from "./qmp/qmp-error.ts";
 export type { QmpConnectOptions, QmpEvent, QmpLink, QmpListener, QmpTransport } from "./qmp/transport.ts";

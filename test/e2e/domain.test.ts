@@ -46,6 +46,9 @@ test("a domain is added, shown, streamed, and left alone", async (t) => {
   assertFails(await fails("info", "web:vdb"), 66, /has no disk 'vdb': it has vda \(virtio-disk0\)/);
   assertFails(await fails("info", "web:drive-virtio-disk0"), 64, /write 'web:virtio-disk0' or 'web:vda'/);
   assertFails(await fails("stream", "db:vda"), 66, /There is no domain 'db': there are web/);
+  const map = (await ok("map", "web:vda")).stdout.split("\n");
+  assert.match(map[1] ?? "", /^0 +0x10000 +missing +- +-$/);
+  assert.match(map[2] ?? "", /^0x10000 +0x20000 +local +- +0$/);
   assert.match((await ok("info", `web:${disk.image}`)).stdout, /^disk: web:vda \(virtio-disk0\)$/m);
   assertFails(await fails("pause", "web:/none.qcow2"), 66, /has no disk '\/none.qcow2'/);
   const step = await ok("stream", "web:virtio-disk0", "--step", "--length", "2M");

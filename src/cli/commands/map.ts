@@ -7,14 +7,15 @@ import { printLines, printWarnings } from "../output.ts";
 import { imageReference, parseTarget } from "../targets.ts";
 
 export function define(command: Command): void {
-  command.argument("<image>", "the image, or a disk of the daemon");
+  command.argument("<image>", "the image, a disk of the daemon, or a domain's disk");
   daemonOptions(imageOptions(command))
     .addHelpText("after", helpAfter(["streamdisk map vm1.qcow2", "streamdisk map vm1.qcow2 --json"]))
     .action(async (image: string, flags: ImageFlags & DaemonFlags) => {
       const target = parseTarget(image);
-      if (target.kind === "disk") {
-        refuseFileFlags(target.name, flags);
-        return (await import("../disk-map.ts")).printDiskMap(target.name, flags);
+      if (target.kind === "disk" || target.kind === "domain") {
+        const name = target.kind === "disk" ? target.name : `${target.domain}:${target.device}`;
+        refuseFileFlags(name, flags);
+        return (await import("../disk-map.ts")).printDiskMap(name, flags);
       }
       const path = imageReference(image);
       const options = openedAs(flags);

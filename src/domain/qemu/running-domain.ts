@@ -10,6 +10,7 @@ import type { GuestDisk } from "../../nbd/index.ts";
 import {
   type StepOptions,
   type StepResult,
+  type StreamExtent,
   type StreamOptions,
   stepStream,
   type Tally,
@@ -39,6 +40,12 @@ export interface RunningDomainOptions {
   /** How long QEMU may take to answer, in milliseconds. @default 30000 */
   readonly timeoutMs?: number | undefined;
   readonly clock?: Clock | undefined;
+}
+
+/** A part of what is known of a disk. */
+export interface DomainMap {
+  readonly extents: readonly StreamExtent[];
+  readonly next?: number;
 }
 
 export class RunningDomain implements Disposable {
@@ -126,6 +133,25 @@ export class RunningDomain implements Disposable {
   /** What a disk has and lacks. @throws {StreamdiskError} as `step` */
   async tally(name: string, signal?: AbortSignal): Promise<Tally> {
     return this.#withTarget(name, signal, (target) => takeTally(target, signal));
+  }
+
+  /**
+   * What a disk has itself and what it lacks, from an offset on: extents that touch, so many at most.
+   *
+   * @returns with `next`, where to go on, when there is more
+   * @throws {StreamdiskError} as `step`
+   */
+  async map(name: string, { offset, limit }: { readonly offset: number; readonly limit: number }): Promise<DomainMap> {
+    return this.#withTarget(name, undefined, async (target) => {
+      const extents: StreamExtent[] = [];
+      const start = offset - (offset % target.grain);
+      if (start >= target.length) return { extents };
+      for await (const extent of target.extents(start, target.length - start)) {
+        if (extents.length >= limit) return { extents, next: extent.offset };
+        extents.push(extent);
+      }
+      return { extents };
+    });
   }
 
   [Symbol.dispose](): void {
