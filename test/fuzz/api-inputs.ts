@@ -13,6 +13,7 @@ export interface Schema {
   readonly maximum?: number;
   readonly anyOf?: readonly Schema[];
   readonly oneOf?: readonly Schema[];
+  readonly items?: Schema;
   readonly properties?: Readonly<Record<string, Schema>>;
   readonly required?: readonly string[];
 }
@@ -43,6 +44,7 @@ export interface DrawnRequest {
 /** Texts that fit the patterns of the document. */
 const FITTING: Readonly<Record<string, readonly string[]>> = {
   name: ["a", "vm1-root", "X.9_z", "0", "n".repeat(63), "constructor", "toString"],
+  target: ["vda", "vdxyz"],
   reference: ["/images/a.qcow2", "nbd://host/x", "https://h/a?b#c", "ü \"'\\", "../..", "x".repeat(4096), "\u{1f4be}"],
 };
 const WRONG: readonly unknown[] = [
@@ -143,6 +145,10 @@ export class RequestDraws {
         const { properties = {}, required = [] } = schema;
         const chosen = Object.keys(properties).filter((key) => required.includes(key) || chance(random, 0.5));
         return Object.fromEntries(chosen.map((key) => [key, this.value(properties[key] ?? {}, key)]));
+      }
+      case "array": {
+        const { items = {} } = schema;
+        return Array.from({ length: below(random, 3) }, () => this.value(items, name));
       }
       case "integer":
       case "number": {
