@@ -152,6 +152,12 @@ async function shutOff(t: TestContext): Promise<void> {
   assertFails(await fails("domain", "add", "web", "--libvirt", NAME, "--connect", libvirtd.uri), 69, /it does not run/);
   await libvirtd.startMachine(NAME);
   await add(all);
+  await ok("domain", "pause", "web");
+  assert.equal(await libvirtd.virsh("domstate", NAME), "paused");
+  await ok("domain", "resume", "web");
+  assert.equal(await libvirtd.virsh("domstate", NAME), "running");
+  await ok("domain", "reset", "web");
+  assertFails(await fails("domain", "start", "web"), 77, /somebody else runs it/);
   await ok("stream", "web:vda", "--speed", "512K", "--detach");
   await until(async () => (await job()).copiedBytes > 0);
   await libvirtd.virsh("destroy", NAME);

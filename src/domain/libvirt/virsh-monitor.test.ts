@@ -153,10 +153,10 @@ test("the signal ends waiting", async () => {
 test("events come by a process of their own, whatever else it prints", async () => {
   const lines = [
     "nonsense",
-    "event STOP for domain '--web vm': <null>",
-    `event BLOCK_IO_ERROR for domain 'a': {"device":"': {"}`,
-    "event BAD for domain 'a': {nonsense}",
-    'event SHUTDOWN for domain \'--web vm\': {"guest":false,"reason":"host-signal"}',
+    "event STOP at 1795918684.477986 for domain '--web vm': <null>",
+    `event BLOCK_IO_ERROR at 1795918684.477986 for domain 'a': {"device":"': {"}`,
+    "event BAD at 1795918684.477986 for domain 'a': {nonsense}",
+    'event SHUTDOWN at 1795918684.477986 for domain \'--web vm\': {"guest":false,"reason":"host-signal"}',
   ];
   const act = `cat "\${0%virsh}events"; ${QUIET}`;
   using virsh = new FakeVirsh({ "qemu-monitor-command": STATUS, "qemu-monitor-event": act });

@@ -115,9 +115,9 @@ class VirshLink implements QmpLink {
     for (const line of lines) this.#heard(line);
   }
 
-  /** `event STOP for domain 'web': {"reason": "..."}`; what is no event is nobody's business. */
+  /** `event STOP at 12.345 for domain 'web': {"reason": "..."}`; what is no event is nobody's business. */
   #heard(line: string): void {
-    const [, name, text] = /^event (\w{1,100}) for domain '.*?': (<null>|\{.*\})$/.exec(line) ?? [];
+    const [, name, text] = /^event (\w{1,100}) at [\d.]+ for domain '.*?': (<null>|\{.*\})$/.exec(line) ?? [];
     if (name === undefined || text === undefined || this.#over !== undefined) return;
     try {
       const data: unknown = text === "<null>" ? {} : JSON.parse(text);
