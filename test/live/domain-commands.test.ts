@@ -117,6 +117,22 @@ async function goOn(t: TestContext, owner: Owner): Promise<void> {
   await vm.verify();
 }
 
+/** More requests than may be held: QEMU stops the machine for those beyond, and would wait for the others. */
+async function crowd(t: TestContext, owner: Owner): Promise<void> {
+  const vm = await start(t, owner, "hold");
+  await vm.source.die();
+  // From 16 MiB on, 64 KiB apart.
+  const reads = vm.guest.does("many 4096 16");
+  reads.catch(() => {});
+  const { state } = await vm.until(({ pause }) => pause?.code === "source-lost", "paused");
+  assert.deepEqual([state, await vm.held()], ["io-error", 0]);
+  await vm.source.revive();
+  assert.equal(await reads, "12");
+  assert.doesNotMatch(vm.guest.log, /I\/O error/);
+  t.diagnostic(`QEMU answered within ${await vm.answered()} ms throughout`);
+  await vm.verify();
+}
+
 /** The guest powers itself off when it is told to. */
 async function powerOff(t: TestContext, owner: Owner): Promise<void> {
   const vm = await start(t, owner, "hold");
@@ -146,6 +162,7 @@ async function elsewhere(t: TestContext): Promise<void> {
 const STORIES = OWNERS.flatMap((owner) => [
   { owner, what: "is paused when the daemon is killed", tell: restart },
   { owner, what: "goes on by itself, each time", tell: goOn },
+  { owner, what: "wants more than may be held", tell: crowd },
   { owner, what: "powers itself off when it is told to", tell: powerOff },
 ]);
 

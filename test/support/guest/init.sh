@@ -17,6 +17,13 @@ while read -r act at count text; do
     sum) echo "@$(md5sum /dev/$at | cut -c1-32)" ;;
     # By fsync, after which the disk has been told to flush: sync alone does not tell a disk without a file system.
     flush) if sync && dd if=/dev/zero of=$disk count=0 conv=fsync,notrunc 2>/dev/null && blockdev --flushbufs $disk; then echo "@flushed"; else echo "@failed"; fi ;;
+    # Twelve reads of a page at the same time, `count` pages apart, from page `at` on: how many could be had.
+    many)
+      for i in 0 1 2 3 4 5 6 7 8 9 10 11; do
+        dd if=$disk bs=4096 skip=$((at + i * count)) count=1 iflag=direct of=/dev/null 2>/tmp/many.$i &
+      done
+      wait
+      echo "@$(cat /tmp/many.* | grep -c '^1+0 records out')" ;;
     # Everything, while whatever comes next goes on.
     walk) cat $disk >/dev/null & echo "@walking" ;;
     off) wait; sync; echo "@off"; poweroff -f ;;
