@@ -43,7 +43,10 @@ test("on a terminal a real machine runs from the slow image; the demo stays unti
     ([url]) => url,
   );
   assert.deepEqual(others, [first], `the address is said at the start and at the end:\n${text}`);
-  assert.equal((await fetch(new URL("/readyz", first))).status, 200, "it is up to be looked at");
+  const { origin, hash } = new URL(first);
+  const headers = { authorization: `Bearer ${hash.replace("#token=", "")}` };
+  const machine = await (await fetch(`${origin}/v1/domains/vm1`, { headers })).text();
+  assert.match(machine, /"state":"running"/, "it is up again to be looked at");
   child.stdin.write("q");
   assert.equal(await ended, 0, text);
   const words = stripVTControlCharacters(text).replace(/\s+/g, " ");

@@ -54,7 +54,7 @@ async function show(directory: string, flags: Flags & { format: OverlayFormat },
     process.stderr.write(`streamdisk: The demo failed: ${result.failure}\n`);
     process.exitCode = EXIT_FAILED;
   } else if (!flags.once && !flags.json && process.stdin.isTTY && process.stdout.isTTY) {
-    printLines("", "The daemon is up again, for you to look at the disk:", await demo.reopen(), "q or Ctrl-C ends it.");
+    printLines("", ...(await demo.reopen()), "q or Ctrl-C ends it.");
     await untilQuit(signal);
   }
 }

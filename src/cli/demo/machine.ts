@@ -35,7 +35,7 @@ export class Machine implements DemoGuest {
     return new Machine(machine?.pid ?? 0, machine?.consoleLog ?? "");
   }
 
-  /** Waits until it is off: who has deployed it presses the button. */
+  /** Waits until it is off: the daemon presses the button. */
   async off(): Promise<void> {
     await this.#heard;
   }

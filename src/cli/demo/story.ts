@@ -152,11 +152,20 @@ export class Demo implements AsyncDisposable {
     };
   }
 
-  /** Starts the daemon again with the disk, for those who want to look at what the story has left. @returns the address of the page */
-  async reopen(): Promise<string> {
+  /**
+   * Starts the daemon again, and the machine from what is its own now, for those who want to look at what the story has left.
+   *
+   * @returns what there is to look at, and the address of the page
+   */
+  async reopen(): Promise<string[]> {
     await this.#daemon.start(this.#repository.url);
-    await this.#daemon.client.call("createDisk", { body: { name: NAME, image: this.#overlay, adopt: true } });
-    return this.#page;
+    if (this.#choice.kind === "client") return ["The daemon is up again, for you to look at the disk:", this.#page];
+    await this.#daemon.client.call("startDomain", { params: { domain: NAME }, body: {} });
+    return [
+      `streamdisk domain start ${NAME}`,
+      "The machine boots again, from what is its own now. Look at it and at its disk:",
+      this.#page,
+    ];
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -286,13 +295,14 @@ export class Demo implements AsyncDisposable {
     const { looks } = guest.diary.deeds;
     await this.#watch(guest, () => guest.diary.deeds.looks >= looks + SIGNS);
     this.#stage.title(5, "Nothing is missing: the link is dropped. The image is deleted, and the guest works on.");
-    this.#stage.tell(`streamdisk undeploy ${NAME} --keep-disk`);
-    if (this.#choice.kind === "client") await guest.off();
-    await this.#daemon.client.call("undeploy", { params: { deployment: NAME }, query: { keepDisk: true } });
+    if (this.#choice.kind === "machine") {
+      this.#stage.tell(`streamdisk domain stop ${NAME}`);
+      await this.#daemon.client.call("stopDomain", { params: { domain: NAME }, body: {} });
+    }
     await guest.off();
     const exit = await this.#daemon.end("SIGTERM");
     if (exit !== 0) throw new Wrong(`the daemon ended with ${exit}`);
-    this.#stage.tell("The guest has powered off, and the daemon has ended.");
+    this.#stage.tell("The guest is switched off, and the daemon has ended.");
   }
 
   async #verify(deeds: Deeds): Promise<void> {
