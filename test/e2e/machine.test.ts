@@ -53,14 +53,17 @@ test("a machine is started by its XML, shown, killed, started again, and removed
   assert.match((await ok("ls")).stdout, /^web +stopped +- +vda +killed by signal 9 \(SIGKILL\)$/m);
   assert.match((await ok("show", "web")).stdout, /^last end: killed by signal 9 \(SIGKILL\) \(20/m);
   assert.match((await ok("start", "web", "--no-autostart")).stdout, /^autostart: no$/m);
-  process.kill((await shown()).machine!.pid!, "SIGTERM");
-  while ((await shown()).state !== "stopped") await sleep(50);
+  const running = (await shown()).machine!.pid!;
+  assert.equal((await ok("stop", "web", "--force")).stdout, "The domain 'web' has ended\n");
+  assert.equal(existsSync(`/proc/${running}`), false, "its process too");
+  const { state, machine } = await shown();
+  assert.deepEqual([state, machine?.end?.reason], ["stopped", "QEMU was told to quit"]);
   assert.match((await ok("rm", "web")).stdout, /^The domain 'web' was removed; its images stay$/m);
   assert.ok(existsSync(image));
   const told = await events();
   for (const line of [
     /domain-started +.*was started \(pid \d+, by TCG/,
-    /domain-stopped .*ended by signal 15/,
+    /domain-stopped .*QEMU was told to quit/,
     /domain-removed/,
   ]) {
     assert.match(told, line);
