@@ -39,6 +39,7 @@ const BODIES: Partial<Record<RouteName, unknown>> = {
   resizeDisk: { length: 4096 },
   replaceSource: { backing: "nbd://other/base" },
   attachDisk: { disk: "vm1" },
+  setPolicy: { holdMs: 1000, afterwards: "error" },
   replaceDomainSource: { backing: "nbd://other/base" },
   setSpeed: { speed: null },
   setLimit: { place: "all", speed: null },
