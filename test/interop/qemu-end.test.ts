@@ -70,7 +70,7 @@ async function run(t: TestContext, { format, state, delay }: (typeof CELLS)[numb
   );
 }
 
-for (const cell of sample("qemu end", CELLS, 4)) {
+for (const cell of sample("qemu end", CELLS, 3)) {
   const { format, state, delay } = cell;
   test(`${format}: QEMU is killed ${delay} ms after its job was ${state}`, (t) => run(t, cell));
 }
