@@ -73,7 +73,8 @@ test("a machine and its disk are seen as they are, and the disk is streamed by h
 test("a machine of the daemon's own is started again, and what was made from an image is told", async (t) => {
   await using bench = await Bench.start(t, browser);
   const { client, images, state } = bench.daemon;
-  t.after(() => killMachines(join(state, "machines")));
+  // Before its directory goes, in which stands which processes they are.
+  using _machines = { [Symbol.dispose]: () => killMachines(join(state, "machines")) };
   const image = join(images, "a.qcow2");
   const base = join(images, "base.qcow2");
   for (const path of [image, base]) qemuImg("create", "-q", "-f", "qcow2", path, "1M");
