@@ -21,7 +21,7 @@ export interface Fault {
   readonly after?: number;
   /** So many of them meet the fault then. @default every one */
   readonly times?: number;
-  /** The chance that one meets it. @default 1 */
+  /** The chance that one meets it: there must be random numbers then. @default 1 */
   readonly chance?: number;
   /** An error, a delay in milliseconds, or no answer before `thaw`. */
   readonly does: ErrorCode | { readonly delayMs: number } | "freeze";
@@ -44,14 +44,14 @@ export class Faults implements BlockNode {
   /** All that was asked for so far, in order. */
   readonly requests: FaultsRequest[] = [];
   readonly #node: BlockNode;
-  readonly #random: () => number;
+  readonly #random: (() => number) | undefined;
   readonly #clock: Clock;
   readonly #faults = new Map<Fault, { seen: number }>();
   readonly #frozen = new Set<(closed: boolean) => void>();
   #underWay = 0;
   #most = 0;
 
-  constructor(node: BlockNode, { random = () => 0, clock = systemClock }: FaultsOptions = {}) {
+  constructor(node: BlockNode, { random, clock = systemClock }: FaultsOptions = {}) {
     this.#node = node;
     this.#random = random;
     this.#clock = clock;
@@ -61,8 +61,12 @@ export class Faults implements BlockNode {
    * Adds a fault; of several that fit a request the first added strikes.
    *
    * @returns how to lift it
+   * @throws {StreamdiskError} `invalid-argument` for one by chance where there are no random numbers
    */
   add(fault: Fault): () => void {
+    if (fault.chance !== undefined && this.#random === undefined) {
+      throw new StreamdiskError("invalid-argument", "Faults by chance need random numbers", { node: this.name });
+    }
     this.#faults.set(fault, { seen: 0 });
     return () => this.#faults.delete(fault);
   }
@@ -165,7 +169,7 @@ export class Faults implements BlockNode {
       if (!fits(fault, request)) continue;
       const { after = 0, times = Number.POSITIVE_INFINITY, chance = 1 } = fault;
       const index = counted.seen++;
-      if (index >= after && index < after + times && (chance >= 1 || this.#random() < chance)) return fault;
+      if (index >= after && index < after + times && (chance >= 1 || this.#random!() < chance)) return fault;
     }
     return undefined;
   }

@@ -14,7 +14,7 @@ const content = new Uint8Array(LENGTH);
 for (let i = 0; i < LENGTH; i++) content[i] = 1 + ((i * 7 + (i >> 9)) % 251);
 
 function source(bytes = content) {
-  const faults = new Faults(MemoryNode.of(bytes));
+  const faults = new Faults(MemoryNode.of(bytes), { random: rng("readahead faults") });
   const node = new Readahead(faults);
   const walk = async (from: number, to: number, block: number) => {
     for (let at = from; at < to; at += block) await check(node, at, Math.min(block, to - at));
@@ -138,16 +138,25 @@ test("any walks at once read what is there", async () => {
   const random = rng("readahead walks");
   const { faults, node } = source();
   faults.add({ chance: 0.05, does: "source-lost" });
+  const outcomes = { right: 0, lost: 0 };
   const walker = async () => {
     for (let i = 0; i < 20; i++) {
       let at = between(random, 0, LENGTH - 1);
       const block = oneOf(random, [512, 4096, 10_000, K64, 200_000]);
       for (let reads = between(random, 1, 30); reads > 0 && at < LENGTH; reads--) {
         const length = Math.min(block, LENGTH - at);
-        await check(node, at, length).catch((error: { code?: string }) => assert.equal(error.code, "source-lost"));
+        const lost = await check(node, at, length).then(
+          () => false,
+          (error: { code?: string }) => {
+            assert.equal(error.code, "source-lost");
+            return true;
+          },
+        );
+        outcomes[lost ? "lost" : "right"]++;
         at += length + (chance(random, 0.1) ? between(random, 0, K64) : 0);
       }
     }
   };
   await Promise.all(Array.from({ length: 7 }, walker));
+  assert.ok(outcomes.lost > 0 && outcomes.right > 2 * outcomes.lost, JSON.stringify(outcomes));
 });
