@@ -42,7 +42,6 @@ export const PEERS: readonly Peer[] = [
     file: "/boot/vmlinuz-*-cloud-amd64",
     purpose: "the kernel of a guest",
   },
-  { debianPackage: "libvirt-clients", commands: ["virsh"], purpose: "the judge of what libvirt is to be given" },
   { debianPackage: "chromium", commands: ["chromium"], purpose: "a browser for the daemon's page" },
   {
     debianPackage: "libvirt-daemon",
@@ -56,7 +55,17 @@ export const PEERS: readonly Peer[] = [
     file: "/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so",
     purpose: "the part of it that runs QEMU",
   },
-  { debianPackage: "libvirt-clients", commands: ["virsh"], purpose: "the program by which libvirt is spoken to" },
+  {
+    debianPackage: "libvirt-clients",
+    commands: ["virsh"],
+    purpose: "the way to speak to libvirt, and the judge of what it is given",
+  },
+  {
+    debianPackage: "e2fsprogs",
+    commands: [],
+    file: "/sbin/e2fsck",
+    purpose: "the file system of a guest, and its judge",
+  },
   { debianPackage: "busybox-static", commands: ["busybox"], purpose: "all else that a guest needs" },
 ];
 
