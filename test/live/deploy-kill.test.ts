@@ -109,12 +109,14 @@ async function run(t: TestContext, { owner, victim, percent }: Cell): Promise<vo
   for (let i = 0; i < 3; i++) await files.write(guest);
 
   await client.call("setSpeed", { params: { disk }, body: { speed: SPEED } });
-  const localBytes = async (): Promise<number> => {
+  const missing = async (): Promise<number> => {
     const { stream } = await shown();
-    return stream?.state === "completed" ? SIZE : (stream?.localBytes ?? 0);
+    assert.equal(stream?.state, "running");
+    return stream.missingBytes;
   };
-  while ((await localBytes()) < (SIZE * percent) / 100) await files.write(guest);
-  const local = await localBytes();
+  const atFirst = await missing();
+  let left = atFirst;
+  for (; left > (atFirst * (100 - percent)) / 100; left = await missing()) await files.write(guest);
 
   if (victim === "source") {
     await source.stop("SIGKILL");
@@ -152,7 +154,9 @@ async function run(t: TestContext, { owner, victim, percent }: Cell): Promise<vo
   qemuImg("convert", "-f", "qcow2", "-O", "raw", overlay, raw);
   execFileSync("/sbin/e2fsck", ["-fn", raw], { stdio: "pipe" });
   const fetched = bytesRead(log);
-  t.diagnostic(`killed with ${local} bytes local; ${fetched} bytes fetched of ${data}; ${files.writes} files written`);
+  t.diagnostic(
+    `killed with ${left} of ${atFirst} bytes missing; ${fetched} bytes fetched of ${data}; ${files.writes} files written`,
+  );
   assert.ok(fetched <= data + REFETCHED, `${fetched} bytes were fetched of ${data}`);
 }
 
