@@ -29,6 +29,8 @@ const NAME = "vm1";
 const CALM = MIB;
 const LIVELY = 8 * MIB;
 const LOOK_MS = 150;
+/** A guest and a stream that stand still for so long will do so for ever. */
+const PATIENCE_MS = 120_000;
 /** How many signs of life are waited for while something is away. */
 const SIGNS = 6;
 /** qemu-img's exit code for an image that has wasted space and no other fault. */
@@ -341,6 +343,8 @@ export class Demo implements AsyncDisposable {
   /** Shows how the guest and its disk are until it is so far. */
   async #watch({ diary }: DemoGuest, isSoFar: (job: Job) => boolean): Promise<Job> {
     const total = this.#dataBytes;
+    let last = "";
+    let since = 0;
     for (;;) {
       const job = await this.#job();
       const { missingBytes, rate, etaSeconds, state, reason } = job;
@@ -351,6 +355,12 @@ export class Demo implements AsyncDisposable {
         throw new Wrong(`the stream is ${state}: ${reason?.message ?? "nobody knows why"}`);
       }
       if (diary.wrong !== undefined) throw new Wrong(`the guest says: ${diary.wrong}`);
+      const now = JSON.stringify([missingBytes, state, diary.deeds]);
+      if (now !== last) since = performance.now();
+      last = now;
+      if (performance.now() - since > PATIENCE_MS) {
+        throw new Wrong(`nothing has happened for ${formatDuration(PATIENCE_MS)}: ${diary.lines.at(-1) ?? "no line"}`);
+      }
       await sleep(LOOK_MS, undefined, { signal: this.#signal });
     }
   }
