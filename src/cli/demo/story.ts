@@ -264,6 +264,8 @@ export class Demo implements AsyncDisposable {
     await this.#daemon.start(this.#repository.url);
     await this.#watch(guest, () => diary.deeds.beats > beats + 1);
     this.#outageMs = performance.now() - began;
+    // Or it would be taken to wait for what dies next.
+    await this.#watch(guest, ({ state }) => state === "running");
     const { missingBytes } = await this.#job();
     this.#missing.push(missingBytes);
     this.#stage.tell(
