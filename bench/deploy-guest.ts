@@ -2,21 +2,15 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { makeBootFiles } from "../test/support/guest/initramfs.ts";
+import { type BootFiles, makeBootFiles } from "../test/support/guest/initramfs.ts";
 
 const LOOK_MS = 10;
 /** Reads of which one line tells (deploy-guest.sh). */
 const READS = 2048;
 
-export interface GuestFiles {
-  readonly kernel: string;
-  readonly initramfs: string;
-}
-
 export const MEMORY_MIB = 192;
-export const CMDLINE = "console=ttyS0 panic=-1 quiet";
 
-export function guestFiles(directory: string): GuestFiles {
+export function guestFiles(directory: string): BootFiles {
   return makeBootFiles(directory, join(import.meta.dirname, "deploy-guest.sh"));
 }
 

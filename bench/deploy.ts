@@ -7,9 +7,11 @@ import { once } from "node:events";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { bootArguments } from "../src/cli/demo/boot/initramfs.ts";
+import { type BootFiles, bootXml } from "../test/support/guest/initramfs.ts";
 import { LiveQemu } from "../test/support/qemu.ts";
 import { must } from "./child.ts";
-import { CMDLINE, GuestConsole, type GuestFiles, guestFiles, MEMORY_MIB } from "./deploy-guest.ts";
+import { GuestConsole, guestFiles, MEMORY_MIB } from "./deploy-guest.ts";
 import { Images } from "./images.ts";
 import { type Cells, mebibytes, median, type Section, type Sizes, seconds } from "./section.ts";
 import { STREAMDISK, startServer } from "./served.ts";
@@ -75,7 +77,7 @@ class DeployBench {
   readonly #directory: string;
   readonly #runs: number;
   readonly #images: Images;
-  #files: GuestFiles | undefined;
+  #files: BootFiles | undefined;
 
   constructor(directory: string, runs: number, size: number) {
     this.#directory = directory;
@@ -222,8 +224,7 @@ class DeployBench {
     const { kernel, initramfs } = this.#files!;
     const qemu = new LiveQemu("qemu-system-x86_64", [
       ...["-machine", "pc", "-accel", "tcg", "-m", String(MEMORY_MIB), "-nodefaults", "-display", "none"],
-      ...["-serial", `file:${serial}`, "-kernel", kernel, "-initrd", initramfs, "-append", CMDLINE],
-      ...["-drive", drive, "-qmp", "stdio"],
+      ...["-serial", `file:${serial}`, ...bootArguments(kernel, initramfs), "-drive", drive, "-qmp", "stdio"],
     ]);
     started.push(qemu);
     await qemu.greet();
@@ -231,16 +232,13 @@ class DeployBench {
   }
 
   #machineXml(name: string, serial: string): string {
-    const { kernel, initramfs } = this.#files!;
     return `<domain type='qemu'>
   <name>${name}</name>
   <memory unit='MiB'>${MEMORY_MIB}</memory>
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
-    <kernel>${kernel}</kernel>
-    <initrd>${initramfs}</initrd>
-    <cmdline>${CMDLINE}</cmdline>
+    ${bootXml(this.#files!)}
   </os>
   <devices>
     <serial type='file'><source path='${serial}'/></serial>

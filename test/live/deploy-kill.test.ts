@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Deployment } from "../../src/api/index.ts";
+import { machineArguments } from "../../src/cli/demo/machine.ts";
 import { noise } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { GuestConsole, logLength } from "../support/guest/console.ts";
@@ -94,8 +95,7 @@ async function run(t: TestContext, { owner, victim, percent }: Cell): Promise<vo
   await daemon.start();
   const { client } = daemon;
   const { kernel, initramfs } = makeBootFiles(directory, join(import.meta.dirname, "../support/guest/files.sh"));
-  const boot = ["-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 panic=-1 quiet"];
-  const machine = { args: ["-m", "192", "-no-reboot", ...boot] };
+  const machine = machineArguments(kernel, initramfs);
   const order = { name: "vm", image: source.uri, imageFormat: "raw" as const, owner, speed: SLOW, machine };
   const { overlay, disk } = await client.call("deploy", { body: order });
   const ofDomain = { params: { domain: "vm" } };

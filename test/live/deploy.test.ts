@@ -7,10 +7,11 @@ import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { machineArguments } from "../../src/cli/demo/machine.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { act } from "../support/guest/acts.ts";
 import { GuestConsole, logLength } from "../support/guest/console.ts";
-import { type BootFiles, makeBootFiles } from "../support/guest/initramfs.ts";
+import { makeBootFiles } from "../support/guest/initramfs.ts";
 import { directoryWithMachines } from "../support/machine.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
 import { qemuCheck } from "../support/peer-images.ts";
@@ -34,12 +35,6 @@ const CELLS: readonly Cell[] = (["qemu", "engine"] as const).flatMap((owner) =>
   (["qcow2", "qed"] as const).flatMap((format) => [0, 20, 50].map((delay) => ({ owner, format, delay }))),
 );
 
-/** QEMU's arguments for the guest of the tests. */
-function guestArgs({ kernel, initramfs }: BootFiles): string[] {
-  const boot = ["-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 panic=-1 quiet"];
-  return ["-m", "192", "-no-reboot", ...boot];
-}
-
 async function run(t: TestContext, { owner, format, delay }: Cell): Promise<void> {
   const random = rng(`deploy ${owner} ${format} ${delay}`);
   const directory = directoryWithMachines(t, "state/machines", () => daemon[Symbol.asyncDispose]());
@@ -50,7 +45,8 @@ async function run(t: TestContext, { owner, format, delay }: Cell): Promise<void
   const daemon = new DaemonProcess(directory, ["--allow", source.uri, "--accelerator", "tcg"]);
   await daemon.start();
   const { client } = daemon;
-  const machine = { args: guestArgs(makeBootFiles(directory)) };
+  const { kernel, initramfs } = makeBootFiles(directory);
+  const machine = machineArguments(kernel, initramfs);
   const order = { name: "vm1", image: source.uri, imageFormat: "raw" as const, format, owner, speed: SLOW, machine };
   const { overlay, disk, uri, steps } = await client.call("deploy", { body: order });
   const show = () => client.call("getDeployment", { params: { deployment: "vm1" } });

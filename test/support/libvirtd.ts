@@ -20,7 +20,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { GuestConsole, logLength } from "./guest/console.ts";
-import type { BootFiles } from "./guest/initramfs.ts";
+import { type BootFiles, bootXml } from "./guest/initramfs.ts";
 import { peer, runPeer } from "./peer-process.ts";
 
 const NOBODY = 65534;
@@ -99,11 +99,8 @@ export class Libvirtd implements AsyncDisposable {
 
   /** Describes a machine to it, which has one disk. */
   async define({ name, image, format = "qcow2", boot }: LibvirtMachine): Promise<void> {
-    const guest =
-      boot &&
-      `<kernel>${boot.kernel}</kernel><initrd>${boot.initramfs}</initrd><cmdline>console=ttyS0 panic=-1 quiet</cmdline>`;
     const xml = `<domain type='qemu'><name>${name}</name><memory unit='MiB'>192</memory>
-      <os><type arch='x86_64' machine='pc'>hvm</type>${guest ?? ""}</os><features><acpi/></features>
+      <os><type arch='x86_64' machine='pc'>hvm</type>${boot === undefined ? "" : bootXml(boot)}</os><features><acpi/></features>
       <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
         <disk type='file' device='disk'>
           <driver name='qemu' type='${format}'/><source file='${image}'/><target dev='vda' bus='virtio'/>

@@ -2,7 +2,7 @@
 import { open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DaemonClient, RouteInput } from "../../client/index.ts";
-import { KERNEL_COMMAND_LINE } from "./boot/initramfs.ts";
+import { bootArguments } from "./boot/initramfs.ts";
 import type { DemoGuest } from "./guest.ts";
 import { GuestDiary } from "./guest-diary.ts";
 
@@ -14,8 +14,7 @@ export function machineArguments(
   kernel: string,
   initramfs: string,
 ): NonNullable<RouteInput<"deploy">["body"]["machine"]> {
-  const boot = ["-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_COMMAND_LINE];
-  return { args: ["-m", "192", "-no-reboot", ...boot] };
+  return { args: ["-m", "192", "-no-reboot", ...bootArguments(kernel, initramfs)] };
 }
 
 export class Machine implements DemoGuest {

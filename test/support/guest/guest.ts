@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
 import type { Readable, Writable } from "node:stream";
+import { bootArguments } from "../../../src/cli/demo/boot/initramfs.ts";
 import type { BootFiles } from "./initramfs.ts";
 
 const living = new Set<Guest>();
@@ -43,8 +44,7 @@ export class Guest implements AsyncDisposable {
   static async boot(files: BootFiles, disk: readonly string[]): Promise<{ guest: Guest; diskBytes: number }> {
     const guest = new Guest([
       ...["-machine", "pc", "-accel", "tcg", "-m", "192", "-nodefaults", "-display", "none", "-no-reboot"],
-      ...["-serial", "stdio", "-kernel", files.kernel, "-initrd", files.initramfs],
-      ...["-append", "console=ttyS0 panic=-1 quiet", ...disk],
+      ...["-serial", "stdio", ...bootArguments(files.kernel, files.initramfs), ...disk],
     ]);
     try {
       const [, sectors = ""] = /^ready (\d+)$/.exec(await guest.#answer()) ?? [];

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { bootPartsBelow } from "../../../src/cli/demo/boot/boot-parts.ts";
-import { writeInitramfs } from "../../../src/cli/demo/boot/initramfs.ts";
+import { KERNEL_COMMAND_LINE, writeInitramfs } from "../../../src/cli/demo/boot/initramfs.ts";
 
 export interface BootFiles {
   readonly kernel: string;
@@ -20,4 +20,9 @@ export function makeBootFiles(directory: string, init = join(import.meta.dirname
   const initramfs = join(directory, "initramfs");
   writeInitramfs(initramfs, parts, readFileSync(init, "utf8"));
   return { kernel: parts.kernel, initramfs };
+}
+
+/** What a domain's XML has of it, in its `<os>`. */
+export function bootXml({ kernel, initramfs }: BootFiles): string {
+  return `<kernel>${kernel}</kernel><initrd>${initramfs}</initrd><cmdline>${KERNEL_COMMAND_LINE}</cmdline>`;
 }

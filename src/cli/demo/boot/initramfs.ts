@@ -33,6 +33,11 @@ stty -echo -onlcr
  */
 export const KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 quiet no_timer_check nohz=off highres=off";
 
+/** QEMU's arguments for a machine that boots without a loader. */
+export function bootArguments(kernel: string, initramfs: string): string[] {
+  return ["-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_COMMAND_LINE];
+}
+
 /**
  * @param script what the guest does when its disk is there as /dev/vda and its console is the serial port, for busybox's shell
  * @param modules more of them, in the order in which they need each other
