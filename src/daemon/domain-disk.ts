@@ -44,7 +44,9 @@ export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements Stre
   /** How it is, or was when its QEMU was last there: a stream waits for that by itself. */
   async info(): Promise<StreamedDiskInfo> {
     try {
-      return await this.look();
+      const info = await this.look();
+      if (info.hydrated) await this.#domain.letGo(this.#target);
+      return info;
     } catch (error) {
       if (this.#last === undefined || !mayComeBack(error)) throw error;
       const { length, localBytes, missingBytes } = this.#last;

@@ -7,15 +7,16 @@ import { temporaryDirectory } from "../support/cli.ts";
 import { qemuImg, startMonitored } from "../support/qemu.ts";
 import { describedAs, farOverlay } from "../support/qemu-disk.ts";
 import { sample } from "../support/seed.ts";
+import { until } from "../support/until.ts";
 
 const SIZE = 4 * 2 ** 20;
 
-const CELLS = (["qcow2", "qed"] as const).flatMap((format) => [
-  { format, middle: false },
-  { format, middle: true },
-]);
+/** `left`: its link has gone before, and whoever saw to that died before the source was taken out. */
+const CELLS = (["qcow2", "qed"] as const).flatMap((format) =>
+  [false, true].flatMap((middle) => [false, true].map((left) => ({ format, middle, left }))),
+);
 
-async function run(t: TestContext, { format, middle }: (typeof CELLS)[number]): Promise<void> {
+async function run(t: TestContext, { format, middle, left }: (typeof CELLS)[number]): Promise<void> {
   const directory = temporaryDirectory(t);
   const { source, image, expected } = await farOverlay(directory, format, SIZE, 0);
   await using _source = source;
@@ -44,16 +45,23 @@ async function run(t: TestContext, { format, middle }: (typeof CELLS)[number]): 
   const own = ["vda", "vda-cor", "vda-file"];
   const below = middle ? ["vda-b1", "vda-b1-file", "vda-b2", "vda-b2-file"] : ["vda-b1", "vda-b1-file"];
   assert.deepEqual(await names(), [...own, ...below].sort());
-  const stream = await domain.stream("vda");
-  assert.equal(stream.method, "fill");
-  await stream.run();
+  if (left) {
+    await qemu.execute("block-stream", { "job-id": "other", device: "vda" });
+    await until(async () => ((await qemu.execute("query-jobs")) as unknown[]).length === 0);
+    assert.deepEqual(await names(), [...own, ...below].sort());
+    await domain.letGo("vda");
+  } else {
+    const stream = await domain.stream("vda");
+    assert.equal(stream.method, "fill");
+    await stream.run();
+  }
   assert.deepEqual(await names(), own);
   await qemu.kill();
   qemuImg("compare", "-q", "-f", format, "-F", "raw", path, expected);
 }
 
 for (const cell of sample("machine disk", CELLS, 2)) {
-  const over = cell.middle ? "an overlay over an export" : "an export";
+  const over = (cell.middle ? "an overlay over an export" : "an export") + (cell.left ? " that it needs no more" : "");
   test(`a machine's ${cell.format} over ${over} has nodes with names, and keeps none of its source`, (t) =>
     run(t, cell));
 }

@@ -1,7 +1,7 @@
 /**
  * The block nodes of a machine's disks, each with a name of its own: for a disk `vda` the image is `vda`, its file `vda-file`, what lies
  * below `vda-b1`, `vda-b2`..., the copy-on-read filter above it `vda-cor`. An image is put over a layer by its name: QEMU would mix what is said of a
- * layer within it with what the image says. So a layer outlives the link to it, until it is taken out (`removeSources`).
+ * layer within it with what the image says. So a layer outlives the link to it, until it is taken out (`removeNodes`).
  */
 
 import { StreamdiskError } from "../../errors/index.ts";
@@ -28,9 +28,10 @@ export function diskNodes(disk: PreparedDisk): QemuNode[] {
   return source.kind === "nbd" ? [exportNode(disk, source)] : imageNodes(disk, source);
 }
 
-/** Whether a node is one of those below a disk of a machine, by its name. */
-export function isBelowDisk(name: string): boolean {
-  return /^vd[a-z]{1,3}-b\d+$/.test(name);
+/** Whether a node is one of those below a disk of a machine, by its name. @param disk which; absent: any */
+export function isBelowDisk(name: string, disk?: string): boolean {
+  const [, target] = /^(vd[a-z]{1,3})-b\d+$/.exec(name) ?? [];
+  return target !== undefined && (disk === undefined || target === disk);
 }
 
 function exportNode({ target, readOnly, direct }: PreparedDisk, { socket, exportName }: MachineExport): QemuNode {

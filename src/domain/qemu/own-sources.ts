@@ -5,7 +5,7 @@
 import { isBelowDisk } from "../machine/disk-nodes.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { qmpFailure } from "../qmp/qmp-error.ts";
-import { nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { type BlockLayer, nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
 
 const SOURCE_PREFIX = "sd-source-";
 
@@ -14,12 +14,21 @@ export function sourceName(random: string): string {
   return `${SOURCE_PREFIX}${random}`;
 }
 
-/** The nodes below an overlay that are to be taken out when its link has gone, from the top down. */
-export async function ownSources(qmp: QmpClient, { backingNode }: Overlay): Promise<string[]> {
+/**
+ * The nodes below an overlay that are to be taken out when its link has gone, from the top down. Of one whose link has gone already: those
+ * that a machine was started with, which a process before this one has left when it died in between.
+ */
+export async function ownSources(qmp: QmpClient, { node, backingNode }: Overlay): Promise<string[]> {
   const layer = await queryBlockLayer(qmp);
   const top = layer.nodes.find(({ nodeName }) => nodeName === backingNode);
-  const names = top === undefined ? [] : nodesBelow(layer, top).map(({ nodeName }) => nodeName);
+  if (top === undefined) return layersOf(layer, node);
+  const names = nodesBelow(layer, top).map(({ nodeName }) => nodeName);
   return names.filter((name) => isBelowDisk(name) || (name.startsWith(SOURCE_PREFIX) && !name.endsWith("-file")));
+}
+
+function layersOf({ nodes }: BlockLayer, disk: string): string[] {
+  const names = nodes.map(({ nodeName }) => nodeName).filter((name) => isBelowDisk(name, disk));
+  return names.sort((a, b) => a.length - b.length || (a < b ? -1 : 1));
 }
 
 /** Takes out what nothing else uses. */

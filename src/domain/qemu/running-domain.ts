@@ -27,7 +27,9 @@ import { type FillExport, FillServer } from "./fill-server.ts";
 import { type DomainStream, FillStream } from "./fill-stream.ts";
 import { guestIo } from "./guest-pace.ts";
 import { hotPlugged, plugIn, plugOut } from "./hot-plug.ts";
+import { flushNode } from "./human-monitor.ts";
 import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { ownSources, removeNodes } from "./own-sources.ts";
 import { QemuTarget } from "./qemu-target.ts";
 import { type ReplaceSourceOptions, replaceSource, type SourceReplaced } from "./replace-source.ts";
 
@@ -96,6 +98,17 @@ export class RunningDomain implements Disposable {
   /** One increment (`stepStream`). @throws {StreamdiskError} `unsupported` where QEMU can't be made to fill */
   async step(name: string, options: StepOptions): Promise<StepResult> {
     return this.#withTarget(name, options.signal, (target) => stepStream(target, options));
+  }
+
+  /**
+   * Ends what a process has begun that died right after it had dropped the link of a disk: that is made durable, and what is left in QEMU
+   * of the source is taken out. Nothing is done for a disk that has a link.
+   */
+  async letGo(name: string): Promise<void> {
+    const overlay = await this.overlay(name);
+    if (overlay.backingNode !== undefined) return;
+    await flushNode(this.qmp, overlay);
+    await removeNodes(this.qmp, await ownSources(this.qmp, overlay));
   }
 
   /**
