@@ -11,7 +11,15 @@
  * its end; and what was asked of it by that is zero where it turns out to end before. What is remembered of it as zero is zero as long
  * as its source is lost; one that has changed is not believed anything.
  */
-import { type BlockNode, type Extent, ReadOnlyNode, validateOpen, type ZeroRanges, zeroUntil } from "../block/index.ts";
+import {
+  type BlockNode,
+  type Extent,
+  ReadOnlyNode,
+  validateOpen,
+  within,
+  type ZeroRanges,
+  zeroUntil,
+} from "../block/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import type { CheckResult, FormatDetails, FormatName, FormatNode } from "../formats/index.ts";
 import type { Chain, ChainLayer } from "./spec.ts";
@@ -59,15 +67,6 @@ export async function openOrLate(awaited: Awaited, { watch, patienceMs }: LatePo
     if (!(error instanceof StreamdiskError) || (error.code !== "source-lost" && error.code !== "changed")) throw error;
     return new LateImage(awaited, watch, error);
   }
-}
-
-/** @returns undefined when it takes longer */
-async function within<T>(result: Promise<T>, ms: number): Promise<T | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), ms);
-  });
-  return Promise.race([result, late]).finally(() => clearTimeout(timer));
 }
 
 export class LateImage extends ReadOnlyNode implements FormatNode {

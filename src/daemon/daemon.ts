@@ -10,7 +10,7 @@
  * has more than one step is written down before the first (see disks.ts).
  */
 import type { CheckedInput, Live, RouteResult, Service } from "../api/index.ts";
-import { systemClock } from "../block/index.ts";
+import { systemClock, within } from "../block/index.ts";
 import type { DiskLive } from "../engine/index.ts";
 import { type RebaseResult, rebaseImage } from "../image/index.ts";
 import type { EventFeed, Store } from "../jobs/index.ts";
@@ -135,11 +135,7 @@ export class Daemon implements Service, AsyncDisposable {
     this.#deployments.load(await this.#store.deployments());
     const served = Promise.all([this.#disks.restore(disks), this.#exports.restore(exports)]);
     this.#restoring = Promise.all([served, machines]).then(() => this.#deployments.restore());
-    let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, PATIENCE_MS);
-    });
-    await Promise.race([this.#restoring, patience]).finally(() => clearTimeout(timer));
+    await within(this.#restoring, PATIENCE_MS);
     await machines;
     this.#runner.begin();
     this.#machines.autostart();

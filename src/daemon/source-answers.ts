@@ -1,4 +1,5 @@
 /** Whether a source answers that others have open: a machine that lacks it may go on then. */
+import { within } from "../block/index.ts";
 import { openSource, parseReference, type SourceOptions } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 
@@ -17,12 +18,7 @@ export async function sourceAnswers(
     () => false,
   );
   if (!mayAsk) return undefined;
-  const asked = ask(uri, options);
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<false>((resolve) => {
-    timer = setTimeout(() => resolve(false), PATIENCE_MS);
-  });
-  return Promise.race([asked, late]).finally(() => clearTimeout(timer));
+  return (await within(ask(uri, options), PATIENCE_MS)) ?? false;
 }
 
 async function ask(uri: string, options: SourceOptions | undefined): Promise<boolean> {
