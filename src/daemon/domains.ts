@@ -1,8 +1,7 @@
 /**
  * Domains: virtual machines, by their QMP sockets or through libvirt; who runs them is not looked at here. What is remembered is how to
  * reach them; what they have is asked of QEMU or libvirt, or stands in the XML that they were added with, or is what they were made of. A
- * disk is given to the job runner with its first order, and after a
- * restart of the daemon as soon as its QEMU answers.
+ * disk is given to the job runner with its first order, and after a restart of the daemon as soon as its QEMU answers.
  */
 import { randomUUID } from "node:crypto";
 import { isAbsolute } from "node:path";
@@ -87,13 +86,13 @@ export class Domains {
 
   /** Takes up the jobs that there were, each when its QEMU answers: waits for none of them. */
   async restore(records: readonly DomainRecord[]): Promise<void> {
-    for (const record of records) this.#hold(record);
+    const targets = new Map(records.map((record) => [this.#hold(record), new Set<string>()]));
     for (const { disk } of await this.#parts.store.jobs({ states: UNFINISHED_STATES, limit: ALL })) {
       const [, domain, target, id] = /^([^:@]+):([^@]+)@(.+)$/.exec(disk) ?? [];
       const held = this.#byName.get(domain ?? "");
-      if (held !== undefined && target !== undefined && held.record.id === id) void this.#attachWhenThere(held, target);
+      if (held !== undefined && target !== undefined && held.record.id === id) targets.get(held)?.add(target);
     }
-    for (const held of this.all()) void this.#lookWhenThere(held);
+    for (const [held, streamed] of targets) void this.#takeUpWhenThere(held, streamed);
   }
 
   /** Adds one that runs: it must answer. */
@@ -280,19 +279,16 @@ export class Domains {
       const places = await domainPlaces(held.running);
       const told = await this.#parts.needs.learn(needOf(held.record.name), places);
       if (!told || JSON.stringify(held.record.needs) === JSON.stringify(places)) return;
-      held.record = { ...held.record, needs: places };
-      await this.#parts.store.putDomain(held.record);
+      await this.change(held, (record) => ({ ...record, needs: places }));
     } catch {
       // Its QEMU does not answer: what is remembered counts.
     }
   }
 
-  async #lookWhenThere(held: HeldDomain): Promise<void> {
-    if (await this.#whenThere(held)) await this.#look(held);
-  }
-
-  async #attachWhenThere(held: HeldDomain, target: string): Promise<void> {
-    if (await this.#whenThere(held)) this.#attach({ id: diskId(held, target), target, held });
+  async #takeUpWhenThere(held: HeldDomain, targets: Iterable<string>): Promise<void> {
+    if (!(await this.#whenThere(held))) return;
+    for (const target of targets) this.#attach({ id: diskId(held, target), target, held });
+    await this.#look(held);
   }
 
   /** Resolves when its QEMU answers; false when nobody wants to know any more. */
