@@ -50,6 +50,7 @@ export const settingsFile = z
       .describe("The same of one source, or of all that lie below a path or the beginning of a URI"),
     emulator: absolutePath.describe("QEMU's program for machines"),
     accelerator: accelerator.describe("What runs machines that do not say"),
+    refuseQemuArguments: z.boolean().describe("Whether machines with arguments of QEMU's of their own are refused"),
     keep: z
       .object({ events: count, jobs: count })
       .partial()

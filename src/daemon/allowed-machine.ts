@@ -3,16 +3,27 @@ import { StreamdiskError } from "../errors/index.ts";
 import type { MachineDisk, MachineExport, MachineSpec } from "../jobs/index.ts";
 import { formatNbdUri } from "../nbd/index.ts";
 import { type AllowedPaths, resolvedPath } from "./allowed-paths.ts";
+import type { DaemonOptions } from "./daemon-options.ts";
+
+const MOST_SHOWN = 80;
 
 /**
- * A machine with all that it names as it is to be opened, if all of that may be opened: its QEMU runs as the daemon's user.
+ * A machine with all that it names as it is to be opened, if all of that may be opened: its QEMU runs as the daemon's user. What its
+ * own arguments of QEMU's name is not looked at: they are let be or refused as a whole.
  *
- * @param sockets directory of the daemon's own disks, which any machine may use
  * @throws {StreamdiskError} `refused`
  */
-export async function allowedMachine(spec: MachineSpec, allowed: AllowedPaths, sockets: string): Promise<MachineSpec> {
-  const { kernel, initrd, serialLog } = spec;
-  const disks = await Promise.all(spec.disks.map((disk) => allowedDisk(disk, allowed, sockets)));
+export async function allowedMachine(
+  spec: MachineSpec,
+  allowed: AllowedPaths,
+  { socketDirectory, refuseQemuArguments }: Pick<DaemonOptions, "socketDirectory" | "refuseQemuArguments">,
+): Promise<MachineSpec> {
+  const { name, kernel, initrd, serialLog, extraArguments } = spec;
+  if (refuseQemuArguments && extraArguments.length > 0) {
+    const message = `'${name}' has arguments of QEMU's of its own (${shown(extraArguments)}), which this daemon refuses: take them out, or start it without --refuse-qemu-arguments`;
+    throw new StreamdiskError("refused", message, { node: name });
+  }
+  const disks = await Promise.all(spec.disks.map((disk) => allowedDisk(disk, allowed, socketDirectory)));
   return {
     ...spec,
     disks,
@@ -22,6 +33,13 @@ export async function allowedMachine(spec: MachineSpec, allowed: AllowedPaths, s
   };
 }
 
+/** The first of them. */
+function shown(args: readonly string[]): string {
+  const text = args.join(" ");
+  return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}...` : text;
+}
+
+/** Its sockets are those of the daemon's own disks, which any machine may use. */
 async function allowedDisk(disk: MachineDisk, allowed: AllowedPaths, sockets: string): Promise<MachineDisk> {
   const { source } = disk;
   if (source.kind === "image") return { ...disk, source: { ...source, path: await allowed.file(source.path) } };

@@ -19,6 +19,7 @@ export interface DaemonOptions
     | "keep"
     | "emulator"
     | "accelerator"
+    | "refuseQemuArguments"
   > {
   readonly version: string;
   /** Where disks have their sockets; absolute. */

@@ -268,3 +268,16 @@ test("what a machine names lies where the daemon may open it", async (t) => {
   const emulator = machineXml({ name: "web", devices: "<emulator>/bin/true</emulator>" });
   await assert.rejects(it.run(emulator), { code: "refused", message: /asks for the emulator '\/bin\/true'/ });
 });
+
+test("arguments of QEMU's own are refused where the daemon is to refuse them, also of a machine that it knows", async (t) => {
+  const it = await bench(t);
+  const more = "<qemu:commandline><qemu:arg value='-nic'/><qemu:arg value='none'/></qemu:commandline>";
+  await it.run(machineXml({ name: "web", more }));
+  await it.stop("web", true);
+  await it.daemon.close();
+  await it.boot("first", { refuseQemuArguments: true });
+  const refused = { code: "refused", message: /'web' has arguments of QEMU's of its own \(-nic none\)/ };
+  await assert.rejects(it.start("web"), refused);
+  await assert.rejects(it.run(machineXml({ name: "web", more })), refused);
+  await it.run(machineXml({ name: "web" }));
+});

@@ -110,7 +110,7 @@ export class Machines {
       }
     }
     await there.turns.run(async () => {
-      const { machine } = this.#demandStopped(there);
+      const machine = this.#demandStopped(there);
       const { xml: _xml, ...record } = there.record;
       const changed = { ...machine, spec, autostart: autostart ?? machine.autostart };
       await domains.change(there, () => ({ ...record, ...(xml !== undefined && { xml }), machine: changed }));
@@ -136,9 +136,9 @@ export class Machines {
     if (domains.find(name) !== held) {
       throw new StreamdiskError("not-found", `The domain '${name}' was removed meanwhile`, { node: name });
     }
-    const { machine } = this.#demandStopped(held);
-    const { emulator, accelerator, sourceOptions, socketDirectory } = options;
-    const spec = await allowedMachine(machine.spec, allowed, socketDirectory);
+    const machine = this.#demandStopped(held);
+    const { emulator, accelerator, sourceOptions } = options;
+    const spec = await allowedMachine(machine.spec, allowed, options);
     const host = { emulator, accelerator, sourceOptions, allowBacking: allowed.backing };
     const prepared = await prepareMachine(spec, host);
     const { end: _end, stopping: _stopping, ...rest } = machine;
@@ -178,23 +178,21 @@ export class Machines {
     await this.#watched.get(held)?.over;
   }
 
-  /** @throws {StreamdiskError} `in-use` while it runs */
-  refuseRunning({ record: { name } }: HeldDomain, process: MachineProcess | undefined): void {
-    if (process === undefined) return;
-    const message = `The machine '${name}' runs (pid ${process.pid}): stop it first, with domain stop`;
-    throw new StreamdiskError("in-use", message, { node: name });
-  }
-
   /** Takes away what is left of a machine that was removed: its logs. Its images stay. */
   async #removeFiles({ record: { name } }: HeldDomain): Promise<void> {
     await rm(this.paths(name).directory, { recursive: true, force: true });
   }
 
-  /** Forgets a machine that does not run, with its logs. */
+  /** Forgets a machine that does not run, with its logs. @throws {StreamdiskError} `in-use` while it runs */
   async remove(held: HeldDomain): Promise<void> {
+    const { name } = held.record;
     // It may be about to start.
-    await held.turns.run(async () => this.refuseRunning(held, this.process(held)));
-    await this.#parts.domains.remove(held.record.name);
+    const process = await held.turns.run(async () => this.process(held));
+    if (process !== undefined) {
+      const message = `The machine '${name}' runs (pid ${process.pid}): stop it first, with domain stop`;
+      throw new StreamdiskError("in-use", message, { node: name });
+    }
+    await this.#parts.domains.remove(name);
     await this.#removeFiles(held);
   }
 
@@ -298,10 +296,10 @@ export class Machines {
     throw new StreamdiskError("refused", message, { node: name });
   }
 
-  #demandStopped(held: HeldDomain): { readonly machine: MachineRecord } {
+  #demandStopped(held: HeldDomain): MachineRecord {
     const machine = this.#machine(held);
     const process = this.process(held);
-    if (process === undefined) return { machine };
+    if (process === undefined) return machine;
     const { name } = held.record;
     throw new StreamdiskError("in-use", `The machine '${name}' runs already (pid ${process.pid})`, { node: name });
   }

@@ -49,6 +49,8 @@ export interface DaemonSettings {
   readonly emulator?: string;
   /** What runs machines that do not say. @default KVM where it may be used, else TCG */
   readonly accelerator?: Accelerator;
+  /** Whether machines with arguments of QEMU's of their own are refused, by which QEMU can open anything. @default false */
+  readonly refuseQemuArguments?: boolean;
   /** @default 10,000 events and 1,000 jobs */
   readonly keep: { readonly events: number; readonly jobs: number };
   /** @default "info" */

@@ -38,6 +38,7 @@ interface Flags extends SourceFlags {
   readonly keepJobs?: number;
   readonly emulator?: string;
   readonly accelerator?: NonNullable<SettingsFlags["accelerator"]>;
+  readonly refuseQemuArguments?: boolean;
   readonly logLevel?: NonNullable<SettingsFlags["logLevel"]>;
   readonly rebuildStore?: boolean;
   readonly json?: boolean;
@@ -94,6 +95,7 @@ export function define(command: Command): void {
       "what runs machines that do not say; without it KVM where it can",
       parseAccelerator,
     )
+    .option("--refuse-qemu-arguments", "machines have no arguments of QEMU's of their own, which --allow does not bind")
     .option("--keep-events <number>", "how many events are remembered; without it, 10000", parseCount)
     .option("--keep-jobs <number>", "how many streams that have ended are remembered; without it, 1000", parseCount)
     .option("--log-level <level>", `${LOG_LEVELS.join(", ")}; without it, info`, parseLevel)
@@ -207,6 +209,7 @@ const SETTINGS = [
   "sourceSpeed",
   "emulator",
   "accelerator",
+  "refuseQemuArguments",
   "logLevel",
 ] as const satisfies readonly (keyof Flags & keyof SettingsFlags)[];
 
