@@ -1,5 +1,5 @@
 /** Machines and their disks in words. */
-import type { Job, RouteResult } from "../src/client/index.ts";
+import type { RouteResult } from "../src/client/index.ts";
 import { type Condition, hasEnded, timeOfDay } from "./words.ts";
 
 export type Machine = RouteResult<"listDomains">["domains"][number];
@@ -48,10 +48,4 @@ export function machineDiskCondition({ backing, stream }: MachineDisk, hydrated?
   if (stream.state === "running") return { word: "streaming", tone: "busy" };
   if (stream.state === "paused") return { word: "paused", tone: "calm" };
   return { word: "waiting", tone: stream.reason?.code === "queued" ? "calm" : "bad" };
-}
-
-/** Why a stream does not run, where that needs saying. */
-export function reasonOf(stream: Job | undefined): string | undefined {
-  if (stream === undefined || stream.state === "running") return undefined;
-  return stream.state === "failed" || !hasEnded(stream) ? stream.reason?.message : undefined;
 }

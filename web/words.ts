@@ -61,12 +61,45 @@ export function timeOfDay(ms: number): string {
 /** What lacks nothing stands alone. */
 export function missingIn(disk: Disk): number {
   if (disk.hydrated === true) return 0;
-  const { stream } = disk;
-  return stream !== undefined && !hasEnded(stream) ? stream.missingBytes : (disk.missingBytes ?? 0);
+  return activeOf(disk.stream)?.missingBytes ?? disk.missingBytes ?? 0;
 }
 
 export function hasEnded({ state }: Job): boolean {
   return state === "completed" || state === "cancelled" || state === "failed";
+}
+
+/** A stream that has not ended; undefined where there is none. */
+export function activeOf(stream: Job | undefined): Job | undefined {
+  return stream === undefined || hasEnded(stream) ? undefined : stream;
+}
+
+/** Whether its figures change by themselves, or may do so at any moment. */
+export function isUnderWay(stream: Job | undefined): boolean {
+  const active = activeOf(stream);
+  return active !== undefined && active.state !== "paused";
+}
+
+/** Why a stream does not run, where that needs saying. */
+export function reasonOf(stream: Job | undefined): string | undefined {
+  if (stream === undefined || stream.state === "running") return undefined;
+  return stream.state === "failed" || !hasEnded(stream) ? stream.reason?.message : undefined;
+}
+
+/** How far a disk is that lacks something, and what goes on with it, in sentences. */
+export function storyOf(length: number, missing: number, stream: Job | undefined): string {
+  const share = `${percent(length - missing, length)} of ${bytes(length)} is here`;
+  const active = activeOf(stream);
+  if (active === undefined) {
+    const last = stream?.state === "failed" ? ` The last stream failed: ${stream.reason?.message ?? ""}` : "";
+    return `${share}; nothing fetches the rest but what its machine reads.${last}`;
+  }
+  if (active.state === "running") {
+    const limit = active.speed === undefined ? "" : ` (limit ${rate(active.speed)})`;
+    const left = active.etaSeconds === undefined ? "" : `, about ${duration(active.etaSeconds)} left`;
+    return `${share}. The rest comes at ${rate(active.rate)}${limit}${left}.`;
+  }
+  if (active.state === "paused") return `${share}. The stream is paused.`;
+  return `${share}. The stream waits${active.reason === undefined ? "." : `: ${forPeople(active.reason.message)}`}`;
 }
 
 /** How a disk is: what one would call out to somebody across the room. */

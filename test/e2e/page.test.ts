@@ -9,7 +9,8 @@ import { connectNbd } from "../../src/nbd/index.ts";
 import { type CellKind, Look, startBrowser } from "../support/browser.ts";
 import { noise, startCli, temporaryDirectory } from "../support/cli.ts";
 import { type NbdServerProcess, startNbdkit } from "../support/nbd-servers.ts";
-import { Bench, program, until } from "../support/page-bench.ts";
+import { Bench, program } from "../support/page-bench.ts";
+import { until } from "../support/until.ts";
 
 const MIB = 2 ** 20;
 const TIB = 2 ** 40;
@@ -215,29 +216,22 @@ test("dark and light, narrow and wide, without disks and with: nobody is kept ou
   const source = await nbdkit(t, "pattern", String(8 * MIB));
   await using bench = await Bench.start(t, browser, source);
   await using look = await bench.look({ width: 360, scheme: "dark" });
-  const everywhere = async (): Promise<void> => {
-    for (const scheme of ["dark", "light"] as const) {
-      await look.prefer(scheme);
-      await look.assertAccessible();
-    }
-    await look.assertFits();
-  };
   await look.sees("No disks yet");
-  await everywhere();
+  await look.assertForEverybody();
   await bench.create("a-disk-with-a-rather-long-name.for-a-narrow-window", source);
   await look.sees("1 in all");
-  await everywhere();
+  await look.assertForEverybody();
   await look.page.getByRole("link", { name: /narrow/ }).click();
   await mapAgrees(look, bench, "a-disk-with-a-rather-long-name.for-a-narrow-window");
-  await everywhere();
+  await look.assertForEverybody();
   await look.press("Start stream…");
-  await everywhere();
+  await look.assertForEverybody();
   await look.page.keyboard.press("Escape");
   await source.stop();
   await look.sees("The source is gone");
-  await everywhere();
+  await look.assertForEverybody();
   await look.page.setViewportSize({ width: 1600, height: 1000 });
-  await everywhere();
+  await look.assertForEverybody();
   await look.assertWell();
 });
 

@@ -123,6 +123,15 @@ export class Look implements AsyncDisposable {
     assert.ok(beyond <= 0, `the page is ${beyond} pixels wider than the window`);
   }
 
+  /** That it keeps nobody out in the dark and in the light, and fits its window. */
+  async assertForEverybody(): Promise<void> {
+    for (const scheme of ["dark", "light"] as const) {
+      await this.prefer(scheme);
+      await this.assertAccessible();
+    }
+    await this.assertFits();
+  }
+
   /** @throws when it did what it must not do */
   async assertWell(): Promise<void> {
     const broken = await this.page.evaluate<string[]>("window.broken ?? []");

@@ -1,10 +1,8 @@
 /** What tests of the page stand on: the built program, run as a daemon with its page. */
-import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Browser } from "playwright-core";
 import type { Disk } from "../../src/client/index.ts";
 import { Look, type LookOptions } from "./browser.ts";
@@ -13,8 +11,6 @@ import { temporaryDirectory } from "./cli.ts";
 import { DaemonProcess } from "./daemon.ts";
 import { freePort, type NbdServerProcess } from "./nbd-servers.ts";
 
-/** What a person would not wait for any longer. */
-const PATIENCE_MS = 40_000;
 let built: string | undefined;
 
 /** The built program: once a process, and gone with it. */
@@ -63,14 +59,5 @@ export class Bench implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.daemon[Symbol.asyncDispose]();
-  }
-}
-
-/** Tries until something is so, and says what it is instead when that takes too long. */
-export async function until(what: () => Promise<boolean>, why: () => string = () => "it is not so"): Promise<void> {
-  const giveUp = AbortSignal.timeout(PATIENCE_MS);
-  while (!(await what())) {
-    assert.ok(!giveUp.aborted, why());
-    await sleep(50);
   }
 }

@@ -5,8 +5,15 @@ import { tell } from "./notice.tsx";
 /** Does it; rejects when it failed, which has been told then. */
 export type Act = (what: () => Promise<string>) => Promise<void>;
 
+interface Acting {
+  readonly act: Act;
+  /** What a button does that asks nothing before. */
+  readonly onClick: (what: () => Promise<string>) => () => void;
+  readonly busy: boolean;
+}
+
 /** @param refresh looks at what may be another now */
-export function useAct(refresh: () => Promise<void>): readonly [act: Act, busy: boolean] {
+export function useAct(refresh: () => Promise<void>): Acting {
   const [busy, setBusy] = useState(false);
   const act: Act = async (what) => {
     setBusy(true);
@@ -20,5 +27,5 @@ export function useAct(refresh: () => Promise<void>): readonly [act: Act, busy: 
       setBusy(false);
     }
   };
-  return [act, busy];
+  return { act, onClick: (what) => () => void act(what).catch(() => {}), busy };
 }

@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
-import type { Disk, RouteResult } from "../../src/client/index.ts";
-import { disks, events, sources } from "../state/fleet.ts";
+import type { Disk } from "../../src/client/index.ts";
+import { disks, events, type Source, sources } from "../state/fleet.ts";
 import { deployments, machines } from "../state/machines.ts";
 import { pathOf } from "../state/route.ts";
 import {
@@ -8,13 +8,13 @@ import {
   conditionOf,
   duration,
   forPeople,
-  hasEnded,
   missingIn,
   percent,
   rate,
+  reasonOf,
   sourceInWords,
 } from "../words.ts";
-import { Bar } from "./bar.tsx";
+import { FiguresBar } from "./bar.tsx";
 import { EventList } from "./event-list.tsx";
 import { MachineList } from "./machine-list.tsx";
 
@@ -75,10 +75,9 @@ function summaryOf(all: readonly Disk[]): string {
 function DiskRow({ disk }: { readonly disk: Disk }) {
   const { name, length = 0, stream, clients = 0 } = disk;
   const missing = missingIn(disk);
-  const local = Math.min(disk.localBytes ?? 0, length - missing);
   const { word, tone } = conditionOf(disk);
   const runs = stream?.state === "running" && tone !== "bad" ? stream : undefined;
-  const reason = reasonOf(disk);
+  const reason = whyOf(disk);
   return (
     <li>
       <a class="disk" href={pathOf(name)} data-tone={tone}>
@@ -86,7 +85,7 @@ function DiskRow({ disk }: { readonly disk: Disk }) {
         <span class="state" data-tone={tone}>
           {word}
         </span>
-        <Bar local={local} zero={Math.max(0, length - local - missing)} missing={missing} label={name} />
+        <FiguresBar label={name} length={length} localBytes={disk.localBytes ?? 0} missingBytes={missing} />
         <span class="disk-share">{length === 0 ? "" : percent(length - missing, length)}</span>
         <span class="disk-facts">
           <span>{bytes(length)}</span>
@@ -105,12 +104,11 @@ function DiskRow({ disk }: { readonly disk: Disk }) {
 }
 
 /** Why it is as it is, where that needs saying. */
-function reasonOf({ error, hydrated, source, stream }: Disk): string | undefined {
+function whyOf({ error, hydrated, source, stream }: Disk): string | undefined {
   if (error !== undefined) return error.message;
   if (hydrated === true) return undefined;
   if (source?.state !== "ok" && source?.message !== undefined && source.message !== "") return source.message;
-  const tells = stream !== undefined && stream.state !== "running" && (stream.state === "failed" || !hasEnded(stream));
-  return tells ? stream.reason?.message : undefined;
+  return reasonOf(stream);
 }
 
 function NoDisks() {
@@ -151,8 +149,6 @@ function Sources() {
     </section>
   );
 }
-
-type Source = RouteResult<"listSources">["sources"][number];
 
 /** Machines and exports are told from disks by what they are. */
 function neededBy({ disks, exports, domains }: Pick<Source, "disks" | "exports" | "domains">): readonly string[] {

@@ -1,8 +1,9 @@
 import { useEffect, useState } from "preact/hooks";
+import type { Disk } from "../../src/client/index.ts";
 import { daemonClient } from "../session.ts";
 import { events } from "../state/fleet.ts";
 import { WatchedDisk } from "../state/watched-disk.ts";
-import { bytes, conditionOf, duration, hasEnded, latency, percent, rate, timeOfDay } from "../words.ts";
+import { bytes, conditionOf, latency, storyOf, timeOfDay } from "../words.ts";
 import { Bar } from "./bar.tsx";
 import { EventList } from "./event-list.tsx";
 import { LoadPanel } from "./load-panel.tsx";
@@ -60,9 +61,7 @@ function Shown({ watched }: { readonly watched: WatchedDisk }) {
           refresh={() => watched.refresh()}
         />
       </div>
-      <p class="story">
-        <Story watched={watched} />
-      </p>
+      <p class="story">{story(watched, disk)}</p>
       <Bar {...total} label={watched.name} />
       {disk.error !== undefined && <p class="bad-text">{disk.error.message}</p>}
       {error !== undefined && <p class="bad-text">{error}</p>}
@@ -83,44 +82,15 @@ function Shown({ watched }: { readonly watched: WatchedDisk }) {
   );
 }
 
-/** How far it is and what goes on, in a sentence. */
-function Story({ watched }: { readonly watched: WatchedDisk }) {
-  const disk = watched.disk.value;
-  const total = watched.total.value;
-  if (disk === undefined) return null;
+/** How far it is and what goes on. */
+function story(watched: WatchedDisk, disk: Disk): string {
   const { length = 0, hydrated } = disk;
   const stream = watched.live.value?.stream ?? disk.stream;
-  if (hydrated === true) return <>All {bytes(length)} are here. This disk stands alone.</>;
-  const missing = total?.missing ?? disk.missingBytes ?? 0;
-  const share = `${percent(length - missing, length)} of ${bytes(length)} is here`;
+  if (hydrated === true) return `All ${bytes(length)} are here. This disk stands alone.`;
   if (stream?.state === "completed" && stream.base !== undefined) {
-    return <>All is here that was to be fetched: this disk lies over its base, {stream.base}, and needs that.</>;
+    return `All is here that was to be fetched: this disk lies over its base, ${stream.base}, and needs that.`;
   }
-  if (stream === undefined || hasEnded(stream)) {
-    const last = stream?.state === "failed" ? ` The last stream failed: ${stream.reason?.message ?? ""}` : "";
-    return (
-      <>
-        {share}; nothing fetches the rest but what its machine reads.{last}
-      </>
-    );
-  }
-  if (stream.state !== "running") {
-    return (
-      <>
-        {share}. The stream {stream.state === "paused" ? "is paused" : "waits"}
-        {stream.reason === undefined || stream.state === "paused" ? "." : `: ${stream.reason.message}`}
-      </>
-    );
-  }
-  const left = stream.etaSeconds === undefined ? "" : `, about ${duration(stream.etaSeconds)} left`;
-  const limit = stream.speed === undefined ? "" : ` (limit ${rate(stream.speed)})`;
-  return (
-    <>
-      {share}. The rest comes at {rate(stream.rate)}
-      {limit}
-      {left}.
-    </>
-  );
+  return storyOf(length, watched.total.value?.missing ?? disk.missingBytes ?? 0, stream);
 }
 
 function SourcePanel({ watched }: { readonly watched: WatchedDisk }) {

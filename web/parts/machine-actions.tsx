@@ -17,17 +17,16 @@ const STILL: ReadonlySet<string> = new Set([
 
 /** What one can do with a machine. What its guest may lose something by is asked before. */
 export function MachineActions({ machine }: { readonly machine: Machine }) {
-  const [act, busy] = useAct(lookAtMachinesNow);
+  const { act, onClick, busy } = useAct(lookAtMachinesNow);
   const [asks, setAsks] = useState(false);
   const { name, state } = machine;
   const client = daemonClient();
   const params = { domain: name };
-  const button = (label: string, onClick: () => void) => (
-    <button type="button" disabled={busy} aria-label={`${label} ${name}`} onClick={onClick}>
+  const button = (label: string, press: () => void) => (
+    <button type="button" disabled={busy} aria-label={`${label} ${name}`} onClick={press}>
       {label}
     </button>
   );
-  const now = (what: () => Promise<string>) => () => void act(what).catch(() => {});
   const start = async (): Promise<string> => {
     await client.call("startDomain", { params, body: {} });
     return `'${name}' runs`;
@@ -40,12 +39,13 @@ export function MachineActions({ machine }: { readonly machine: Machine }) {
     await client.call("resumeDomain", { params });
     return `'${name}' goes on`;
   };
-  const runs = state !== "stopped" && state !== "unreachable";
+  // One of the daemon's own can be ended also when it does not answer.
+  const runs = machine.machine === undefined ? machine.error === undefined : machine.machine.pid !== undefined;
   return (
     <div class="actions">
-      {machine.machine !== undefined && state === "stopped" && button("Start", now(start))}
-      {state === "running" && button("Pause", now(pause))}
-      {STILL.has(state) && button("Resume", now(resume))}
+      {machine.machine !== undefined && state === "stopped" && button("Start", onClick(start))}
+      {state === "running" && button("Pause", onClick(pause))}
+      {STILL.has(state) && button("Resume", onClick(resume))}
       {runs && button("Stop…", () => setAsks(true))}
       {asks && (
         <Dialog

@@ -3,9 +3,9 @@ import { machineCondition, machineDiskCondition } from "../machine-words.ts";
 import { events } from "../state/fleet.ts";
 import { machineDisk, machines } from "../state/machines.ts";
 import { WatchedMachineDisk } from "../state/watched-machine-disk.ts";
-import { bytes, duration, forPeople, hasEnded, percent, rate } from "../words.ts";
+import { activeOf, bytes, forPeople, percent, storyOf } from "../words.ts";
+import { FiguresBar } from "./bar.tsx";
 import { EventList } from "./event-list.tsx";
-import { MachineBar } from "./machine-list.tsx";
 import { StreamActions } from "./stream-actions.tsx";
 import { Trail } from "./trail.tsx";
 
@@ -40,8 +40,7 @@ function Shown({ watched }: { readonly watched: WatchedMachineDisk }) {
     );
   }
   const { stream } = watched;
-  const active = stream !== undefined && !hasEnded(stream) ? stream : undefined;
-  const figures = active ?? now;
+  const figures = activeOf(stream) ?? now;
   const hydrated = now?.hydrated;
   const { word, tone } = machineDiskCondition({ ...disk, ...(stream !== undefined && { stream }) }, hydrated);
   const here = events.value.filter((event) => event.disk === name);
@@ -64,8 +63,8 @@ function Shown({ watched }: { readonly watched: WatchedMachineDisk }) {
       </div>
       <p class="story">{story(watched)}</p>
       {figures !== undefined && (
-        <MachineBar
-          name={name}
+        <FiguresBar
+          label={name}
           length={figures.length}
           localBytes={figures.localBytes}
           missingBytes={figures.missingBytes}
@@ -84,26 +83,12 @@ function Shown({ watched }: { readonly watched: WatchedMachineDisk }) {
   );
 }
 
-/** How far it is and what goes on, in a sentence. */
-function story(watched: WatchedMachineDisk): string {
-  const now = watched.now.value;
-  const { stream } = watched;
+/** How far it is and what goes on. */
+function story({ now: { value: now }, stream }: WatchedMachineDisk): string {
   if (now?.hydrated === true) return `All ${bytes(now.length)} are here. This disk stands alone.`;
-  const active = stream !== undefined && !hasEnded(stream) ? stream : undefined;
-  const figures = active ?? now;
+  const figures = activeOf(stream) ?? now;
   if (figures === undefined) return "How much of it is here is not known at the moment.";
-  const share = `${percent(figures.length - figures.missingBytes, figures.length)} of ${bytes(figures.length)} is here`;
-  if (active === undefined) {
-    const last = stream?.state === "failed" ? ` The last stream failed: ${stream.reason?.message ?? ""}` : "";
-    return `${share}; nothing fetches the rest but its machine.${last}`;
-  }
-  if (active.state === "running") {
-    const limit = active.speed === undefined ? "" : ` (limit ${rate(active.speed)})`;
-    const left = active.etaSeconds === undefined ? "" : `, about ${duration(active.etaSeconds)} left`;
-    return `${share}. The rest comes at ${rate(active.rate)}${limit}${left}.`;
-  }
-  if (active.state === "paused") return `${share}. The stream is paused.`;
-  return `${share}. The stream waits${active.reason === undefined ? "." : `: ${forPeople(active.reason.message)}`}`;
+  return storyOf(figures.length, figures.missingBytes, stream);
 }
 
 interface LossParts {
@@ -112,7 +97,7 @@ interface LossParts {
   readonly hydrated: boolean | undefined;
 }
 
-/** What would be lost if the source died now: the policy is that of QEMU's own devices, which the daemon does not set. */
+/** What would be lost if the source died now. What is served below it may hold reads for a while; how they end then is for QEMU's device to say. */
 function MachineLoss({ missing, length, hydrated }: LossParts) {
   const isSafe = hydrated === true || missing === 0;
   return (
@@ -123,8 +108,9 @@ function MachineLoss({ missing, length, hydrated }: LossParts) {
       {!isSafe && missing !== undefined && (
         <p>
           would be out of reach: {percent(missing, length ?? missing)} of the disk. All else would go on at full speed.
-          A read of what is missing would end as its machine was started: with an error for its system, or with the
-          machine paused (rerror=stop). A stream would wait and go on by itself.
+          A read of what is missing would wait as long as what serves the source has it wait, and then end as its
+          machine was started: with an error for its system, or with the machine paused (rerror=stop). A stream would
+          wait and go on by itself.
         </p>
       )}
     </section>

@@ -1,15 +1,8 @@
-import {
-  endOf,
-  type Machine,
-  type MachineDisk,
-  machineCondition,
-  machineDiskCondition,
-  reasonOf,
-} from "../machine-words.ts";
+import { endOf, type Machine, type MachineDisk, machineCondition, machineDiskCondition } from "../machine-words.ts";
 import { type Deployment, deployments, machines } from "../state/machines.ts";
 import { pathOf } from "../state/route.ts";
-import { bytes, duration, forPeople, percent, rate } from "../words.ts";
-import { Bar } from "./bar.tsx";
+import { bytes, duration, forPeople, percent, rate, reasonOf } from "../words.ts";
+import { FiguresBar } from "./bar.tsx";
 import { MachineActions } from "./machine-actions.tsx";
 
 /** The machines whose disks their QEMU owns; nothing where there are none. */
@@ -89,7 +82,7 @@ function MachineDiskRow({ disk }: { readonly disk: MachineDisk }) {
         </span>
         {stream !== undefined && (
           <>
-            <MachineBar name={name} {...stream} />
+            <FiguresBar label={name} {...stream} />
             <span class="disk-share">{percent(stream.length - stream.missingBytes, stream.length)}</span>
           </>
         )}
@@ -106,17 +99,4 @@ function MachineDiskRow({ disk }: { readonly disk: MachineDisk }) {
       </a>
     </li>
   );
-}
-
-interface Figures {
-  readonly name: string;
-  readonly length: number;
-  readonly localBytes: number;
-  readonly missingBytes: number;
-}
-
-/** A bar by what is counted of such a disk: whole clusters. */
-export function MachineBar({ name, length, localBytes, missingBytes }: Figures) {
-  const local = Math.min(localBytes, length - missingBytes);
-  return <Bar label={name} local={local} zero={Math.max(0, length - local - missingBytes)} missing={missingBytes} />;
 }

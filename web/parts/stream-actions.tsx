@@ -2,7 +2,7 @@ import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import type { Job } from "../../src/client/index.ts";
 import { daemonClient } from "../session.ts";
-import { bytes, hasEnded } from "../words.ts";
+import { activeOf, bytes } from "../words.ts";
 import { useAct } from "./act.ts";
 import { Dialog } from "./dialog.tsx";
 
@@ -24,11 +24,10 @@ interface StreamActionsParts {
 /** What one can do with a disk, whoever owns it. What cannot be taken back, or needs to know more, is asked before. */
 export function StreamActions({ name, stream, canFetch, backing, replaceSource, refresh }: StreamActionsParts) {
   const [asked, setAsked] = useState<Asked>();
-  const [act, busy] = useAct(refresh);
+  const { act, onClick, busy } = useAct(refresh);
   const handle = daemonClient().disk(name);
-  const active = stream !== undefined && !hasEnded(stream) ? stream : undefined;
+  const active = activeOf(stream);
 
-  const now = (what: () => Promise<string>) => () => void act(what).catch(() => {});
   const step = async (): Promise<string> => {
     const { copied, done } = await handle.step();
     return done ? "Nothing is missing any more" : `One step: ${bytes(copied)} came`;
@@ -42,17 +41,17 @@ export function StreamActions({ name, stream, canFetch, backing, replaceSource, 
     return "The stream goes on";
   };
   const close = (): void => setAsked(undefined);
-  const button = (label: string, onClick: () => void, kind = "") => (
-    <button type="button" class={kind} disabled={busy} onClick={onClick}>
+  const button = (label: string, press: () => void, kind = "") => (
+    <button type="button" class={kind} disabled={busy} onClick={press}>
       {label}
     </button>
   );
   return (
     <div class="actions">
       {canFetch && active === undefined && button("Start stream…", () => setAsked("start"), "primary")}
-      {active?.state === "paused" && button("Resume", now(resume), "primary")}
-      {active !== undefined && active.state !== "paused" && button("Pause", now(pause))}
-      {canFetch && (active === undefined || active.state === "paused") && button("One step", now(step))}
+      {active?.state === "paused" && button("Resume", onClick(resume), "primary")}
+      {active !== undefined && active.state !== "paused" && button("Pause", onClick(pause))}
+      {canFetch && (active === undefined || active.state === "paused") && button("One step", onClick(step))}
       {active !== undefined && button("Speed…", () => setAsked("speed"))}
       {active !== undefined && button("Cancel…", () => setAsked("cancel"))}
       {backing !== undefined && button("Replace source…", () => setAsked("replace"))}

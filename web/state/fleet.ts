@@ -5,7 +5,7 @@
 import { signal } from "@preact/signals";
 import type { DaemonInfo, Disk, Event, RouteResult } from "../../src/client/index.ts";
 import { daemonClient } from "../session.ts";
-import { hasEnded } from "../words.ts";
+import { isUnderWay } from "../words.ts";
 import { whileInView } from "./in-view.ts";
 import { Looking } from "./looking.ts";
 import { lookAtMachines } from "./machines.ts";
@@ -73,9 +73,7 @@ function remember(more: readonly Event[]): void {
 }
 
 function isAnyStreamed(): boolean {
-  return (
-    disks.value?.some(({ stream }) => stream !== undefined && !hasEnded(stream) && stream.state !== "paused") === true
-  );
+  return disks.value?.some(({ stream }) => isUnderWay(stream)) === true;
 }
 
 async function lookAtAll(signal: AbortSignal): Promise<void> {

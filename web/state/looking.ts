@@ -44,6 +44,6 @@ export class Looking {
     } finally {
       this.#looks = false;
     }
-    this.#in(isBusy() && !document.hidden ? BUSY_MS : CALM_MS);
+    this.#in(isBusy() ? BUSY_MS : CALM_MS);
   }
 }

@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import type { RouteResult } from "../../src/client/index.ts";
 import type { Machine, MachineDisk } from "../machine-words.ts";
 import { daemonClient } from "../session.ts";
-import { hasEnded } from "../words.ts";
+import { isUnderWay } from "../words.ts";
 import { Looking } from "./looking.ts";
 
 export type Deployment = RouteResult<"listDeployments">["deployments"][number];
@@ -19,24 +19,23 @@ export const deployments = signal<readonly Deployment[]>([]);
 export async function lookAtMachinesNow(signal?: AbortSignal): Promise<void> {
   const client = daemonClient();
   const options = signal === undefined ? {} : { signal };
-  const [found, made] = await Promise.all([
-    client.call("listDomains", {}, options),
-    client.call("listDeployments", {}, options),
+  // Each is shown as soon as it is there: a machine whose QEMU hangs is waited for.
+  await Promise.all([
+    client.call("listDomains", {}, options).then((found) => {
+      machines.value = found.domains;
+    }),
+    client.call("listDeployments", {}, options).then((found) => {
+      deployments.value = found.deployments;
+    }),
   ]);
-  machines.value = found.domains;
-  deployments.value = made.deployments;
 }
 
 export function lookAtMachines(signal: AbortSignal): Looking {
   return new Looking({
     signal,
     look: lookAtMachinesNow,
-    isBusy: () => machines.value?.some(({ disks }) => disks.some(isUnderWay)) === true,
+    isBusy: () => machines.value?.some(({ disks }) => disks.some(({ stream }) => isUnderWay(stream))) === true,
   });
-}
-
-function isUnderWay({ stream }: MachineDisk): boolean {
-  return stream !== undefined && !hasEnded(stream) && stream.state !== "paused";
 }
 
 /** A disk of a machine has its name and a colon before its own. */
