@@ -9,6 +9,7 @@ import { DaemonProcess } from "../support/daemon.ts";
 import { directoryWithMachines, machineXml } from "../support/machine.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
 import { sample } from "../support/seed.ts";
+import { until } from "../support/until.ts";
 
 const MIB = 2 ** 20;
 const SIZE = 8 * MIB;
@@ -53,10 +54,6 @@ function qemusIn(directory: string): string[] {
       return false;
     }
   });
-}
-
-async function until(is: () => Promise<boolean>): Promise<void> {
-  while (!(await is())) await sleep(50);
 }
 
 test("what cannot be a machine leaves nothing behind, and says why", async (t) => {

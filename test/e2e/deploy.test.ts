@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { assertFails, cli, cliOk, noise, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { serveRanges } from "../support/http-server.ts";
@@ -11,6 +10,7 @@ import { directoryWithMachines } from "../support/machine.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
 import { qemuImg, qemuIo } from "../support/qemu.ts";
 import { sample } from "../support/seed.ts";
+import { until } from "../support/until.ts";
 
 const MIB = 2 ** 20;
 /** More than the cache of an export holds. */
@@ -51,10 +51,6 @@ async function assertNothing({ client, made, daemon }: Scene): Promise<void> {
   assert.deepEqual([deployments, disks, exports], [[], [], []]);
   assert.deepEqual(readdirSync(made), []);
   assert.deepEqual(readdirSync(join(daemon.state, "sockets")), []);
-}
-
-async function until(is: () => Promise<boolean>): Promise<void> {
-  while (!(await is())) await sleep(50);
 }
 
 test("an image is deployed, used at once, filled, and stands alone", async (t) => {

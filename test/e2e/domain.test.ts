@@ -3,11 +3,11 @@ import assert from "node:assert/strict";
 import { copyFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { assertFails, type CliEnd, cli, cliOk, startCli } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { qemuImg, startMonitored } from "../support/qemu.ts";
 import { type QemuDisk, startQemuDisk, virtioDisk } from "../support/qemu-disk.ts";
+import { until } from "../support/until.ts";
 
 /** A daemon and a QEMU beside it. */
 async function scene(t: TestContext) {
@@ -28,10 +28,6 @@ async function mustStandAlone({ qemu, source, image, expected, directory }: Qemu
   await source.stop();
   rmSync(join(directory, "base.raw"));
   qemuImg("compare", "-q", "-f", "qcow2", "-F", "raw", image, expected);
-}
-
-async function until(is: () => Promise<boolean>): Promise<void> {
-  while (!(await is())) await sleep(50);
 }
 
 test("a domain is added, shown, streamed, and left alone", async (t) => {
