@@ -35,7 +35,7 @@ export const newDeployment = z
     image: reference,
     imageFormat: formatName.optional(),
     format: overlayFormat.default("qcow2"),
-    owner: owner.default("qemu"),
+    owner: owner.optional().describe(`${owner.description}; absent: qemu, and engine for exportOnly`),
     exportOnly: z
       .boolean()
       .default(false)

@@ -126,11 +126,12 @@ export class DeploymentCalls {
   }
 
   async deploy({ body }: Input<"deploy">): Result<"deploy"> {
-    const { name, imageFormat, format, size, speed, onSourceError } = body;
+    const { name, imageFormat, format, size, speed, onSourceError, exportOnly } = body;
+    const owner = body.owner ?? (exportOnly ? "engine" : "qemu");
     const { allowed, disks, options } = this.#parts;
-    const machine = machineOf(body);
+    const machine = machineOf({ ...body, owner });
     const order = {
-      ...{ name, owner: body.owner, format },
+      ...{ name, owner, format },
       image: await allowed.source(body.image),
       ...(imageFormat !== undefined && { imageFormat }),
       onSourceError: onSourceError === undefined ? DEFAULT_POLICY : policyOf(onSourceError),
@@ -177,8 +178,10 @@ export class DeploymentCalls {
   }
 }
 
+type Order = Input<"deploy">["body"] & Pick<DeploymentRecord, "owner">;
+
 /** @throws {StreamdiskError} `invalid-argument` for an order that makes no sense */
-function machineOf({ name, exportOnly, owner, machine }: Input<"deploy">["body"]): DeployedMachine | undefined {
+function machineOf({ name, exportOnly, owner, machine }: Order): DeployedMachine | undefined {
   if (!exportOnly) return machine ?? {};
   if (owner === "engine" && machine === undefined) return undefined;
   const wrong =

@@ -13,6 +13,7 @@ import { isThere, syncDirectory } from "./disk-files.ts";
 import type { Disks } from "./disks.ts";
 import type { ImageExport, ImageExports } from "./image-exports.ts";
 import type { StreamCalls } from "./stream-calls.ts";
+import { policyView } from "./views.ts";
 
 export interface DeploymentStepsParts {
   readonly images: ImageExports;
@@ -95,11 +96,10 @@ export class DeploymentSteps {
 
   async #makeDisk(deployment: DeploymentRecord, { uri }: ImageExport): Promise<void> {
     const { id, overlay, format, size, onSourceError } = deployment;
-    const { holdMs, afterwards } = onSourceError;
     const order = {
       ...{ name: deployedDisk(deployment), image: overlay, format, backing: uri, backingFormat: "raw" as const },
       ...{ adopt: false, readOnly: false, copyOnRead: true },
-      onSourceError: { holdMs: Number.isFinite(holdMs) ? holdMs : null, afterwards },
+      onSourceError: policyView(onSourceError),
       ...(size !== undefined && { size }),
     };
     await this.#parts.disks.create(order, id);
