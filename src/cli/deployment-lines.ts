@@ -3,10 +3,15 @@ import type { Deployment } from "../api/index.ts";
 import { columns, shellWord } from "./output.ts";
 import { formatDuration, formatSize } from "./units.ts";
 
-/** What was done, how long each took, and how to go on. */
-export function deployedLines({ name, steps, disk, image, domain, uri, qemuArgs }: Deployment): string[] {
-  const took = steps.map((step) => `${step.name} ${formatDuration(step.ms)}`).join(", ");
-  const lines = [`'${name}' was made from '${image}': ${took}`];
+/** What was done, and how long each took. */
+export function deployedSteps({ steps }: Pick<Deployment, "steps">): string {
+  return steps.map((step) => `${step.name} ${formatDuration(step.ms)}`).join(", ");
+}
+
+/** The same of one that is made, and how to go on. */
+export function deployedLines(deployment: Deployment): string[] {
+  const { name, disk, image, domain, uri, qemuArgs } = deployment;
+  const lines = [`'${name}' was made from '${image}': ${deployedSteps(deployment)}`];
   if (domain !== undefined) lines.push(`The machine runs: look at it with 'streamdisk domain show ${domain}'`);
   else if (uri !== undefined && qemuArgs !== undefined) {
     lines.push(`Its disk '${disk}' is served at ${uri}. For QEMU:`, `  ${qemuArgs.map(shellWord).join(" ")}`);

@@ -35,9 +35,15 @@ export function wideTable(disks: readonly Disk[]): string[] {
   return columns([["NAME", "STATE", "MISSING", "WHEN THAT DIES", "HOST", "DEPENDS ON"], ...rows]);
 }
 
-export function localPercent({ length, missingBytes }: Disk): string {
+export function localPercent({ length, missingBytes }: Pick<Disk, "length" | "missingBytes">): string {
   if (length === undefined || missingBytes === undefined) return "-";
   return `${length === 0 ? 100 : Math.floor((1 - missingBytes / length) * 100)}%`;
+}
+
+/** Until a stream's end, where that is known. */
+export function timeLeft(stream: Job | undefined): string {
+  const eta = stream === undefined || hasEnded(stream) ? undefined : stream.etaSeconds;
+  return eta === undefined ? "-" : formatDuration(Math.max(1000, eta * 1000));
 }
 
 const WELL: readonly string[] = ["ok", "none"];

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { StreamdiskError } from "../errors/index.ts";
 import type { GuestDisk } from "../nbd/index.ts";
 import { withDaemon } from "./daemon-link.ts";
@@ -38,7 +39,13 @@ async function textOf(name: string, disk: GuestDisk, as: DiskText): Promise<{ js
   return { json: { args }, lines: [args.map(shellWord).join(" ")] };
 }
 
-/** As QEMU takes them: a letter first, 31 characters at most. */
+const LONGEST_NODE_NAME = 31;
+const DIGEST_DIGITS = 8;
+
+/** As QEMU takes them: a letter first, 31 characters at most. Names that begin alike stay apart. */
 function nodeName(disk: string): string {
-  return `disk-${disk}`.slice(0, 31);
+  const name = `disk-${disk}`;
+  if (name.length <= LONGEST_NODE_NAME) return name;
+  const digest = createHash("sha256").update(disk).digest("hex").slice(0, DIGEST_DIGITS);
+  return `${name.slice(0, LONGEST_NODE_NAME - DIGEST_DIGITS - 1)}-${digest}`;
 }

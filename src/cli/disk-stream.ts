@@ -9,7 +9,7 @@ import { ERROR_TABLE, type ErrorCode, StreamdiskError } from "../errors/index.ts
 import { hasEnded } from "../jobs/index.ts";
 import { mayComeBack, withDaemon } from "./daemon-link.ts";
 import type { DaemonFlags } from "./daemon-options.ts";
-import { Interrupted, interruptible } from "./interrupt.ts";
+import { interruptible } from "./interrupt.ts";
 import { showJob } from "./job-command.ts";
 import { printJson, printJsonLine, printLines, printWarnings } from "./output.ts";
 import { ProgressMeter } from "./progress.ts";
@@ -35,11 +35,7 @@ export async function streamDisk(disk: string, flags: DiskStreamFlags): Promise<
   await withDaemon(flags, async (client) => {
     const job = await startOrFind(client, disk, flags);
     if (flags.detach) showJob(job, flags);
-    else {
-      const watched = interruptible((signal) => watch(client, job, flags, signal));
-      const ended = await watched.catch((error) => throwOn(error, disk));
-      if (!flags.json) printLines(ended);
-    }
+    else await follow(client, job, flags);
   });
 }
 
@@ -58,11 +54,20 @@ export async function stepDisk(disk: string, flags: DiskStreamFlags): Promise<bo
 /** Waits for the end of a stream that there is, and says what has become of it unless as JSON. */
 export async function followStream(client: DaemonClient, disk: string, { json }: DaemonFlags): Promise<void> {
   const job = await client.call("streamInfo", { params: { disk } });
-  const flags = json === true ? { progress: false } : {};
-  const ended = await interruptible((signal) => watch(client, job, flags, signal)).catch((error) =>
-    throwOn(error, disk),
-  );
-  if (!json) printLines(ended);
+  if (json) await watched(client, job, { progress: false });
+  else await follow(client, job, {});
+}
+
+async function follow(client: DaemonClient, job: Job, flags: DiskStreamFlags): Promise<void> {
+  const ended = await watched(client, job, flags);
+  if (!flags.json) printLines(ended);
+}
+
+/** Watches until the end. Ctrl-C ends the watching, and nothing else. @returns a sentence of how it has ended */
+function watched(client: DaemonClient, job: Job, flags: DiskStreamFlags): Promise<string> {
+  const next = `watch it with 'streamdisk stream ${job.disk}', end it with 'streamdisk cancel ${job.disk}'`;
+  const goesOn = `The stream of '${job.disk}' goes on in the daemon: ${next}`;
+  return interruptible((signal) => watch(client, job, flags, signal), goesOn);
 }
 
 async function startOrFind(
@@ -83,7 +88,6 @@ async function startOrFind(
   }
 }
 
-/** @returns a sentence of how it has ended */
 async function watch(client: DaemonClient, first: Job, flags: DiskStreamFlags, signal: AbortSignal): Promise<string> {
   const meter = new ProgressMeter(flags.json && !flags.progress ? false : flags.progress);
   const startedAt = performance.now();
@@ -144,13 +148,4 @@ function throwFailure({ state, reason, disk }: Job): void {
   const code = reason?.code ?? "io";
   const known = code in ERROR_TABLE ? (code as ErrorCode) : "io";
   throw new StreamdiskError(known, `The stream of '${disk}' has failed: ${reason?.message ?? "nobody knows why"}`);
-}
-
-/** Ctrl-C ends the watching, and nothing else. */
-function throwOn(error: unknown, disk: string): never {
-  const interrupted = Interrupted.behind(error);
-  if (interrupted === undefined) throw error;
-  const next = `watch it with 'streamdisk stream ${disk}', end it with 'streamdisk cancel ${disk}'`;
-  const message = `${interrupted.message}. The stream of '${disk}' goes on in the daemon: ${next}`;
-  throw new Interrupted(interrupted.stopSignal, message);
 }

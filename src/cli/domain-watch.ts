@@ -1,10 +1,10 @@
 /** A domain's disk at a glance, and those of all domains: pure, from what the API says to lines. */
 import type { Domain, DomainDisk, Event } from "../api/index.ts";
 import { hasEnded } from "../jobs/index.ts";
-import { eventLine } from "./disk-lines.ts";
+import { eventLine, localPercent, timeLeft } from "./disk-lines.ts";
 import { columns } from "./output.ts";
 import { figures, type Moment, progressLine } from "./progress.ts";
-import { formatDuration, formatSize } from "./units.ts";
+import { formatSize } from "./units.ts";
 
 export interface WatchedDomainDisk {
   readonly domain: Domain;
@@ -50,10 +50,9 @@ export function domainTopLines(domains: readonly Domain[]): string[] {
   const rows = domains.flatMap(({ state, disks }) =>
     disks.flatMap(({ name, stream }) => {
       if (stream === undefined || hasEnded(stream)) return [];
-      const { length, missingBytes, rate, etaSeconds } = stream;
-      const local = length === 0 ? "-" : `${Math.floor(((length - missingBytes) / length) * 100)}%`;
-      const left = etaSeconds === undefined ? "-" : formatDuration(Math.max(1000, etaSeconds * 1000));
-      return [[name, state, stream.state, local, formatSize(missingBytes), left, `${formatSize(Math.round(rate))}/s`]];
+      const local = stream.length === 0 ? "-" : localPercent(stream);
+      const speed = `${formatSize(Math.round(stream.rate))}/s`;
+      return [[name, state, stream.state, local, formatSize(stream.missingBytes), timeLeft(stream), speed]];
     }),
   );
   if (rows.length === 0) return [];

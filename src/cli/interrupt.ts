@@ -12,8 +12,9 @@ export class Interrupted extends Error {
   override readonly name = "AbortError";
   readonly stopSignal: StopSignal;
 
-  constructor(stopSignal: StopSignal, message = `Interrupted by ${stopSignal}`) {
-    super(message);
+  /** @param more what else its user is to know, in sentences */
+  constructor(stopSignal: StopSignal, more?: string) {
+    super(`Interrupted by ${stopSignal}${more === undefined ? "" : `. ${more}`}`);
     this.stopSignal = stopSignal;
   }
 
@@ -34,13 +35,14 @@ export class Interrupted extends Error {
 /**
  * Runs something long with a signal that Ctrl-C and SIGTERM abort.
  *
+ * @param goesOn where only the waiting ends by that: what goes on, a sentence
  * @throws {Interrupted} when it was stopped, whatever it threw for that
  */
-export async function interruptible<T>(run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function interruptible<T>(run: (signal: AbortSignal) => Promise<T>, goesOn?: string): Promise<T> {
   const controller = new AbortController();
   const stop = (stopSignal: StopSignal) => {
     ignore();
-    controller.abort(new Interrupted(stopSignal));
+    controller.abort(new Interrupted(stopSignal, goesOn));
   };
   // Nobody listens after the first signal: the next one ends the process as it always does.
   const ignore = () => {

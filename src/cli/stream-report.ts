@@ -61,7 +61,7 @@ export class StreamReport {
     const interrupted = Interrupted.behind(error);
     if (interrupted !== undefined) {
       const where = last.reason?.message ?? `What was fetched stays in '${this.#path}'`;
-      return new Interrupted(interrupted.stopSignal, `${interrupted.message}. ${where}. ${goOn}`);
+      return new Interrupted(interrupted.stopSignal, `${where}. ${goOn}`);
     }
     if (!(error instanceof StreamdiskError) || !error.row.retryable) return error;
     return new StreamdiskError(error.code, `${error.message}. ${goOn}`, error.context, error);

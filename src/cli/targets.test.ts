@@ -32,9 +32,9 @@ test("one table decides what a name means", () => {
     ["nbd://host/export", { kind: "uri", uri: "nbd://host/export" }],
     ["nbd+unix:///e?socket=/s", { kind: "uri", uri: "nbd+unix:///e?socket=/s" }],
     ["https://images/debian.qcow2", { kind: "uri", uri: "https://images/debian.qcow2" }],
-    ["vm1:vda", { kind: "domain", domain: "vm1", device: "vda" }],
-    ["vm1:virtio-disk0", { kind: "domain", domain: "vm1", device: "virtio-disk0" }],
-    ["vm1:/srv/a:b.qcow2", { kind: "domain", domain: "vm1", device: "/srv/a:b.qcow2" }],
+    ["vm1:vda", { kind: "domain", name: "vm1:vda", domain: "vm1", device: "vda" }],
+    ["vm1:virtio-disk0", { kind: "domain", name: "vm1:virtio-disk0", domain: "vm1", device: "virtio-disk0" }],
+    ["vm1:/srv/a:b.qcow2", { kind: "domain", name: "vm1:/srv/a:b.qcow2", domain: "vm1", device: "/srv/a:b.qcow2" }],
     ["vm1:srv/a.qcow2", { kind: "file", path: "vm1:srv/a.qcow2" }],
     ["./vm1:/srv/a", { kind: "file", path: "./vm1:/srv/a" }],
     ["vm1", { kind: "disk", name: "vm1" }],
@@ -95,6 +95,11 @@ test("a place for the daemon is a whole path where it lies here, a URI as it sta
 test("where only a disk can be meant nothing is a file", () => {
   assert.deepEqual(diskTarget("vm1.qcow2"), { kind: "disk", name: "vm1.qcow2" });
   assert.deepEqual(diskTarget("disk:vm1"), { kind: "disk", name: "vm1" });
-  assert.deepEqual(diskTarget("web:vda"), { kind: "domain", domain: "web", device: "vda" });
-  assert.deepEqual(diskTarget("web:/srv/a.qcow2"), { kind: "domain", domain: "web", device: "/srv/a.qcow2" });
+  assert.deepEqual(diskTarget("web:vda"), { kind: "domain", name: "web:vda", domain: "web", device: "vda" });
+  assert.deepEqual(diskTarget("web:/srv/a.qcow2"), {
+    kind: "domain",
+    name: "web:/srv/a.qcow2",
+    domain: "web",
+    device: "/srv/a.qcow2",
+  });
 });

@@ -18,7 +18,8 @@ import { StreamdiskError } from "../errors/index.ts";
 export type Target =
   | { readonly kind: "file"; readonly path: string }
   | { readonly kind: "uri"; readonly uri: string }
-  | { readonly kind: "domain"; readonly domain: string; readonly device: string }
+  /** `name` is what the daemon knows it by: `DOMAIN:DEVICE`. */
+  | { readonly kind: "domain"; readonly name: string; readonly domain: string; readonly device: string }
   | { readonly kind: "disk"; readonly name: string };
 
 const IMAGE_EXTENSION = /\.(qcow2|qed|raw|img|iso)$/i;
@@ -49,7 +50,7 @@ export function parseTarget(text: string, exists: (path: string) => boolean = ex
       `write ./${text} for the file; rename the file if you mean disk '${device}' of domain '${domain}'`,
     );
   }
-  if (isDomain) return { kind: "domain", domain, device };
+  if (isDomain) return { kind: "domain", name: text, domain, device };
   if (IMAGE_EXTENSION.test(text)) return { kind: "file", path: text };
   if (exists(text)) {
     throw ambiguous(text, `write ./${text} or file:${text} for the file, disk:${text} for a disk of the daemon`);
@@ -70,7 +71,9 @@ export type DomainTarget = Extract<Target, { readonly kind: "domain" }>;
 export function diskTarget(text: string): DiskTarget {
   const name = diskName(text);
   const [, domain, device] = DOMAIN_PATH.exec(name) ?? DOMAIN_DEVICE.exec(name) ?? [];
-  return domain === undefined || device === undefined ? { kind: "disk", name } : { kind: "domain", domain, device };
+  return domain === undefined || device === undefined
+    ? { kind: "disk", name }
+    : { kind: "domain", name, domain, device };
 }
 
 /**

@@ -2,10 +2,10 @@
 import type { DaemonInfo, Disk, Event, NbdClient } from "../api/index.ts";
 import { hasEnded } from "../jobs/index.ts";
 import { clientsTable, latency, loadLine, timeOf } from "./client-lines.ts";
-import { diskState, eventLine, isWell, localPercent, policyInWords } from "./disk-lines.ts";
+import { diskState, eventLine, isWell, localPercent, policyInWords, timeLeft } from "./disk-lines.ts";
 import { columns } from "./output.ts";
 import { figures, type Moment, progressLine } from "./progress.ts";
-import { formatDuration, formatSize } from "./units.ts";
+import { formatSize } from "./units.ts";
 
 /** What `watch` knows of its disk. */
 export interface WatchedDisk {
@@ -74,13 +74,12 @@ export function topLines({ streams, maxStreams }: DaemonInfo, disks: readonly Di
   const sorted = [...disks].sort((a, b) => rank(a) - rank(b) || traffic(b) - traffic(a) || (a.name < b.name ? -1 : 1));
   const rows = sorted.map((disk) => {
     const { load, stream, missingBytes } = disk;
-    const eta = stream === undefined || hasEnded(stream) ? undefined : stream.etaSeconds;
     return [
       disk.name,
       diskState(disk),
       localPercent(disk),
       missingBytes === undefined ? "-" : formatSize(missingBytes),
-      eta === undefined ? "-" : formatDuration(Math.max(1000, eta * 1000)),
+      timeLeft(stream),
       String(disk.clients ?? 0),
       String(load?.reads ?? 0),
       formatSize(load?.readBytes ?? 0),

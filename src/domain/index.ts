@@ -24,7 +24,7 @@ export {
 } from "./machine/machine-process.ts";
 export { aliasOf, defaultMachine } from "./machine/machine-spec.ts";
 export { parseMachineXml } from "./machine/parse-machine.ts";
-export { type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
+export { emulatorOnPath, type MachineHost, prepareMachine } from "./machine/prepare-machine.ts";
 export { type PreparedMachine, qemuArguments } from "./machine/qemu-arguments.ts";
 export { trimLog } from "./machine/trim-log.ts";
 export { describeDomain } from "./qemu/describe-domain.ts";

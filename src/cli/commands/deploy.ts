@@ -1,5 +1,6 @@
 import { type Command, Option } from "commander";
-import type { RouteInput } from "../../api/index.ts";
+import type { Deployment, RouteInput } from "../../api/index.ts";
+import type { DaemonClient } from "../../client/index.ts";
 import type { SourcePolicy } from "../../filters/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import { withDaemon } from "../daemon-link.ts";
@@ -7,14 +8,17 @@ import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { deployedLines } from "../deployment-lines.ts";
 import { followStream } from "../disk-stream.ts";
 import { helpAfter } from "../help.ts";
-import { Interrupted, interruptible } from "../interrupt.ts";
+import { interruptible } from "../interrupt.ts";
 import { jsonOption, parseFormat } from "../options.ts";
 import { printJson, printLines } from "../output.ts";
 import { readText } from "../read-text.ts";
 import { parseSourcePolicy, sentPolicy } from "../source-policy.ts";
+import { showSteps } from "../steps-line.ts";
 import { placeForDaemon } from "../targets.ts";
 import { parseRate, parseSize } from "../units.ts";
 import { splitWords } from "../words.ts";
+
+type Order = RouteInput<"deploy">["body"];
 
 interface Flags extends DaemonFlags {
   readonly name: string;
@@ -78,20 +82,34 @@ async function deploy(image: string, flags: Flags): Promise<void> {
   const { name, wait } = flags;
   const body = await orderOf(image, flags);
   await withDaemon(flags, async (client) => {
-    const making = interruptible((signal) => client.call("deploy", { body }, { signal }));
-    const made = await making.catch((error) => throwOn(error, name));
+    const made = await make(client, body, flags);
     if (!flags.json) printLines(...deployedLines(made));
     if (wait === "hydrated") await followStream(client, made.disk, flags);
     if (flags.json) printJson(await client.call("getDeployment", { params: { deployment: name } }));
   });
 }
 
-async function orderOf(image: string, flags: Flags): Promise<RouteInput<"deploy">["body"]> {
-  const { name, format, imageFormat, diskSize, speed, onSourceError, exportOnly = false } = flags;
-  const owner = flags.owner ?? (exportOnly ? "engine" : "qemu");
+/** Ctrl-C ends the waiting, and nothing else. */
+async function make(client: DaemonClient, body: Order, { name, json }: Flags): Promise<Deployment> {
+  const over = new AbortController();
+  const shown = json === true ? undefined : showSteps(client, name, over.signal);
+  try {
+    return await interruptible(
+      (signal) => client.call("deploy", { body }, { signal }),
+      `The daemon goes on with '${name}': see 'streamdisk deployments', take it away with 'streamdisk undeploy ${name}'`,
+    );
+  } finally {
+    over.abort();
+    await shown;
+  }
+}
+
+async function orderOf(image: string, flags: Flags): Promise<Order> {
+  const { name, format, imageFormat, owner, diskSize, speed, onSourceError, exportOnly = false } = flags;
   const machine = await machineOf(flags);
   return {
-    ...{ name, image: placeForDaemon(image), owner, exportOnly },
+    ...{ name, image: placeForDaemon(image), exportOnly },
+    ...(owner !== undefined && { owner }),
     ...(machine !== undefined && { machine }),
     ...(format !== undefined && { format }),
     ...(imageFormat !== undefined && { imageFormat }),
@@ -99,14 +117,6 @@ async function orderOf(image: string, flags: Flags): Promise<RouteInput<"deploy"
     ...(speed !== undefined && { speed }),
     ...(onSourceError !== undefined && { onSourceError: sentPolicy(onSourceError) }),
   };
-}
-
-/** Ctrl-C ends the waiting, and nothing else. */
-function throwOn(error: unknown, name: string): never {
-  const interrupted = Interrupted.behind(error);
-  if (interrupted === undefined) throw error;
-  const next = `see 'streamdisk deployments', take it away with 'streamdisk undeploy ${name}'`;
-  throw new Interrupted(interrupted.stopSignal, `${interrupted.message}. The daemon goes on with '${name}': ${next}`);
 }
 
 async function machineOf({ xml, qemu }: Flags): Promise<{ xml: string } | { args: string[] } | undefined> {

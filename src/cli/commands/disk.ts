@@ -188,8 +188,7 @@ function defineChanges(parent: Command): void {
     .argument("<disk>", "the disk, or a domain's as DOMAIN:DEVICE, which is for what this daemon serves below it")
     .argument("<policy>", "hold, hold:30s,error, hold:30s,pause, pause, error", parseSourcePolicy)
     .action(async (name: string, policy: SourcePolicy, flags: DaemonFlags) => {
-      const target = diskTarget(name);
-      const disk = target.kind === "disk" ? target.name : `${target.domain}:${target.device}`;
+      const disk = diskName(name);
       await withDaemon(flags, async (client) => {
         const set = await client.call("setPolicy", { params: { disk }, body: sentPolicy(policy) });
         printWarnings(set.warnings);

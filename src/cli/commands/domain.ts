@@ -91,13 +91,9 @@ export function define(command: Command): void {
     .argument("<name>", "name of the domain")
     .addHelpText("after", helpAfter(["streamdisk domain rm web"]))
     .action(async (name: string, flags: DaemonFlags) => {
-      const { machine } = await withDaemon(flags, async (client) => {
-        const shown = await client.call("getDomain", { params: { domain: name } });
-        await client.call("removeDomain", { params: { domain: name } });
-        return shown;
-      });
+      await withDaemon(flags, (client) => client.call("removeDomain", { params: { domain: name } }));
       if (flags.json) printJson({ name });
-      else printLines(`The domain '${name}' was removed; ${machine ? "its images stay" : "its machine runs on"}`);
+      else printLines(`The domain '${name}' was removed: its images stay, and a machine that runs goes on`);
     });
 }
 

@@ -13,9 +13,8 @@ export function define(command: Command): void {
     .action(async (image: string, flags: ImageFlags & DaemonFlags) => {
       const target = parseTarget(image);
       if (target.kind === "disk" || target.kind === "domain") {
-        const name = target.kind === "disk" ? target.name : `${target.domain}:${target.device}`;
-        refuseFileFlags(name, flags);
-        return (await import("../disk-map.ts")).printDiskMap(name, flags);
+        refuseFileFlags(target.name, flags);
+        return (await import("../disk-map.ts")).printDiskMap(target.name, flags);
       }
       const path = imageReference(image);
       const options = openedAs(flags);

@@ -77,8 +77,7 @@ export function define(command: Command): void {
         throw new StreamdiskError("invalid-argument", "Options '--offset' and '--length' need '--step'");
       }
       const target = parseTarget(image);
-      if (target.kind === "disk") return streamOfDaemon(target.name, flags);
-      if (target.kind === "domain") return streamOfDaemon(`${target.domain}:${target.device}`, flags);
+      if (target.kind === "disk" || target.kind === "domain") return streamOfDaemon(target.name, flags);
       const path = filePath(image);
       for (const [name, option] of OF_DAEMON) {
         if (flags[name] !== undefined)

@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
+import { within } from "../../block/index.ts";
+import type { CallOptions } from "../../client/index.ts";
 import { withDaemon } from "../daemon-link.ts";
 import { type DaemonFlags, daemonOptions } from "../daemon-options.ts";
 import { allDisks } from "../disk-list.ts";
@@ -11,6 +13,8 @@ import { printJson, printLines } from "../output.ts";
 import { topLines } from "../watch-lines.ts";
 
 const LOOK_MS = 1000;
+/** How long a picture waits for the domains. */
+const PATIENCE_MS = 200;
 
 export function define(command: Command): void {
   jsonOption(daemonOptions(command))
@@ -23,20 +27,34 @@ export function define(command: Command): void {
 
 async function top(flags: DaemonFlags): Promise<void> {
   await withDaemon(flags, async (client) => {
-    const look = async (): Promise<string[]> => {
-      const { domains } = await client.call("listDomains", {});
-      const disks = topLines(await client.call("daemon", {}), await allDisks(client), Date.now());
-      return [...disks, ...domainTopLines(domains)];
+    const disksNow = async (): Promise<string[]> => {
+      const [info, disks] = await Promise.all([client.call("daemon", {}), allDisks(client)]);
+      return topLines(info, disks, Date.now());
     };
+    const domainsNow = async (options: CallOptions = {}): Promise<string[]> =>
+      domainTopLines((await client.call("listDomains", {}, options)).domains);
     if (flags.json) return printJson(await allDisks(client));
-    const first = await look();
-    if (!process.stdout.isTTY) return printLines(...first);
+    if (!process.stdout.isTTY) return printLines(...(await Promise.all([disksNow(), domainsNow()])).flat());
+    let disks = await disksNow();
     using screen = new LiveScreen();
-    const { over } = screen;
-    for (let lines = first; !over.aborted; ) {
-      screen.draw(lines, "q ends");
-      await sleep(LOOK_MS, undefined, { signal: over }).catch(() => {});
-      if (!over.aborted) lines = await look();
+    const signal = screen.over;
+    let domains: string[] = [];
+    let looking: Promise<void> | undefined;
+    while (!signal.aborted) {
+      // One whose QEMU hangs is waited for, and nothing else is held up by it.
+      looking ??= domainsNow({ signal })
+        .then((lines) => {
+          domains = lines;
+        })
+        // Whether the daemon is there at all is told with the disks.
+        .catch(() => {})
+        .finally(() => {
+          looking = undefined;
+        });
+      await within(looking, PATIENCE_MS);
+      screen.draw([...disks, ...domains], "q ends");
+      await sleep(LOOK_MS, undefined, { signal }).catch(() => {});
+      if (!signal.aborted) disks = await disksNow();
     }
   });
 }

@@ -20,10 +20,10 @@ export function define(command: Command): void {
       const { force = false, keepDisk = false } = flags;
       await withDaemon(flags, async (client) => {
         const params = { deployment: name };
-        const { overlay } = await client.call("getDeployment", { params });
+        const kept = keepDisk ? await client.call("getDeployment", { params }) : undefined;
         await client.call("undeploy", { params, query: { force, keepDisk } });
-        if (flags.json) printJson({ name, ...(keepDisk && { overlay }) });
-        else printLines(`'${name}' was removed; ${keepDisk ? `its image '${overlay}' stays` : "its disk too"}`);
+        if (flags.json) printJson({ name, ...(kept !== undefined && { overlay: kept.overlay }) });
+        else printLines(`'${name}' was removed; ${kept ? `its image '${kept.overlay}' stays` : "its disk too"}`);
       });
     });
 }

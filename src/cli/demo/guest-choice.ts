@@ -1,7 +1,7 @@
 /** Which guest this machine can have: a real one where there is QEMU, a kernel and a busybox, or where those two can be had. */
-import { accessSync, constants } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
+import { emulatorOnPath } from "../../domain/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { bootPartsBelow } from "./boot/boot-parts.ts";
 import { fetchBootParts } from "./boot/fetch-parts.ts";
@@ -13,13 +13,11 @@ export type GuestChoice =
   /** Sentences: why it is no machine, and how to get one. */
   | { readonly kind: "client"; readonly why: string };
 
-const QEMU = "qemu-system-x86_64";
-
 /** @param directory where what is booted may be made and fetched; it is made too */
 export async function chooseGuest(directory: string, signal: AbortSignal): Promise<GuestChoice> {
-  if (!isOnPath(QEMU)) {
+  if ((await emulatorOnPath("x86_64")) === undefined) {
     const how = "'apt install qemu-system-x86 qemu-utils' (or the like) gets you a real machine";
-    return { kind: "client", why: `There is no ${QEMU} on the PATH: ${how}.` };
+    return { kind: "client", why: `There is no qemu-system-x86_64 on the PATH: ${how}.` };
   }
   try {
     await mkdir(directory);
@@ -33,15 +31,4 @@ export async function chooseGuest(directory: string, signal: AbortSignal): Promi
     if (!(error instanceof StreamdiskError)) throw error;
     return { kind: "client", why: `There is QEMU, but nothing to boot. ${error.message}.` };
   }
-}
-
-function isOnPath(command: string): boolean {
-  return (process.env.PATH ?? "").split(delimiter).some((directory) => {
-    try {
-      accessSync(join(directory, command), constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
 }

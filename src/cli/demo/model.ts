@@ -86,14 +86,14 @@ export class DiskModel {
   /** A piece of the disk as its guest must see it after what it did. */
   piece(offset: number, firstBlock: Uint8Array, { beats, looks }: Deeds): Uint8Array {
     const expected = this.basePiece(offset) ?? new Uint8Array(MIB);
-    const put = (at: number, data: Uint8Array): void => {
-      if (at >= offset && at < offset + MIB) expected.set(data, at - offset);
+    const put = (at: number, data: () => Uint8Array): void => {
+      if (at >= offset && at < offset + MIB) expected.set(data(), at - offset);
     };
-    put(0, firstBlock);
+    put(0, () => firstBlock);
     this.looks.slice(0, looks).forEach(({ block, isWrite }, index) => {
-      if (isWrite) put(block * BLOCK, written(`look ${index + 1}`, LOOK_BYTES));
+      if (isWrite) put(block * BLOCK, () => written(`look ${index + 1}`, LOOK_BYTES));
     });
-    for (let beat = 1; beat <= beats; beat++) put(this.beatBlock(beat) * BLOCK, written(`beat ${beat}`, BLOCK));
+    for (let beat = 1; beat <= beats; beat++) put(this.beatBlock(beat) * BLOCK, () => written(`beat ${beat}`, BLOCK));
     return expected;
   }
 }

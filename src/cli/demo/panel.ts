@@ -2,7 +2,7 @@
  * What goes on, while it goes on: the guest's console beside the map of its disk, drawn again and again at the same place of a terminal. Where
  * there is none, a line every few seconds.
  */
-import { figures, type Moment, speaksUtf8 } from "../progress.ts";
+import { figures, type MeterScreen, type Moment, speaksUtf8 } from "../progress.ts";
 
 export interface Scene {
   /** Of the guest's console, the last ones. */
@@ -13,12 +13,6 @@ export interface Scene {
 }
 
 export type CellKind = "local" | "part" | "missing" | "zero";
-
-interface PanelScreen {
-  readonly isTTY?: boolean | undefined;
-  readonly columns?: number | undefined;
-  write(text: string): unknown;
-}
 
 const ROWS = 6;
 const CELLS_OF_ROW = 32;
@@ -32,23 +26,28 @@ const ASCII = { local: "#", part: "+", missing: "-", zero: "." };
 
 export class Panel {
   readonly #isShown: boolean;
-  readonly #screen: PanelScreen;
+  readonly #screen: MeterScreen;
   readonly #glyphs: Readonly<Record<CellKind, string>>;
   #last: Scene | undefined;
   #drawn = 0;
   #saidAt = Number.NEGATIVE_INFINITY;
   #said = "";
 
-  constructor(isShown: boolean, screen: PanelScreen = process.stdout) {
+  constructor(isShown: boolean, screen: MeterScreen = process.stdout) {
     this.#isShown = isShown;
     this.#screen = screen;
     this.#glyphs = speaksUtf8() ? UTF8 : ASCII;
   }
 
+  /** Whether anybody sees the cells of a scene. */
+  get showsCells(): boolean {
+    return this.#isShown && this.#screen.isTTY === true;
+  }
+
   show(scene: Scene): void {
     this.#last = scene;
     if (!this.#isShown) return;
-    if (this.#screen.isTTY) {
+    if (this.showsCells) {
       this.#draw(scene);
       return;
     }

@@ -351,7 +351,8 @@ export class Demo implements AsyncDisposable {
       const job = await this.#job();
       const { missingBytes, rate, etaSeconds, state, reason } = job;
       const moment = { done: Math.max(0, total - missingBytes), total, rate, eta: etaSeconds };
-      this.#stage.panel.show({ lines: diary.lines, cells: await this.#cells(), moment });
+      const { panel } = this.#stage;
+      panel.show({ lines: diary.lines, cells: panel.showsCells ? await this.#cells() : [], moment });
       if (isSoFar(job)) return job;
       if (state === "failed" || state === "cancelled") {
         throw new Wrong(`the stream is ${state}: ${reason?.message ?? "nobody knows why"}`);

@@ -29,7 +29,7 @@ export async function prepareMachine(spec: MachineSpec, host: MachineHost = {}):
 }
 
 async function findEmulator({ name, arch, emulator: named }: MachineSpec, set: string | undefined): Promise<string> {
-  const found = set ?? (await onPath(arch));
+  const found = set ?? (await emulatorOnPath(arch));
   if (found === undefined) {
     const message = `There is no qemu-system-${arch} on the PATH to run '${name}': install QEMU, or name it in the setting 'emulator'`;
     throw new StreamdiskError("not-found", message, { node: name });
@@ -39,7 +39,8 @@ async function findEmulator({ name, arch, emulator: named }: MachineSpec, set: s
   throw new StreamdiskError("refused", message, { node: name });
 }
 
-async function onPath(arch: Architecture): Promise<string | undefined> {
+/** The QEMU that a machine of such a processor runs in, unless another is set; undefined where there is none. */
+export async function emulatorOnPath(arch: Architecture): Promise<string | undefined> {
   for (const directory of (process.env.PATH ?? "").split(delimiter)) {
     const path = join(directory, `qemu-system-${arch}`);
     if (directory.startsWith("/") && (await may(path, constants.X_OK))) return path;
