@@ -3,10 +3,10 @@
  * their source through virsh, while libvirtd is started again, the machine goes and comes, and others work on it.
  */
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { chmodSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { assertFails, type CliEnd, cli, cliOk, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { act } from "../support/guest/acts.ts";
@@ -15,6 +15,7 @@ import { Libvirtd } from "../support/libvirtd.ts";
 import { qemuImg } from "../support/qemu.ts";
 import { farOverlay } from "../support/qemu-disk.ts";
 import { rng, sample } from "../support/seed.ts";
+import { until } from "../support/until.ts";
 
 const MIB = 2 ** 20;
 const NAME = "web vm";
@@ -38,7 +39,8 @@ async function scene(t: TestContext, format: "qcow2" | "qed", hasGuest: boolean,
   t.after(() => far.source[Symbol.asyncDispose]());
   const libvirtd = await Libvirtd.start();
   t.after(() => libvirtd[Symbol.asyncDispose]());
-  const daemon = new DaemonProcess(join(directory, "daemon"));
+  // QEMU is another user's.
+  const daemon = new DaemonProcess(join(directory, "daemon"), ["--disk-socket-mode", "666"]);
   t.after(() => daemon[Symbol.asyncDispose]());
   await daemon.start();
   libvirtd.give(far.image);
@@ -55,10 +57,6 @@ async function scene(t: TestContext, format: "qcow2" | "qed", hasGuest: boolean,
 
 function add({ ok, libvirtd }: Scene): Promise<CliEnd> {
   return ok("domain", "add", "web", "--libvirt", NAME, "--connect", libvirtd.uri);
-}
-
-async function until(is: () => Promise<boolean>): Promise<void> {
-  while (!(await is())) await sleep(50);
 }
 
 /** Whether the last job is in a state; it must not end in another. */
@@ -115,6 +113,14 @@ for (const format of sample("libvirt", ["qcow2", "qed"] as const, 1)) {
     assert.match((await ok("info", "web:vda")).stdout, /^missing: 0 /m);
     assert.doesNotMatch((await ok("events")).stdout, /stream-fallback/);
 
+    await ok("disk", "create", "data", "--size", "1M");
+    assert.match((await ok("domain", "attach", "web", "data")).stdout, /^'data' is 'web:vdb' now$/m);
+    const hasSecond = async () => (await first.does("disks")).split(" ").includes("vdb");
+    await until(hasSecond);
+    assert.equal(await first.does("sum vdb"), createHash("md5").update(Buffer.alloc(MIB)).digest("hex"));
+    await ok("domain", "detach", "web", "vdb");
+    await until(async () => !(await hasSecond()));
+
     await far.source.stop();
     rmSync(join(directory, "base.raw"));
     for (let i = 0; i < 5; i++) await act(first, model, random, ++acts);
@@ -167,7 +173,8 @@ async function shutOff(t: TestContext): Promise<void> {
   await libvirtd.startMachine(NAME);
   await becomes(all, "completed");
   assert.doesNotMatch((await ok("events")).stdout, /stream-fallback/);
-  await libvirtd.virsh("destroy", NAME);
+  await ok("domain", "stop", "web", "--force");
+  await until(async () => (await libvirtd.virsh("domstate", NAME)) === "shut off");
   await mustStandAlone(all, "qcow2");
 }
 
