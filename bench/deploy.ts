@@ -26,14 +26,7 @@ interface Line {
 type Side = "deploy" | "engine" | "QEMU" | "copy";
 const SIDES: readonly Side[] = ["deploy", "engine", "QEMU", "copy"];
 
-const LINES: readonly Line[] = [
-  { delay: 0, rate: 640 },
-  { delay: 5, rate: 640 },
-  { delay: 20, rate: 640 },
-  { delay: 50, rate: 640 },
-  { delay: 0, rate: 100 },
-  { delay: 20, rate: 100 },
-];
+const LINES: readonly Line[] = [640, 100].flatMap((rate) => [0, 5, 20, 50].map((delay) => ({ delay, rate })));
 /** The machines of a storm, and where their image is. */
 const STORM = 8;
 const STORM_LINE: Line = { delay: 5, rate: 640 };
