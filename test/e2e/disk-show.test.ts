@@ -47,6 +47,18 @@ test("a disk is shown as QEMU, libvirt and others take it", async (t) => {
   ]);
   mustBeLibvirts(directory, domain);
 
+  // QEMU's names are short.
+  const nodes = await Promise.all(
+    ["one", "two"].map(async (end) => {
+      const name = `a-disk-of-which-only-the-end-is-its-own-${end}`;
+      await cliOk(["disk", "create", name, "--size", "1M"], options);
+      const { stdout } = await cliOk(["disk", "show", name, "--as", "qemu"], options);
+      return /node-name=([^,]+)/.exec(stdout)?.[1] ?? "";
+    }),
+  );
+  assert.equal(new Set(nodes).size, 2);
+  for (const node of nodes) assert.match(node, /^disk-a-disk-of-which-o-[0-9a-f]{8}$/);
+
   assertFails(
     await cli(["disk", "show", "1st.disk", "--as", "xen"], options),
     64,
