@@ -39,6 +39,8 @@ export interface ExportsParts {
 }
 
 const MOST_AT_ONCE = 8;
+/** What an export keeps in memory for deployments that are far apart. */
+const MOST_CACHE = 256 * 1024 * 1024;
 
 export class Exports {
   readonly #parts: ExportsParts;
@@ -214,6 +216,7 @@ export class Exports {
       ...(await this.#tlsOf(record)),
       ...(record.maxConnections !== undefined && { maxConnections: record.maxConnections }),
       ...(record.cache !== undefined && { cache: record.cache }),
+      ...(record.forDeployments !== undefined && { cacheGrowsTo: MOST_CACHE }),
       relay: record.forDeployments === "engine",
     });
     const host = new HostedImage({

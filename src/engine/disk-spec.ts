@@ -1,5 +1,5 @@
 import type { ErrorCode } from "../errors/index.ts";
-import type { KnownSource, SourceCounts, SourcePolicy } from "../filters/index.ts";
+import type { CacheSize, KnownSource, SourceCounts, SourcePolicy } from "../filters/index.ts";
 import type { FormatName } from "../formats/index.ts";
 import type { MapEntry } from "../image/index.ts";
 import type { ServeNbdOptions, TrafficFigures } from "../nbd/index.ts";
@@ -21,8 +21,8 @@ export interface DiskSpec {
   readonly onSourceError: SourcePolicy;
   /** Clients are disks that have policies of their own. */
   readonly relay?: boolean;
-  /** Bytes of what was read last that are kept in memory, for many readers. */
-  readonly cache?: number;
+  /** What was read last is kept in memory, for many readers. */
+  readonly cache?: CacheSize;
   readonly listen: ServeNbdOptions["listen"];
   readonly exportName: string;
   readonly maxConnections?: number;

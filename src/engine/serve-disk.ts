@@ -45,6 +45,8 @@ export interface ServeDiskOptions {
    * `readOnly`. @default none
    */
   readonly cache?: number;
+  /** Bytes up to which `cache` grows while readers are further apart than it is long. @default `cache` */
+  readonly cacheGrowsTo?: number;
   /**
    * Clients are streamdisk's own disks: that the source is lost is told to them as such (ESHUTDOWN), so that each does what its own policy
    * says. @default false
@@ -94,7 +96,7 @@ export async function serveDisk(options: ServeDiskOptions): Promise<ServedDisk> 
     ...(backing !== undefined && !made && { backing }),
     ...(options.backingFormat !== undefined && { backingFormat: options.backingFormat }),
     ...(options.relay !== undefined && { relay: options.relay }),
-    ...(options.cache !== undefined && { cache: options.cache }),
+    ...(options.cache !== undefined && { cache: { bytes: options.cache, growsTo: options.cacheGrowsTo } }),
     ...(options.maxConnections !== undefined && { maxConnections: options.maxConnections }),
     ...(options.tls !== undefined && { tls: options.tls }),
     ...(options.stream && { stream: options.stream === true ? {} : options.stream }),

@@ -7,6 +7,9 @@
  * block that was not asked for is fetched only as part of one. Of two that do not fit the one that was read longer ago goes. A block that
  * is zero takes next to no room, since sources that cannot say what is zero have many.
  *
+ * A reader that is further behind than the bound fetches anew what has gone. The bound may be one that grows then, up to another: by
+ * several times what had to be fetched again. So the memory is used where readers are apart, and one reader alone costs the first bound.
+ *
  * Memory: the bound, and at most `MOST_UNDER_WAY` for what is on its way; more has to wait. A fetch that fails tells nobody whose part
  * of it may be in order: that is read by itself, and is not kept.
  */
@@ -31,6 +34,8 @@ const MOST_UNDER_WAY = 16 * 1024 * 1024;
 const MOST_SPARE = 2 * 1024 * 1024;
 /** What a block of zeroes counts, for its place in the table. */
 const PLACE = 256;
+/** By how many times what is fetched again the bound grows. */
+const GROWTH = 4;
 
 const ZERO = Symbol("a block of zeroes");
 type Kept = Uint8Array | typeof ZERO;
@@ -43,23 +48,31 @@ interface Fetch {
   settled: Promise<void>;
 }
 
+/** How much is kept, in bytes. */
+export interface CacheSize {
+  readonly bytes: number;
+  /** As far as this while what had to go is asked for again. @default `bytes` */
+  readonly growsTo?: number | undefined;
+}
+
 export class BlockCache extends ReadOnlyFilter implements GuestNode {
-  readonly #mostBytes: number;
+  readonly #growsTo: number;
+  #mostBytes: number;
   readonly #pool = new BufferPool(MOST_SPARE);
   /** By their index; the one that was read last comes last. */
   readonly #blocks = new Map<number, Kept>();
   readonly #underWay = new Map<number, Fetch>();
+  /** Blocks that had to go, the last of them at the end: as many as could be kept at most. */
+  readonly #gone = new Set<number>();
   #bytes = 0;
   #bytesUnderWay = 0;
   #closed = false;
 
-  /**
-   * @param source closed with this
-   * @param mostBytes what is kept at most
-   */
-  constructor(source: BlockNode, mostBytes: number) {
+  /** @param source closed with this */
+  constructor(source: BlockNode, { bytes, growsTo = bytes }: CacheSize) {
     super(source);
-    this.#mostBytes = mostBytes;
+    this.#mostBytes = bytes;
+    this.#growsTo = growsTo;
   }
 
   async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
@@ -144,7 +157,10 @@ export class BlockCache extends ReadOnlyFilter implements GuestNode {
     const arrived = this.source.read(offset, bytes);
     const fetch: Fetch = { offset, bytes, arrived, settled: arrived };
     this.#bytesUnderWay += length;
-    for (let at = offset; at < offset + length; at += BLOCK) this.#underWay.set(at / BLOCK, fetch);
+    for (let at = offset; at < offset + length; at += BLOCK) {
+      this.#underWay.set(at / BLOCK, fetch);
+      if (this.#gone.delete(at / BLOCK)) this.#grow();
+    }
     fetch.settled = arrived.then(
       () => {
         this.#keep(fetch);
@@ -181,8 +197,24 @@ export class BlockCache extends ReadOnlyFilter implements GuestNode {
       if (this.#bytes + bytes <= this.#mostBytes) return;
       this.#blocks.delete(index);
       this.#bytes -= costOf(block);
-      if (block !== ZERO) this.#pool.give(block);
+      if (block === ZERO) continue;
+      this.#pool.give(block);
+      if (this.#mostBytes < this.#growsTo) this.#remember(index);
     }
+  }
+
+  #remember(index: number): void {
+    this.#gone.delete(index);
+    this.#gone.add(index);
+    if (this.#gone.size * BLOCK <= this.#growsTo) return;
+    const [oldest] = this.#gone;
+    this.#gone.delete(oldest!);
+  }
+
+  /** By what a block that is fetched again is worth. */
+  #grow(): void {
+    this.#mostBytes = Math.min(this.#growsTo, this.#mostBytes + GROWTH * BLOCK);
+    if (this.#mostBytes === this.#growsTo) this.#gone.clear();
   }
 
   async #fill(fetch: Fetch, offset: number, part: Uint8Array, signal: AbortSignal | undefined): Promise<void> {

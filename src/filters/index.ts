@@ -1,4 +1,4 @@
-export { BlockCache } from "./block-cache.ts";
+export { BlockCache, type CacheSize } from "./block-cache.ts";
 export { CopyOnRead, type CopyOnReadCounts, type CopyOnReadOptions } from "./copy-on-read.ts";
 export { ExtentCache, type ExtentCacheOptions } from "./extent-cache.ts";
 export { type Fault, type FaultOperation, Faults, type FaultsOptions, type FaultsRequest } from "./faults.ts";
