@@ -11,6 +11,7 @@ import { DEPLOYED_TARGET, type DeployedMachines } from "./deployed-machine.ts";
 import type { DeploymentStep } from "./deployments.ts";
 import { isThere, syncDirectory } from "./disk-files.ts";
 import type { Disks } from "./disks.ts";
+import { backingOf } from "./image-backing.ts";
 import type { ImageExport, ImageExports } from "./image-exports.ts";
 import type { StreamCalls } from "./stream-calls.ts";
 import { policyView } from "./views.ts";
@@ -113,6 +114,9 @@ export class DeploymentSteps {
   async #linkToImage({ source, overlay, format, image, hydrated }: DeploymentRecord): Promise<void> {
     const { images, allowed, options } = this.#parts;
     if (hydrated || !(await isThere(overlay))) return;
+    // It was linked before, by a removal that was not finished, or its stream has ended: the export may have gone by then.
+    const below = await backingOf(overlay, format);
+    if (below === undefined || below === image) return;
     const { format: backingFormat } = await images.info(source);
     const { sourceOptions } = options;
     const from = { format, allowBacking: allowed.backing, sourceOptions };

@@ -13,7 +13,8 @@ function makeWorld(store: Store = new MemoryStore()) {
   const things = new Set<string>();
   const log: string[] = [];
   const told: EventType[] = [];
-  const world = { things, log, told, store, before: async (_what: string): Promise<void> => {} };
+  const messages: string[] = [];
+  const world = { things, log, told, messages, store, before: async (_what: string): Promise<void> => {} };
   const step = (name: string): DeploymentStep => ({
     name,
     make: async (deployment) => {
@@ -30,7 +31,12 @@ function makeWorld(store: Store = new MemoryStore()) {
     },
   });
   const steps = STEPS.map(step);
-  const events = { tell: async (type: EventType) => void told.push(type) };
+  const events = {
+    tell: async (type: EventType, message: string) => {
+      told.push(type);
+      messages.push(message);
+    },
+  };
   const deployments = new Deployments({ store, events, stepsOf: () => steps });
   return Object.assign(world, { deployments });
 }
@@ -115,6 +121,28 @@ for (const name of STEPS) {
     assert.deepEqual([await stored(world), [...next.things]], [[], ["vm1 disk"]]);
   });
 }
+
+test("a disk that was to stay stays, whoever goes on with a removal that is stuck", async () => {
+  const world = makeWorld();
+  await world.deployments.make(aDeployment("vm1"));
+  await world.deployments.make(aDeployment("vm2"));
+  world.before = async (what) => {
+    if (what === "undo source") throw new StreamdiskError("source-lost", "It is away");
+  };
+  for (const [name, keepDisk] of [["vm1", true] as const, ["vm2", false] as const]) {
+    const removed = world.deployments.remove(name, { keepDisk, force: false });
+    await assert.rejects(removed, { code: "source-lost" });
+  }
+  await world.deployments.finish();
+  assert.deepEqual(world.told.slice(2), ["undeploy-failed", "undeploy-failed"]);
+  assert.match(world.messages[2] ?? "", /by 'streamdisk undeploy vm1 --keep-disk'$/);
+  assert.match(world.messages[3] ?? "", /by 'streamdisk undeploy vm2'$/);
+  world.before = async () => {};
+  await world.deployments.remove("vm1", { keepDisk: false, force: false });
+  await world.deployments.remove("vm2", { keepDisk: true, force: false });
+  assert.deepEqual([await stored(world), [...world.things]], [[], ["vm1 disk"]]);
+  assert.match(world.messages[4] ?? "", /'\/images\/vm1\.qcow2' stays$/);
+});
 
 test("what cannot be undone is told of, and tried again", async () => {
   const world = makeWorld();

@@ -130,13 +130,16 @@ export class Deployments {
   }
 
   /**
-   * @param keepDisk its overlay stays
-   * @param force does not wait for the guest to power off
+   * @param order of which `keepDisk` says that its overlay stays, as it does too when an earlier removal that was stuck was to keep it;
+   *   `force` does not wait for the guest to power off
    */
-  remove(name: string, { keepDisk, force }: { readonly keepDisk: boolean; readonly force: boolean }): Promise<void> {
+  remove(name: string, order: { readonly keepDisk: boolean; readonly force: boolean }): Promise<void> {
+    const { force } = order;
     const held = this.demand(name);
     return held.turns.run(async () => {
       if (this.#byName.get(name) !== held) return;
+      const { state, keepDisk: wasToStay = false } = held.record;
+      const keepDisk = order.keepDisk || (state === "removing" && wasToStay);
       await this.#put(held, { state: "removing", keepDisk });
       await this.#undo(held, force);
       const disk = keepDisk ? `'${held.record.overlay}' stays` : `'${held.record.overlay}' was deleted`;
@@ -164,9 +167,10 @@ export class Deployments {
     await this.#parts.store.putDeployment(held.record);
   }
 
-  async #tellStuck({ record: { name } }: HeldDeployment, error: unknown): Promise<void> {
+  async #tellStuck({ record: { name, keepDisk } }: HeldDeployment, error: unknown): Promise<void> {
     const why = error instanceof Error ? error.message : String(error);
-    const next = `it is tried again with the next start of the daemon, and by 'streamdisk undeploy ${name}'`;
+    const command = `streamdisk undeploy ${name}${keepDisk ? " --keep-disk" : ""}`;
+    const next = `it is tried again with the next start of the daemon, and by '${command}'`;
     await this.#parts.events.tell(
       "undeploy-failed",
       `What there is of '${name}' could not be taken away: ${why}; ${next}`,

@@ -4,15 +4,20 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { SqliteStore } from "../../src/daemon/sqlite-store.ts";
+import { openStateDirectory } from "../../src/daemon/state-directory.ts";
 import { assertFails, cli, noise, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { directoryWithMachines, machineXml } from "../support/machine.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
+import { qemuImg } from "../support/qemu.ts";
 import { sample } from "../support/seed.ts";
 import { until } from "../support/until.ts";
 
 const MIB = 2 ** 20;
 const SIZE = 8 * MIB;
+/** Bytes a second of a stream that does not end in a test. */
+const SLOW = 65536;
 
 /** A daemon whose machines have no guest: QEMU's firmware finds nothing to boot. */
 async function scene(t: TestContext, delay: number) {
@@ -42,6 +47,20 @@ async function assertNothing({ client, daemon, directory }: Scene): Promise<void
     assert.deepEqual(existsSync(path) ? readdirSync(path) : [], [], made);
   }
   assert.deepEqual(qemusIn(directory), []);
+}
+
+/** What a daemon remembers that does not run. */
+async function withStore<T>({ state }: DaemonProcess, act: (store: SqliteStore) => Promise<T>): Promise<T> {
+  using directory = openStateDirectory(state);
+  await using store = new SqliteStore(directory);
+  return await act(store);
+}
+
+/** What an overlay says that it lies over. */
+function backingOf(overlay: string): unknown {
+  return (JSON.parse(qemuImg("info", "-f", "qcow2", "--output=json", overlay)) as Record<string, unknown>)[
+    "backing-filename"
+  ];
 }
 
 /** Processes of QEMU that have something below a directory. */
@@ -108,6 +127,23 @@ test("without room for a disk nothing is left", async (t) => {
     const { deployments } = await client.call("listDeployments", {});
     assert.deepEqual([deployments, (await client.call("listExports", {})).exports], [[], []]);
   }
+});
+
+test("a daemon that is killed when it has linked a kept disk to its image finishes that", async (t) => {
+  const { daemon, client, source } = await scene(t, 0);
+  const body = { name: "vm1", image: source.uri, imageFormat: "raw", speed: SLOW, exportOnly: true } as const;
+  const { overlay } = await client.call("deploy", { body });
+  await daemon.stop();
+  const [before] = await withStore(daemon, (store) => store.deployments());
+  await daemon.start();
+  await client.call("undeploy", { params: { deployment: "vm1" }, query: { keepDisk: true } });
+  await daemon.stop();
+  // All is done but the last: to forget it.
+  await withStore(daemon, (store) => store.putDeployment({ ...before!, state: "removing", keepDisk: true }));
+  await source.stop();
+  await daemon.start();
+  await until(async () => (await client.call("listDeployments", {})).deployments.length === 0);
+  assert.equal(backingOf(overlay), source.uri);
 });
 
 /** The daemon is killed when so many steps of the deployment were seen to be done. */
