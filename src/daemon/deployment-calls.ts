@@ -14,6 +14,7 @@ import { isThere } from "./disk-files.ts";
 import type { Disks } from "./disks.ts";
 import type { EventHub } from "./event-hub.ts";
 import type { Exports } from "./exports.ts";
+import { findAbove } from "./image-backing.ts";
 import { ImageExports } from "./image-exports.ts";
 import type { Log } from "./log.ts";
 import { policyOf } from "./new-disk.ts";
@@ -46,8 +47,11 @@ export class DeploymentCalls {
     this.#images = new ImageExports(exports);
     const isNeeded = (source: string, leaving: string): boolean => this.#deployments.needs(source, leaving);
     const [images, machines] = [this.#images, this.#machines];
-    const steps = new DeploymentSteps({ images, disks, machines, streams, allowed, options, isNeeded });
-    this.#deployments = new Deployments({ store, events, stepsOf: (deployment) => steps.of(deployment) });
+    const refuseDeleting = (deployment: DeploymentRecord) => this.#refuseDeleting(deployment);
+    const made = { images, disks, machines, streams };
+    const steps = new DeploymentSteps({ ...made, allowed, options, isNeeded, refuseDeleting });
+    const stepsOf = (deployment: DeploymentRecord) => steps.of(deployment);
+    this.#deployments = new Deployments({ store, events, stepsOf, refuseDeleting });
   }
 
   /** They have their names from now on. */
@@ -115,6 +119,30 @@ export class DeploymentCalls {
     if (record === undefined) return;
     const message = `'${name}' is the disk of the deployment '${record.name}': remove it with 'streamdisk undeploy ${record.name}'`;
     throw new StreamdiskError("refused", message, { node: name });
+  }
+
+  /** @throws {StreamdiskError} `refused` when others are read from the image that would go with a deployment */
+  async #refuseDeleting({ name, overlay, hydrated }: DeploymentRecord): Promise<void> {
+    const above = await this.#above(overlay);
+    if (above === undefined) return;
+    // To keep one that is not complete its link is changed, and nobody may have it open for that.
+    const other = hydrated ? ", or let the image stay (--keep-disk)" : "";
+    const message = `The image '${overlay}' of '${name}' lies below ${above}: remove or stream that first${other}`;
+    throw new StreamdiskError("refused", message, { node: name });
+  }
+
+  /** Who is read from an image, in words. */
+  async #above(image: string): Promise<string | undefined> {
+    const { disks, exports, domains } = this.#parts;
+    const made = this.#deployments.all().find(({ record }) => record.image === image && !record.hydrated);
+    if (made !== undefined) return `the deployment '${made.record.name}'`;
+    const disk = await findAbove(image, disks.all());
+    if (disk !== undefined) return `the disk '${disk.record.name}'`;
+    const offered = exports.all().find(({ record }) => record.settings.image === image);
+    const offer = offered ?? (await findAbove(image, exports.all()));
+    if (offer !== undefined) return `the export '${offer.record.name}'`;
+    const machine = domains.all().find(({ record }) => record.needs?.includes(image));
+    return machine && `a disk of the machine '${machine.record.name}'`;
   }
 
   async list(): Result<"listDeployments"> {

@@ -25,6 +25,8 @@ export interface DeploymentStepsParts {
   readonly options: DaemonOptions;
   /** Whether others than one deployment need an export. */
   readonly isNeeded: (source: string, leaving: string) => boolean;
+  /** Throws when others would lose what they are read from with an overlay. */
+  readonly refuseDeleting: (deployment: DeploymentRecord) => Promise<void>;
 }
 
 /** What the disk of a deployment is called where streams are ordered: a disk of the daemon, or the machine's own. */
@@ -58,9 +60,11 @@ export class DeploymentSteps {
       else await this.#makeOverlay(deployment, source);
     },
     undo: async (deployment) => {
-      const { disks } = this.#parts;
+      const { disks, refuseDeleting } = this.#parts;
       const name = deployedDisk(deployment);
       const { overlay, keepDisk, id } = deployment;
+      // Somebody may have come since it was ordered: a guest may take its time, and what is stuck is tried again.
+      if (!keepDisk) await refuseDeleting(deployment);
       if (disks.find(name)?.record.deployment === id) await disks.delete(name, !keepDisk);
       if (keepDisk) await this.#linkToImage(deployment);
       else {

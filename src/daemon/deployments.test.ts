@@ -14,7 +14,8 @@ function makeWorld(store: Store = new MemoryStore()) {
   const log: string[] = [];
   const told: EventType[] = [];
   const messages: string[] = [];
-  const world = { things, log, told, messages, store, before: async (_what: string): Promise<void> => {} };
+  const nothing = async (_what: string): Promise<void> => {};
+  const world = { things, log, told, messages, store, before: nothing, refuse: nothing };
   const step = (name: string): DeploymentStep => ({
     name,
     make: async (deployment) => {
@@ -37,7 +38,8 @@ function makeWorld(store: Store = new MemoryStore()) {
       messages.push(message);
     },
   };
-  const deployments = new Deployments({ store, events, stepsOf: () => steps });
+  const refuseDeleting = ({ name }: DeploymentRecord): Promise<void> => world.refuse(name);
+  const deployments = new Deployments({ store, events, stepsOf: () => steps, refuseDeleting });
   return Object.assign(world, { deployments });
 }
 
@@ -142,6 +144,20 @@ test("a disk that was to stay stays, whoever goes on with a removal that is stuc
   await world.deployments.remove("vm2", { keepDisk: true, force: false });
   assert.deepEqual([await stored(world), [...world.things]], [[], ["vm1 disk"]]);
   assert.match(world.messages[4] ?? "", /'\/images\/vm1\.qcow2' stays$/);
+});
+
+test("a removal that would take others' base away does nothing at all", async () => {
+  const world = makeWorld();
+  const { record } = await world.deployments.make(aDeployment("vm1"));
+  world.refuse = async (name) => {
+    throw new StreamdiskError("refused", `Others lie over '${name}'`);
+  };
+  world.log.length = 0;
+  const removed = world.deployments.remove("vm1", { keepDisk: false, force: false });
+  await assert.rejects(removed, { code: "refused", message: "Others lie over 'vm1'" });
+  assert.deepEqual([await stored(world), world.log, world.things.size], [[record], [], STEPS.length]);
+  await world.deployments.remove("vm1", { keepDisk: true, force: false });
+  assert.deepEqual([await stored(world), [...world.things]], [[], ["vm1 disk"]]);
 });
 
 test("what cannot be undone is told of, and tried again", async () => {

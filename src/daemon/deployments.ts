@@ -32,6 +32,8 @@ export interface DeploymentsParts {
   readonly events: Pick<EventHub, "tell">;
   /** Those of one deployment, in order. */
   readonly stepsOf: (deployment: DeploymentRecord) => readonly DeploymentStep[];
+  /** Throws when others would lose what they are read from with its overlay. */
+  readonly refuseDeleting: (deployment: DeploymentRecord) => Promise<void>;
 }
 
 export class Deployments {
@@ -132,6 +134,7 @@ export class Deployments {
   /**
    * @param order of which `keepDisk` says that its overlay stays, as it does too when an earlier removal that was stuck was to keep it;
    *   `force` does not wait for the guest to power off
+   * @throws {StreamdiskError} `refused`, with nothing done, when its overlay would go and others need it; what a step throws
    */
   remove(name: string, order: { readonly keepDisk: boolean; readonly force: boolean }): Promise<void> {
     const { force } = order;
@@ -140,6 +143,7 @@ export class Deployments {
       if (this.#byName.get(name) !== held) return;
       const { state, keepDisk: wasToStay = false } = held.record;
       const keepDisk = order.keepDisk || (state === "removing" && wasToStay);
+      if (!keepDisk) await this.#parts.refuseDeleting(held.record);
       await this.#put(held, { state: "removing", keepDisk });
       await this.#undo(held, force);
       const disk = keepDisk ? `'${held.record.overlay}' stays` : `'${held.record.overlay}' was deleted`;

@@ -23,6 +23,7 @@ import { isThere, nothingThere, removeSocket, somethingThere, syncDirectory } fr
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import { DiskStories } from "./disk-stories.ts";
 import type { EventHub } from "./event-hub.ts";
+import { findAbove } from "./image-backing.ts";
 import type { JobRunner } from "./job-runner.ts";
 import { newDiskSettings } from "./new-disk.ts";
 import { inParallel } from "./parallel.ts";
@@ -308,21 +309,21 @@ export class Disks {
     const held = this.demand(name);
     return held.turns.run(async () => {
       if (this.#byName.get(name) !== held) return;
-      if (deleteFile) this.#refuseDeleting(held.record);
+      if (deleteFile) await this.#refuseDeleting(held.record);
       held.record = { ...held.record, state: "deleting", deleteFile };
       await this.#parts.store.putDisk(held.record);
       await this.#finishDeleting(held);
     });
   }
 
-  #refuseDeleting({ name, settings: { image }, ownsFile }: DiskRecord): void {
+  async #refuseDeleting({ name, settings: { image }, ownsFile }: DiskRecord): Promise<void> {
     if (!ownsFile) {
       const message = `The file '${image}' of '${name}' was there before: the daemon deletes only what it has made`;
       throw new StreamdiskError("refused", message, { node: name });
     }
-    const above = this.all().find(({ record }) => record.settings.backing === image);
+    const above = await findAbove(image, this.all());
     if (above === undefined) return;
-    const message = `The file '${image}' of '${name}' is the backing file of '${above.record.name}': delete that first, or stream it`;
+    const message = `The file '${image}' of '${name}' lies below '${above.record.name}': delete that first, or stream it`;
     throw new StreamdiskError("refused", message, { node: name });
   }
 

@@ -129,6 +129,29 @@ test("without room for a disk nothing is left", async (t) => {
   }
 });
 
+test("a removal that goes on with the next start takes nobody's base away", async (t) => {
+  const { daemon, client, source } = await scene(t, 0);
+  const order = { name: "vm1", image: source.uri, imageFormat: "raw", speed: SLOW } as const;
+  const { overlay } = await client.call("deploy", { body: order });
+  await client.call("stopDomain", { params: { domain: "vm1" }, body: { force: true } });
+  await client.call("createDisk", { body: { name: "child", backing: overlay, backingFormat: "qcow2" } });
+  await daemon.stop();
+  // The child came while the guest took its time, and the daemon died then.
+  await withStore(daemon, async (store) => {
+    const [record] = await store.deployments();
+    await store.putDeployment({ ...record!, state: "removing", keepDisk: false });
+  });
+  await daemon.start();
+  const failed = async () =>
+    (await client.call("listEvents", {})).events.find(({ type }) => type === "undeploy-failed");
+  await until(async () => (await failed()) !== undefined);
+  assert.match((await failed())?.message ?? "", /lies below the disk 'child': .* by 'streamdisk undeploy vm1'$/);
+  assert.ok(existsSync(overlay));
+  await client.call("deleteDisk", { params: { disk: "child" } });
+  await client.call("undeploy", { params: { deployment: "vm1" } });
+  assert.ok(!existsSync(overlay));
+});
+
 test("a daemon that is killed when it has linked a kept disk to its image finishes that", async (t) => {
   const { daemon, client, source } = await scene(t, 0);
   const body = { name: "vm1", image: source.uri, imageFormat: "raw", speed: SLOW, exportOnly: true } as const;

@@ -102,6 +102,40 @@ test("a disk that is kept before it is complete lies over its image", async (t) 
   await ok("stream", "kept");
 });
 
+test("an image is not deleted while others lie over it", async (t) => {
+  const { client, image, made, deploy, fails, ok } = await scene(t);
+  const machine = { args: ["-m", "64"] };
+  const body = { name: "vm1", image, imageFormat: "raw", owner: "qemu", machine } as const;
+  const { overlay } = await client.call("deploy", { body });
+  await client.call("stopDomain", { params: { domain: "vm1" }, body: { force: true } });
+  const refused = async (above: string): Promise<void> => {
+    assertFails(await fails("undeploy", "vm1"), 77, new RegExp(`'${overlay}' of 'vm1' lies below ${above}: `));
+    const { state } = await client.call("getDeployment", { params: { deployment: "vm1" } });
+    assert.equal(state, "ready");
+  };
+  const settings = { backing: overlay, backingFormat: "qcow2" } as const;
+  await client.call("createDisk", { body: { name: "child", ...settings } });
+  await refused("the disk 'child'");
+  await ok("stream", "child");
+  await client.call("addExport", { body: { name: "offer", image: overlay, listen: {} } });
+  await refused("the export 'offer'");
+  await ok("export", "rm", "offer");
+  const over = { image: overlay, imageFormat: "qcow2", owner: "engine", exportOnly: true } as const;
+  await client.call("deploy", { body: { name: "vm2", ...over, speed: 65536 } });
+  await refused("the deployment 'vm2'");
+  await ok("undeploy", "vm2");
+  // One that is adopted says itself what it lies over, and is remembered to while it cannot be opened.
+  const grandchild = join(made, "grandchild.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", "-b", overlay, "-F", "qcow2", join(made, "middle.qcow2"));
+  qemuImg("create", "-q", "-f", "qcow2", "-b", "middle.qcow2", "-F", "qcow2", grandchild);
+  await client.call("createDisk", { body: { name: "deep", image: grandchild, adopt: true } });
+  await refused("the disk 'deep'");
+  await ok("disk", "rm", "deep");
+  await ok("undeploy", "vm1");
+  assert.deepEqual(readdirSync(made).sort(), ["child.qcow2", "grandchild.qcow2", "middle.qcow2"]);
+  await deploy("vm1");
+});
+
 for (const owner of sample("eight disks", ["engine", "qemu"] as const, 1)) {
   const whose = owner === "engine" ? "disks" : "machines";
   test(`eight ${whose} cost the server of their image as much as one`, async (t) => {
