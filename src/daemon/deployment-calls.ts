@@ -38,6 +38,7 @@ export class DeploymentCalls {
   readonly #parts: DeploymentCallsParts;
   readonly #images: ImageExports;
   readonly #machines: DeployedMachines;
+  readonly #steps: DeploymentSteps;
   readonly #deployments: Deployments;
 
   constructor(parts: DeploymentCallsParts) {
@@ -49,8 +50,8 @@ export class DeploymentCalls {
     const [images, machines] = [this.#images, this.#machines];
     const refuseDeleting = (deployment: DeploymentRecord) => this.#refuseDeleting(deployment);
     const made = { images, disks, machines, streams };
-    const steps = new DeploymentSteps({ ...made, allowed, options, isNeeded, refuseDeleting });
-    const stepsOf = (deployment: DeploymentRecord) => steps.of(deployment);
+    this.#steps = new DeploymentSteps({ ...made, allowed, options, isNeeded, refuseDeleting });
+    const stepsOf = (deployment: DeploymentRecord) => this.#steps.of(deployment);
     this.#deployments = new Deployments({ store, events, stepsOf, refuseDeleting });
   }
 
@@ -74,7 +75,7 @@ export class DeploymentCalls {
   async #isHydrated({ record }: HeldDeployment): Promise<boolean> {
     const { disks, streams } = this.#parts;
     if (record.owner === "qemu") {
-      const id = this.#machines.diskId(record);
+      const id = this.#steps.diskId(record);
       return id !== undefined && (await streams.of(id))?.state === "completed";
     }
     const { served } = disks.find(deployedDisk(record))?.host ?? {};
@@ -89,7 +90,7 @@ export class DeploymentCalls {
 
   /** @param id of a disk, in which nothing is missing any more */
   onHydrated(id: string): void {
-    const held = this.#deployments.all().find(({ record }) => id.startsWith(`${deployedDisk(record)}@`));
+    const held = this.#deployments.all().find(({ record }) => this.#steps.diskId(record) === id);
     if (held === undefined) return;
     const { source } = held.record;
     const done = this.#deployments.hydrated(held).then(() => {
@@ -193,7 +194,7 @@ export class DeploymentCalls {
     const { name, state, source, owner, overlay, format, hydrated, steps, createdAt } = record;
     const disk = deployedDisk(record);
     const there = this.#parts.disks.find(disk);
-    const id = there?.record.id ?? this.#machines.diskId(record);
+    const id = this.#steps.diskId(record);
     const stream = id === undefined ? undefined : await this.#parts.streams.of(id);
     const served = there?.host.served;
     return {

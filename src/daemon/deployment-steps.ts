@@ -45,6 +45,14 @@ export class DeploymentSteps {
     return [this.#source, this.#disk, ...(machine === undefined ? [] : [this.#machine]), this.#stream];
   }
 
+  /** By which the jobs of a deployment's own disk are remembered; undefined while that is not there, whoever else has its name. */
+  diskId(deployment: DeploymentRecord): string | undefined {
+    const { disks, machines } = this.#parts;
+    if (deployment.owner === "qemu") return machines.diskId(deployment);
+    const record = disks.find(deployedDisk(deployment))?.record;
+    return record?.deployment === deployment.id ? record.id : undefined;
+  }
+
   readonly #source: DeploymentStep = {
     name: "source",
     make: (deployment) => this.#parts.images.offer(deployment),
@@ -92,6 +100,8 @@ export class DeploymentSteps {
       await this.#parts.streams.start({ params: { disk: deployedDisk(deployment) }, query: {}, body }, source);
     },
     undo: async (deployment) => {
+      // Its name may be another's by now: that of a machine is not kept for one that is not there yet, or no more.
+      if (this.diskId(deployment) === undefined) return;
       const input = { params: { disk: deployedDisk(deployment) }, query: {}, body: {} };
       await this.#parts.streams.cancel(input).catch((error) => {
         if (!(error instanceof StreamdiskError) || error.code !== "not-found") throw error;

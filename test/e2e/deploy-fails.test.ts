@@ -8,7 +8,7 @@ import { SqliteStore } from "../../src/daemon/sqlite-store.ts";
 import { openStateDirectory } from "../../src/daemon/state-directory.ts";
 import { assertFails, cli, noise, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
-import { directoryWithMachines, machineXml } from "../support/machine.ts";
+import { directoryWithMachines, imageDisk, machineXml } from "../support/machine.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
 import { qemuImg } from "../support/qemu.ts";
 import { sample } from "../support/seed.ts";
@@ -167,6 +167,62 @@ test("a daemon that is killed when it has linked a kept disk to its image finish
   await daemon.start();
   await until(async () => (await client.call("listDeployments", {})).deployments.length === 0);
   assert.equal(backingOf(overlay), source.uri);
+});
+
+/** Starts a machine of somebody's, with a disk that is filled slowly. */
+async function startStranger({ client, daemon }: Scene, name: string): Promise<void> {
+  const [base, image] = ["base.raw", "disk.qcow2"].map((file) => join(daemon.images, file)) as [string, string];
+  writeFileSync(base, noise(SIZE, 6));
+  qemuImg("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", image);
+  const xml = machineXml({ name, devices: imageDisk(image, "qcow2") });
+  await client.call("runMachine", { body: { xml } });
+  await client.call("startStream", { params: { disk: `${name}:vda` }, body: { speed: SLOW } });
+}
+
+test("a machine that takes the name while its image is waited for keeps its stream", async (t) => {
+  const at = await scene(t, 0);
+  const { client, source, daemon } = at;
+  await source.freeze();
+  const deployed = client.call("deploy", { body: { name: "vm1", image: source.uri, imageFormat: "raw" } });
+  const failed = assert.rejects(deployed, { code: "exists", message: /nothing of it is left: .*'vm1'/ });
+  await until(async () => (await client.call("listDeployments", {})).deployments.length > 0);
+  await startStranger(at, "vm1");
+  source.thaw();
+  await failed;
+  const { state } = await client.call("streamInfo", { params: { disk: "vm1:vda" } });
+  assert.equal(state, "running");
+  assert.deepEqual(
+    [readdirSync(join(daemon.state, "images")), (await client.call("listExports", {})).exports],
+    [[], []],
+  );
+});
+
+test("a removal that is stuck, and a machine that takes the name, leave each other alone", async (t) => {
+  const at = await scene(t, 0);
+  const { client, source } = at;
+  const order = { name: "vm1", image: source.uri, imageFormat: "raw", speed: SLOW } as const;
+  const { overlay } = await client.call("deploy", { body: order });
+  await client.call("stopDomain", { params: { domain: "vm1" }, body: { force: true } });
+  await source.stop();
+  const undeploy = (keepDisk: boolean) =>
+    client.call("undeploy", { params: { deployment: "vm1" }, query: { force: true, keepDisk } });
+  await assert.rejects(undeploy(true), { code: "source-lost" });
+  await startStranger(at, "vm1");
+  await assert.rejects(undeploy(true), { code: "source-lost" });
+  const disk = { params: { disk: "vm1:vda" } };
+  const stream = async () => (await client.call("streamInfo", disk)).state;
+  assert.equal(await stream(), "running");
+  await client.call("setSpeed", { ...disk, body: { speed: null } });
+  await until(async () => (await stream()) === "completed");
+  await source.start();
+  await undeploy(false);
+  // It was to stay, and what the stranger has is nothing to it.
+  assert.equal(backingOf(overlay), source.uri);
+  const { domains } = await client.call("listDomains", {});
+  assert.deepEqual(
+    domains.map(({ name, state }) => [name, state]),
+    [["vm1", "running"]],
+  );
 });
 
 /** The daemon is killed when so many steps of the deployment were seen to be done. */
