@@ -1,6 +1,9 @@
 /**
  * What a person does with a machine: pause it, let it go on, reset it, end it. Each is done with nothing held (`DomainGuard`), in turn with
  * what the guard does by itself.
+ *
+ * Out of turn is only the wait for a guest that was told to power itself off: it may need a source that is lost and comes back, so that the
+ * guard has to let it go on, and whoever loses patience ends it meanwhile. Nobody waits any more when the guard is over.
  */
 import { systemClock } from "../block/index.ts";
 import { killMachine } from "../domain/index.ts";
@@ -28,6 +31,7 @@ export class DomainControl {
   readonly #held: HeldDomain;
   readonly #guard: DomainGuard;
   readonly #machines: OwnMachines;
+  readonly #acts = new Set<Promise<void>>();
 
   /** @param machines the daemon's own, whose processes it may end */
   constructor(held: HeldDomain, guard: DomainGuard, machines: OwnMachines) {
@@ -42,7 +46,7 @@ export class DomainControl {
    * @throws {StreamdiskError} `refused` when requests of it are held that would reach the guest as errors
    */
   pause(): Promise<void> {
-    return this.#act(async () => {
+    return this.#inTurn(async () => {
       await this.#refuseErrors();
       // What shall be is written down first: nobody lets it go on in between.
       await this.#guard.remember(true);
@@ -53,7 +57,7 @@ export class DomainControl {
 
   /** Lets it go on, whoever has paused it; one whose source is still lost runs until it needs that again. */
   resume(): Promise<void> {
-    return this.#act(async () => {
+    return this.#inTurn(async () => {
       await this.#guard.remember(false);
       await this.#qmp.execute("cont", {});
       await this.#guard.tell("domain-resumed", "goes on, as it was told");
@@ -62,11 +66,11 @@ export class DomainControl {
 
   /** As the button does it. One that was paused for an error runs then; one that a person has paused stays so. */
   reset(): Promise<void> {
-    return this.#act(async () => {
+    return this.#inTurn(async () => {
       await this.#guard.withNothingHeld(async () => {
-        const done = this.#happens(["RESET", "SHUTDOWN"], RESET_MS);
-        await this.#qmp.execute("system_reset", {});
-        if (await done) return;
+        using done = this.#hears(["RESET", "SHUTDOWN"]);
+        await this.#qmp.execute("system_reset", {}, this.#until);
+        if (await done.within(RESET_MS)) return;
         const message = `QEMU has not reset '${this.#name}' within ${RESET_MS / 1000} s: it may be waiting for a request that a source does not answer`;
         throw new StreamdiskError("io", message, { node: this.#name });
       }, ENDS);
@@ -88,13 +92,13 @@ export class DomainControl {
       if (process !== undefined) await this.#machines.stopping(this.#held);
       try {
         if (!force) await this.#powerOff(timeoutMs);
-        else await this.#guard.withNothingHeld(() => this.#end(timeoutMs), ENDS);
+        else await this.#guard.turns.run(() => this.#guard.withNothingHeld(() => this.#end(timeoutMs), ENDS));
       } catch (error) {
         if (process === undefined) throw error;
-        if (!force) {
-          await this.#machines.stopping(this.#held, false);
-          throw error;
-        }
+        if (!force) await this.#machines.stopping(this.#held, false);
+        if (!force || this.#guard.over.aborted) throw error;
+        // Somebody else may have given up meanwhile, and taken that back.
+        await this.#machines.stopping(this.#held);
         await killMachine(process);
       }
       await this.#guard.remember(false);
@@ -102,6 +106,11 @@ export class DomainControl {
       if (process !== undefined) return this.#machines.ended(this.#held);
       await this.#guard.tell("domain-stopped", force ? "was ended, as it was told" : "has powered off, as it was told");
     });
+  }
+
+  /** Resolves when nothing is done with it any more. To be called when its guard is over. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#acts);
   }
 
   get #qmp() {
@@ -112,8 +121,20 @@ export class DomainControl {
     return this.#held.record.name;
   }
 
+  /** Until when there is somebody who waits. */
+  get #until() {
+    return { signal: this.#guard.over };
+  }
+
+  #inTurn(act: () => Promise<void>): Promise<void> {
+    return this.#act(() => this.#guard.turns.run(act));
+  }
+
   async #act(act: () => Promise<void>): Promise<void> {
-    await this.#guard.turns.run(act);
+    this.#guard.over.throwIfAborted();
+    const done = act();
+    this.#acts.add(done);
+    await done.finally(() => this.#acts.delete(done));
     // Of one that has ended there is nothing to be seen.
     await this.#guard.see().catch(() => {});
     this.#guard.look();
@@ -135,24 +156,28 @@ export class DomainControl {
   }
 
   async #powerOff(timeoutMs: number): Promise<void> {
-    const state = await this.#qmp.execute("query-status", {});
-    if (state === "shutdown") return this.#end(timeoutMs);
-    if (state !== "running") {
+    using off = this.#hears(["SHUTDOWN"]);
+    const state = await this.#guard.turns.run(async () => {
+      const now = await this.#qmp.execute("query-status", {}, this.#until);
+      if (now === "running") await this.#qmp.execute("system_powerdown", {}, this.#until);
+      return now;
+    });
+    if (state !== "running" && state !== "shutdown") {
       const message = `'${this.#name}' does not run (${state}), so its guest can't power it off: let it go on first (domain resume), or end it with --force`;
       throw new StreamdiskError("refused", message, { node: this.#name });
     }
-    const off = this.#happens(["SHUTDOWN"], timeoutMs);
-    await this.#qmp.execute("system_powerdown", {});
-    if (!(await off)) throw this.#tooLate(timeoutMs, "its guest may not heed the power button; '--force' ends it");
+    if (state === "running" && !(await off.within(timeoutMs))) {
+      throw this.#tooLate(timeoutMs, "its guest may not heed the power button; '--force' ends it");
+    }
     // One that was started with -no-shutdown stays where it is.
-    const after = await this.#qmp.execute("query-status", {}).catch(() => undefined);
-    if (after === "shutdown") await this.#end(timeoutMs);
+    const after = await this.#qmp.execute("query-status", {}, this.#until).catch(() => undefined);
+    if (after === "shutdown") await this.#guard.turns.run(() => this.#end(timeoutMs));
     else await this.#ended(timeoutMs);
   }
 
   /** Ends QEMU. */
   async #end(timeoutMs: number): Promise<void> {
-    await this.#qmp.execute("quit", {}).catch((error) => {
+    await this.#qmp.execute("quit", {}, this.#until).catch((error) => {
       // It may be gone before it has answered.
       if (!(error instanceof StreamdiskError) || error.code !== "shutdown") throw error;
     });
@@ -160,17 +185,19 @@ export class DomainControl {
   }
 
   async #ended(timeoutMs: number): Promise<void> {
+    const { signal } = this.#until;
     const end = systemClock.now() + timeoutMs;
     for (;;) {
-      const error = await this.#qmp.execute("query-status", {}).then(
+      const error = await this.#qmp.execute("query-status", {}, { signal }).then(
         () => undefined,
         (failure: unknown) => failure,
       );
+      signal.throwIfAborted();
       if (error instanceof StreamdiskError && ["shutdown", "not-found"].includes(error.code)) {
         if (!this.#qmp.isConnected && error.context.operation === "connect") return;
       }
       if (systemClock.now() > end) throw this.#tooLate(timeoutMs, "end its process");
-      await systemClock.sleep(LOOK_MS);
+      await systemClock.sleep(LOOK_MS, signal);
     }
   }
 
@@ -179,20 +206,22 @@ export class DomainControl {
     return new StreamdiskError("in-use", message, { node: this.#name });
   }
 
-  /** Whether one of these events comes in time, or QEMU ends. */
-  async #happens(names: readonly string[], ms: number): Promise<boolean> {
+  /** Listens for these events. Whoever is not connected hears nothing: the command that brings them about comes before the wait for them. */
+  #hears(names: readonly string[]) {
     let happened = false;
     const forget = this.#qmp.onEvent(({ name }) => {
       if (names.includes(name)) happened = true;
     });
-    const end = systemClock.now() + ms;
-    try {
+    /** Whether one has come or comes in time, or QEMU ends. */
+    const within = async (ms: number): Promise<boolean> => {
+      const { signal } = this.#until;
+      const end = systemClock.now() + ms;
       for (let left = ms; left > 0 && !happened && this.#qmp.isConnected; left = end - systemClock.now()) {
-        await this.#qmp.change(left);
+        await this.#qmp.change(left, signal);
+        signal.throwIfAborted();
       }
       return happened || !this.#qmp.isConnected;
-    } finally {
-      forget();
-    }
+    };
+    return { within, [Symbol.dispose]: forget };
   }
 }

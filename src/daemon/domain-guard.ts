@@ -13,7 +13,7 @@
  */
 import { type Clock, systemClock } from "../block/index.ts";
 import { type DomainDescription, guestDrives, qmpFailure } from "../domain/index.ts";
-import type { ErrorCode } from "../errors/index.ts";
+import { type ErrorCode, StreamdiskError } from "../errors/index.ts";
 import type { DomainRecord } from "../jobs/index.ts";
 import type { HeldDomain } from "./domains.ts";
 import type { EventHub } from "./event-hub.ts";
@@ -103,6 +103,11 @@ export class DomainGuard {
     });
   }
 
+  /** Aborted, with the reason, when nobody looks after it any more. */
+  get over(): AbortSignal {
+    return this.#over.signal;
+  }
+
   /** Its drives, as they were seen last. */
   get drives(): readonly DriveNow[] {
     return this.#drives;
@@ -113,7 +118,8 @@ export class DomainGuard {
   }
 
   async stop(): Promise<void> {
-    this.#over.abort();
+    const message = `Nobody waits for '${this.#held.record.name}' any more: the daemon ends, or the domain was removed`;
+    this.#over.abort(new StreamdiskError("shutdown", message, { node: this.#held.record.name }));
     this.look();
     await this.#running;
   }

@@ -23,10 +23,12 @@ export class DomainGuards {
     guard.start();
   }
 
+  /** What is being done with it ends, and nothing of it is remembered afterwards. */
   async end(held: HeldDomain): Promise<void> {
     const guarded = this.#byDomain.get(held);
     this.#byDomain.delete(held);
     await guarded?.guard.stop();
+    await guarded?.control.settled();
   }
 
   /** @throws {StreamdiskError} `not-found` for one that was removed meanwhile */

@@ -1,0 +1,54 @@
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { FakeMachine, type FakeMachineOptions } from "../../test/support/fake-machine.ts";
+
+/** Longer than anything here takes: it only ends a test that would hang. */
+const LONG = { force: false, timeoutMs: 60_000 };
+
+/** One that is looked after. */
+async function guarded(t: TestContext, options: FakeMachineOptions = {}): Promise<FakeMachine> {
+  const machine = await FakeMachine.start(t, options);
+  machine.guards.begin(machine.held);
+  return machine;
+}
+
+test("a guest that powers itself off is let go on when its source was lost meanwhile", async (t) => {
+  const machine = await guarded(t);
+  const stopped = machine.control.stop(LONG);
+  await machine.until("system_powerdown");
+  machine.fails();
+  await machine.until("cont");
+  await machine.ends();
+  await stopped;
+});
+
+test("whoever loses patience with a guest that powers itself off ends it, and may pause it", async (t) => {
+  const machine = await guarded(t);
+  const stopped = machine.control.stop(LONG);
+  await machine.until("system_powerdown");
+  await machine.control.pause();
+  assert.equal(machine.state, "paused");
+  await machine.control.stop({ ...LONG, force: true });
+  await stopped;
+  assert.deepEqual(machine.story, ["system_powerdown", "stop", "STOP", "quit", "SHUTDOWN"]);
+});
+
+test("nobody waits for a guest that powers itself off when the daemon ends", async (t) => {
+  const machine = await guarded(t);
+  const { control } = machine;
+  const stopped = assert.rejects(control.stop(LONG), { code: "shutdown", message: /Nobody waits for 'vm' any more/ });
+  await machine.until("system_powerdown");
+  await machine.guards.end(machine.held);
+  await stopped;
+  await assert.rejects(control.stop({ ...LONG, force: true }), { code: "shutdown" });
+  assert.deepEqual(machine.story, ["system_powerdown"]);
+});
+
+test("nor for a QEMU that was told to end", async (t) => {
+  const machine = await guarded(t);
+  machine.does["quit"] = () => {};
+  const stopped = assert.rejects(machine.control.stop({ ...LONG, force: true }), { code: "shutdown" });
+  await machine.until("quit");
+  await machine.guards.end(machine.held);
+  await stopped;
+});
