@@ -1,9 +1,16 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { FakeMachine, type FakeMachineOptions } from "../../test/support/fake-machine.ts";
+import { DomainControl } from "./domain-control.ts";
+import { DomainGuard } from "./domain-guard.ts";
 
 /** Longer than anything here takes: it only ends a test that would hang. */
 const LONG = { force: false, timeoutMs: 60_000 };
+
+/** What a person does with one that is not looked after: nobody has asked its QEMU anything yet. */
+function unguarded({ held, parts }: FakeMachine): DomainControl {
+  return new DomainControl(held, new DomainGuard(held, parts), parts.machines());
+}
 
 /** One that is looked after. */
 async function guarded(t: TestContext, options: FakeMachineOptions = {}): Promise<FakeMachine> {
@@ -51,4 +58,23 @@ test("nor for a QEMU that was told to end", async (t) => {
   await machine.until("quit");
   await machine.guards.end(machine.held);
   await stopped;
+});
+
+test("a reset lets go on what an error has stopped, and not what another program has paused", async (t) => {
+  const stopped = await FakeMachine.start(t, { state: "io-error" });
+  await unguarded(stopped).reset();
+  assert.deepEqual(stopped.story, ["system_reset", "RESET", "cont", "RESUME"]);
+  const paused = await FakeMachine.start(t, { state: "paused" });
+  const control = unguarded(paused);
+  await control.reset();
+  assert.equal(paused.state, "prelaunch");
+  await control.reset();
+  assert.deepEqual(paused.story, ["system_reset", "RESET", "system_reset", "RESET"]);
+});
+
+test("a reset is done when QEMU has done it, also by a monitor that was not connected", async (t) => {
+  const machine = await FakeMachine.start(t, { state: "io-error" });
+  machine.does["system_reset"] = () => void setTimeout(() => machine.becomes("prelaunch", "RESET"), 100);
+  await unguarded(machine).reset();
+  assert.deepEqual(machine.story, ["system_reset", "RESET", "cont", "RESUME"]);
 });

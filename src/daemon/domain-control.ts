@@ -22,6 +22,8 @@ export interface StopOptions {
 /** How long a reset may take: the machine's devices wait for what they have under way. */
 const RESET_MS = 10_000;
 const LOOK_MS = 200;
+/** The states of one that somebody has paused; the second after a reset, or when it was started so. */
+const PAUSED = ["paused", "prelaunch"];
 /** What is done with a guest after which it is no more: it may see errors. */
 const ENDS = { errors: true };
 
@@ -64,18 +66,21 @@ export class DomainControl {
     });
   }
 
-  /** As the button does it. One that was paused for an error runs then; one that a person has paused stays so. */
+  /** As the button does it. One that was paused for an error runs then; one that a person or another program has paused stays so. */
   reset(): Promise<void> {
     return this.#inTurn(async () => {
-      await this.#guard.withNothingHeld(async () => {
+      const before = await this.#guard.withNothingHeld(async () => {
+        // QEMU forgets with the reset why it did not run.
+        const state = await this.#qmp.execute("query-status", {}, this.#until);
         using done = this.#hears(["RESET", "SHUTDOWN"]);
         await this.#qmp.execute("system_reset", {}, this.#until);
-        if (await done.within(RESET_MS)) return;
+        if (await done.within(RESET_MS)) return state;
         const message = `QEMU has not reset '${this.#name}' within ${RESET_MS / 1000} s: it may be waiting for a request that a source does not answer`;
         throw new StreamdiskError("io", message, { node: this.#name });
       }, ENDS);
       const state = await this.#qmp.execute("query-status", {});
-      if (state !== "running" && !this.#held.record.pausedByUser) await this.#qmp.execute("cont", {});
+      const isPaused = this.#held.record.pausedByUser || PAUSED.includes(before);
+      if (state !== "running" && !isPaused) await this.#qmp.execute("cont", {});
       await this.#guard.tell("domain-reset", "was reset");
     });
   }

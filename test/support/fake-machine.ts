@@ -1,6 +1,7 @@
 /** A machine behind a fake monitor, with one disk, which does what it is told at once or as the test says; and who looks after it. */
 import type { Socket } from "node:net";
 import type { TestContext } from "node:test";
+import type { DomainGuardParts } from "../../src/daemon/domain-guard.ts";
 import { DomainGuards } from "../../src/daemon/domain-guards.ts";
 import type { HeldDomain } from "../../src/daemon/domains.ts";
 import { EventHub } from "../../src/daemon/event-hub.ts";
@@ -43,6 +44,8 @@ export class FakeMachine implements AsyncDisposable {
   /** What commands do in place of what they usually do. */
   readonly does: Record<string, (machine: FakeMachine) => void> = {};
   readonly store = new MemoryStore();
+  /** What who looks after it works with. */
+  readonly parts: DomainGuardParts;
   readonly guards: DomainGuards;
   readonly held: HeldDomain;
   readonly #monitor: FakeMonitor;
@@ -59,7 +62,7 @@ export class FakeMachine implements AsyncDisposable {
       record: { id: "1", name: "vm", qmp: monitor.path, createdAt: 1, ...record },
       ...{ running, libvirt: undefined, turns: new Turns(), disks: new Map() },
     };
-    this.guards = new DomainGuards({
+    this.parts = {
       events: new EventHub(this.store, noLog, { events: 1000, jobs: 100 }),
       change: async (held, change) => {
         held.record = change(held.record);
@@ -68,7 +71,8 @@ export class FakeMachine implements AsyncDisposable {
       sources: () => sources,
       answers: async () => true,
       machines: () => ({ process: () => undefined, stopping: async () => {}, ended: async () => {} }),
-    });
+    };
+    this.guards = new DomainGuards(this.parts);
   }
 
   static async start(t: TestContext, options: FakeMachineOptions = {}): Promise<FakeMachine> {
