@@ -146,11 +146,13 @@ export class DomainCalls {
     const why = "The source of its disk is replaced";
     return this.#domains.aside(`${domain}:${device}`, why, async ({ held, target }) => {
       const { sourceOptions } = options;
-      const order = { backing, backingFormat, force, allowBacking: allowed.backing, sourceOptions };
+      // That takes its time, and a person may pause the machine meanwhile: the guard knows then.
+      const order = { backing, backingFormat, force, allowBacking: allowed.backing, sourceOptions, goOn: false };
       const { guard } = this.#guards.of(held);
-      const goOn = held.record.pausedByUser !== true;
       // QEMU waits for the machine's requests before it changes what lies below them.
-      const found = await guard.withNothingHeld(() => held.running.replaceSource(target, { ...order, goOn }));
+      const found = await guard.withNothingHeld(() => held.running.replaceSource(target, order));
+      // What keeps it from that, it looks at again itself.
+      await guard.mended().catch(() => {});
       guard.look();
       const { name } = held.record;
       const message = sourceReplaced(`${name}:${target}`, backing, found.compared);

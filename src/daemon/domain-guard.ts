@@ -129,6 +129,16 @@ export class DomainGuard {
     await this.turns.run(() => this.#look());
   }
 
+  /** What it lacked was mended: it goes on if it has stopped for that, unless a person has paused it. */
+  async mended(): Promise<void> {
+    await this.turns.run(async () => {
+      const { running, record } = this.#held;
+      if (record.pausedByUser) return;
+      const state = await running.qmp.execute("query-status", {}, { signal: this.#over.signal });
+      if (state === "io-error") await this.#goOn("goes on: it has another source");
+    });
+  }
+
   /** Has it look at the machine soon. */
   readonly look = (): void => this.#news.abort();
 
@@ -229,7 +239,7 @@ export class DomainGuard {
       this.#tries++;
       return this.#waitsFor();
     }
-    return this.#goOn(cause);
+    return this.#goOn(cause.code === "source-lost" ? `goes on: '${source}' is back` : "goes on");
   }
 
   /** How long it is until the machine may be let go on once more. */
@@ -240,7 +250,7 @@ export class DomainGuard {
   }
 
   /** Lets it go on, and sees whether it does. */
-  async #goOn(cause: PauseCause): Promise<number> {
+  async #goOn(what: string): Promise<number> {
     const { qmp } = this.#held.running;
     this.#tries++;
     this.#triedAt = this.#clock.now();
@@ -250,8 +260,7 @@ export class DomainGuard {
     if ((await qmp.execute("query-status", {})) !== "running") return 0;
     const paused = this.#pause;
     this.#pause = undefined;
-    const what = cause.code === "source-lost" ? `goes on: '${cause.source}' is back` : "goes on";
-    await this.tell("domain-resumed", what, paused);
+    if (paused !== undefined) await this.tell("domain-resumed", what, paused);
     return IDLE_MS;
   }
 

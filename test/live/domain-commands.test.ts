@@ -3,8 +3,11 @@
  * a person has paused nobody else lets go on.
  */
 import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { halfNoise } from "../support/qemu-disk.ts";
 import { full, pick, rng, sample } from "../support/seed.ts";
 import { type Death, FROZEN_LONG, KILLED } from "./dying-source.ts";
 import { MortalDomain, type Owner } from "./mortal-domain.ts";
@@ -159,6 +162,24 @@ async function elsewhere(t: TestContext): Promise<void> {
   await vm.verify();
 }
 
+/** QEMU has its source itself, which has died for good: it goes on with another, of which nobody could say that it is back. */
+async function replaced(t: TestContext): Promise<void> {
+  const vm = await start(t, "elsewhere", "hold");
+  await vm.source.die();
+  const read = vm.readMissing();
+  read.catch(() => {});
+  await vm.until(({ pause }) => pause?.code === "io", "paused");
+  const { daemon } = vm;
+  const moved = join(daemon.images, "moved.raw");
+  writeFileSync(moved, halfNoise(vm.model.length));
+  const body = { backing: moved, backingFormat: "raw", force: false } as const;
+  await daemon.client.call("replaceDomainSource", { params: { domain: "vm", device: "vda" }, body });
+  assert.equal(await read, true);
+  assert.equal((await vm.show()).pause, undefined);
+  assert.doesNotMatch(vm.guest.log, /I\/O error/);
+  await vm.verify();
+}
+
 const STORIES = OWNERS.flatMap((owner) => [
   { owner, what: "is paused when the daemon is killed", tell: restart },
   { owner, what: "goes on by itself, each time", tell: goOn },
@@ -166,7 +187,10 @@ const STORIES = OWNERS.flatMap((owner) => [
   { owner, what: "powers itself off when it is told to", tell: powerOff },
 ]);
 
-STORIES.push({ owner: "elsewhere", what: "goes on when the source that its QEMU has answers", tell: elsewhere });
+STORIES.push(
+  { owner: "elsewhere", what: "goes on when the source that its QEMU has answers", tell: elsewhere },
+  { owner: "elsewhere", what: "goes on when the source that its QEMU has is replaced by a file", tell: replaced },
+);
 
 for (const { owner, what, tell } of sample("domain-stories", STORIES, 1)) {
   test(`a guest on a disk of ${owner}'s ${what}`, (t) => tell(t, owner));
