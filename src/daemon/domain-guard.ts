@@ -6,7 +6,8 @@
  *
  * **QEMU answers nothing while it waits for a request of the machine**, and it waits for all of them whenever it stops, resets or
  * ends the machine: so nothing may be held then. Whoever gives such a command does it in `withNothingHeld`; and when QEMU stops it
- * by itself, or somebody else has it do so, which it tells before it waits (BLOCK_IO_ERROR, STOP), what is held fails too.
+ * by itself, or somebody else has it do so, which it tells before it waits (BLOCK_IO_ERROR, STOP), what is held fails too; and so it does
+ * when a machine of the daemon's own has not answered at all since the daemon was started.
  *
  * What to do follows from QEMU's state alone, asked for again after every event, connection, change of a source, and now and then: what was
  * not heard is not missed. Only that a person has paused it stands in the record.
@@ -15,11 +16,12 @@ import { type Clock, systemClock } from "../block/index.ts";
 import { type DomainDescription, guestDrives, qmpFailure } from "../domain/index.ts";
 import { type ErrorCode, StreamdiskError } from "../errors/index.ts";
 import type { DomainRecord } from "../jobs/index.ts";
+import { sourceInWords } from "./domain-views.ts";
 import type { HeldDomain } from "./domains.ts";
 import type { EventHub } from "./event-hub.ts";
 import type { Machines } from "./machines.ts";
 import { type BlockFailure, causeOf, type DriveNow, type PauseCause, unpausable } from "./pause-cause.ts";
-import { isServedBy, type ServedSource } from "./served-sources.ts";
+import { type ServedSource, servedAt } from "./served-sources.ts";
 import { Turns } from "./turns.ts";
 
 export interface DomainGuardParts {
@@ -71,7 +73,8 @@ export class DomainGuard {
   readonly #over = new AbortController();
   /** Aborted when there is a reason to look. */
   #news = new AbortController();
-  #drives: readonly DriveNow[] = [];
+  /** Its drives, as they were seen last; undefined until then. */
+  #seen: readonly DriveNow[] | undefined;
   readonly #watched = new Set<ServedSource["host"]>();
   #pause: DomainPause | undefined;
   #failure: BlockFailure | undefined;
@@ -96,7 +99,7 @@ export class DomainGuard {
   /** What may go wrong with it when a source dies. */
   get warnings(): string[] {
     const { name } = this.#held.record;
-    return this.#drives.flatMap((drive) => {
+    return this.drives.flatMap((drive) => {
       const pauses = drive.served.some(({ policy }) => policy().afterwards === "pause");
       const wrong = pauses ? unpausable(`${name}:${drive.name}`, drive) : undefined;
       return wrong ?? [];
@@ -110,7 +113,7 @@ export class DomainGuard {
 
   /** Its drives, as they were seen last. */
   get drives(): readonly DriveNow[] {
-    return this.#drives;
+    return this.#seen ?? [];
   }
 
   start(): void {
@@ -160,8 +163,11 @@ export class DomainGuard {
         const next = await this.turns.run(() => this.#look());
         away = FIRST_RETRY_MS;
         await this.#next(next);
-      } catch {
+      } catch (error) {
         this.#pause = undefined;
+        // It may be waiting since a daemon before this one stopped it: its requests are held anew, and nobody has asked it for its drives.
+        const mayWait = this.#seen === undefined && this.#held.record.machine?.state === "running";
+        if (mayWait && isSilence(error)) await this.#unblock();
         await this.#clock.sleep(away, this.#news.signal);
         away = Math.min(away * 2, LONGEST_RETRY_MS / 2);
       }
@@ -181,7 +187,7 @@ export class DomainGuard {
   }
 
   readonly #sourceChanged = (): void => {
-    const lost = this.#drives.flatMap(({ served }) => served).find(({ host }) => !isWell(host));
+    const lost = this.drives.flatMap(({ served }) => served).find(({ host }) => !isWell(host));
     if (lost !== undefined) this.#lately = lost;
     this.look();
   };
@@ -224,11 +230,11 @@ export class DomainGuard {
 
   /** QEMU has stopped it for an error. */
   async #isStopped(): Promise<number> {
-    const cause = causeOf(this.#drives, this.#failure, this.#lately);
+    const cause = causeOf(this.drives, this.#failure, this.#lately);
     const { awaits, source } = cause;
     if (awaits === "source") {
       this.#tries = 0;
-      this.#lately = this.#drives.flatMap(({ served }) => served).find(({ host }) => !isWell(host)) ?? this.#lately;
+      this.#lately = this.drives.flatMap(({ served }) => served).find(({ host }) => !isWell(host)) ?? this.#lately;
     }
     const wait = awaits === "source" || awaits === "person" ? IDLE_MS : this.#waitsFor();
     const mayAsk = awaits !== "elsewhere" || wait > 0 ? undefined : await this.#parts.answers(source ?? "");
@@ -316,20 +322,14 @@ export class DomainGuard {
     const { signal } = this.#over;
     if (running.description.disks.length === 0) await this.#parts.describe(this.#held);
     const all = this.#parts.sources();
-    const drives: DriveNow[] = [];
     const found = await guestDrives(running.qmp, running.description, signal).catch((error) => {
       // Of a QEMU that can't say it, nothing of its disks is known.
       if (qmpFailure(error) !== undefined) return [];
       throw error;
     });
-    for (const drive of found) {
-      const served: ServedSource[] = [];
-      for (const source of all) {
-        for (const uri of drive.sources) if (await isServedBy(uri, source)) served.push(source);
-      }
-      drives.push({ ...drive, served });
-    }
-    this.#drives = drives;
+    const drives: DriveNow[] = [];
+    for (const drive of found) drives.push({ ...drive, served: await servedAt(drive.sources, all) });
+    this.#seen = drives;
     for (const { served } of drives) {
       for (const { host } of served) {
         if (this.#watched.has(host)) continue;
@@ -346,9 +346,8 @@ export class DomainGuard {
    * @param errors whether the guest may see that, of a drive whose device does not stop the machine. @default false
    */
   async withNothingHeld<T>(act: () => Promise<T>, { errors = false } = {}): Promise<T> {
-    const drives = this.#drives.filter(({ stopsOnErrors }) => errors || stopsOnErrors === "yes");
-    const hosts = [...new Set(drives.flatMap(({ served }) => served.map(({ host }) => host)))];
-    const failing = hosts.flatMap(({ served }) => served ?? []);
+    const hosts = new Set((await this.#holders(errors)).map(({ host }) => host));
+    const failing = [...hosts].flatMap(({ served }) => served ?? []);
     // One whose thread has died holds nothing.
     await Promise.all(failing.map((served) => served.failHeld().catch(() => {})));
     try {
@@ -358,15 +357,35 @@ export class DomainGuard {
     }
   }
 
+  /** What of the daemon's may hold requests of it. */
+  async #holders(errors: boolean): Promise<readonly ServedSource[]> {
+    if (this.#seen !== undefined) {
+      return this.#seen.filter((drive) => errors || drive.stopsOnErrors === "yes").flatMap(({ served }) => served);
+    }
+    const { record, running } = this.#held;
+    // Of the daemon's own it is known that they stop.
+    if (!errors && record.machine === undefined) return [];
+    const disks = running.description.disks.flatMap(({ source }) =>
+      source === undefined ? [] : sourceInWords(source),
+    );
+    return servedAt([...(record.needs ?? []), ...disks], this.#parts.sources());
+  }
+
   /** QEMU stops the machine, whoever has it do so, and answers when none of its requests waits any more. */
   async #unblock(): Promise<void> {
     if (this.#isUnblocking) return;
     this.#isUnblocking = true;
     const { qmp } = this.#held.running;
     // A QEMU that does not answer, or has ended, waits for something else.
-    await this.withNothingHeld(() => qmp.execute("query-status", {})).catch(() => {});
+    const { signal } = this.#over;
+    await this.withNothingHeld(() => qmp.execute("query-status", {}, { signal })).catch(() => {});
     this.#isUnblocking = false;
   }
+}
+
+/** Whether that says of a QEMU that it runs and does not answer. */
+function isSilence(error: unknown): boolean {
+  return error instanceof StreamdiskError && (error.code === "io" || error.code === "in-use");
 }
 
 function isWell({ served, source }: ServedSource["host"]): boolean {

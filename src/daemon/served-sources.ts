@@ -53,6 +53,15 @@ function servedExport(held: HeldExport): ServedSource {
   };
 }
 
+/** Those that lie at one of these places. @param places paths and URIs */
+export async function servedAt(places: readonly string[], all: readonly ServedSource[]): Promise<ServedSource[]> {
+  const served: ServedSource[] = [];
+  for (const source of all) {
+    for (const place of places) if (await isServedBy(place, source)) served.push(source);
+  }
+  return served;
+}
+
 /** Whether a node of QEMU's, by its path or URI, is a client of it. */
 export async function isServedBy(uri: string, { address, exportName }: ServedSource): Promise<boolean> {
   let named: ReturnType<typeof parseNbdUri>;
