@@ -20,6 +20,7 @@ export const deployment = z
     disk: z.string().describe("What its disk is called in calls about streams: a disk, or DOMAIN:DEVICE"),
     overlay: z.string().describe("Path of its disk's image"),
     format: overlayFormat,
+    keepDisk: z.literal(true).optional().describe("Of one that is being removed: the image of its disk stays"),
     hydrated: z.boolean().describe("Its disk stands alone: it needs neither the export nor the image"),
     stream: job.optional().describe("The one that has not ended, or the last"),
     uri: z.string().optional().describe("NBD URI of its disk, of a disk that the daemon owns"),

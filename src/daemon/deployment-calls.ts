@@ -199,6 +199,7 @@ export class DeploymentCalls {
     const served = there?.host.served;
     return {
       ...{ name, state, image: shownReference(record.image), source, owner, disk, overlay, format, hydrated },
+      ...(state === "removing" && record.keepDisk && { keepDisk: true as const }),
       ...(record.machine !== undefined && { domain: name }),
       ...(stream !== undefined && { stream }),
       ...(served !== undefined && { uri: served.uri, qemuArgs: served.qemuArgs() }),

@@ -6,7 +6,7 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { SqliteStore } from "../../src/daemon/sqlite-store.ts";
 import { openStateDirectory } from "../../src/daemon/state-directory.ts";
-import { assertFails, cli, noise, temporaryDirectory } from "../support/cli.ts";
+import { assertFails, cli, cliOk, noise, temporaryDirectory } from "../support/cli.ts";
 import { DaemonProcess } from "../support/daemon.ts";
 import { directoryWithMachines, imageDisk, machineXml } from "../support/machine.ts";
 import { startNbdkit } from "../support/nbd-servers.ts";
@@ -199,23 +199,24 @@ test("a machine that takes the name while its image is waited for keeps its stre
 
 test("a removal that is stuck, and a machine that takes the name, leave each other alone", async (t) => {
   const at = await scene(t, 0);
-  const { client, source } = at;
+  const { client, source, daemon } = at;
   const order = { name: "vm1", image: source.uri, imageFormat: "raw", speed: SLOW } as const;
   const { overlay } = await client.call("deploy", { body: order });
   await client.call("stopDomain", { params: { domain: "vm1" }, body: { force: true } });
   await source.stop();
-  const undeploy = (keepDisk: boolean) =>
-    client.call("undeploy", { params: { deployment: "vm1" }, query: { force: true, keepDisk } });
-  await assert.rejects(undeploy(true), { code: "source-lost" });
+  const undeploy = () =>
+    client.call("undeploy", { params: { deployment: "vm1" }, query: { force: true, keepDisk: true } });
+  await assert.rejects(undeploy(), { code: "source-lost" });
   await startStranger(at, "vm1");
-  await assert.rejects(undeploy(true), { code: "source-lost" });
+  await assert.rejects(undeploy(), { code: "source-lost" });
   const disk = { params: { disk: "vm1:vda" } };
   const stream = async () => (await client.call("streamInfo", disk)).state;
   assert.equal(await stream(), "running");
   await client.call("setSpeed", { ...disk, body: { speed: null } });
   await until(async () => (await stream()) === "completed");
   await source.start();
-  await undeploy(false);
+  const said = await cliOk(["undeploy", "vm1", "--force"], { env: daemon.env });
+  assert.equal(said.stdout, `'vm1' was removed; its image '${overlay}' stays\n`);
   // It was to stay, and what the stranger has is nothing to it.
   assert.equal(backingOf(overlay), source.uri);
   const { domains } = await client.call("listDomains", {});

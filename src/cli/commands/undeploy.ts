@@ -20,10 +20,12 @@ export function define(command: Command): void {
       const { force = false, keepDisk = false } = flags;
       await withDaemon(flags, async (client) => {
         const params = { deployment: name };
-        const kept = keepDisk ? await client.call("getDeployment", { params }) : undefined;
+        const before = await client.call("getDeployment", { params });
         await client.call("undeploy", { params, query: { force, keepDisk } });
-        if (flags.json) printJson({ name, ...(kept !== undefined && { overlay: kept.overlay }) });
-        else printLines(`'${name}' was removed; ${kept ? `its image '${kept.overlay}' stays` : "its disk too"}`);
+        // Also where a removal that was begun before was to keep it.
+        const { overlay } = keepDisk || before.keepDisk ? before : { overlay: undefined };
+        if (flags.json) printJson({ name, ...(overlay !== undefined && { overlay }) });
+        else printLines(`'${name}' was removed; ${overlay ? `its image '${overlay}' stays` : "its disk too"}`);
       });
     });
 }
