@@ -54,6 +54,10 @@ export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements Stre
     }
   }
 
+  waitsOut(error: unknown): boolean {
+    return mayComeBack(error);
+  }
+
   /** How it is now. */
   async look(): Promise<StreamedDiskInfo> {
     await this.#parts.describe();
@@ -71,11 +75,12 @@ export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements Stre
   }
 
   async stream({ speed }: { readonly speed?: number }): Promise<void> {
-    await this.cancelStream();
+    const before = this.cancelStream();
     this.#speed = speed;
     const running: Running = { stop: new AbortController(), ended: Promise.resolve() };
+    // At once, so that whoever cancels from now on cancels this one.
     this.#running = running;
-    running.ended = this.#keepStreaming(running);
+    running.ended = before.then(() => this.#keepStreaming(running));
   }
 
   async cancelStream(): Promise<void> {

@@ -24,31 +24,12 @@ import {
   UNFINISHED_STATES,
 } from "../jobs/index.ts";
 import type { StreamProgress } from "../stream/index.ts";
+import { type ActiveJob, CALM, hear, isUnderWay, type JobPulse, nameOf } from "./active-job.ts";
 import type { EventHub } from "./event-hub.ts";
 import { JobStories } from "./job-stories.ts";
 import type { Log } from "./log.ts";
 import type { StreamShares } from "./stream-shares.ts";
 import type { StreamedDisk } from "./streamed-disk.ts";
-
-/** How a running job is, beside what is remembered of it. */
-export interface JobPulse {
-  readonly rate: number;
-  readonly eta?: number;
-  readonly retryIn?: number;
-  /** Bytes a second that it may take. */
-  readonly share?: number;
-}
-
-interface Active {
-  record: JobRecord;
-  /** What was copied before the stream that runs now. */
-  copiedBefore: number;
-  /** What the stream that runs now had copied when it began to wait: only more than that ends the wait, since a try may fail again. */
-  copiedAtWait: number;
-  pulse: JobPulse;
-  /** On a clock that nobody sets. */
-  writtenAt: number;
-}
 
 interface Attached {
   readonly name: string;
@@ -69,7 +50,6 @@ export interface JobRunnerOptions {
 }
 
 const WRITE_EVERY_MS = 5_000;
-const CALM: JobPulse = { rate: 0 };
 const ALL = 1_000_000;
 
 export class JobRunner {
@@ -82,7 +62,7 @@ export class JobRunner {
   readonly #onHydrated: (disk: string) => void;
   readonly #behind: (place: string) => string;
   /** Jobs that have not ended, by the id of their disk, in the order in which they came: there is one a disk. */
-  readonly #active = new Map<string, Active>();
+  readonly #active = new Map<string, ActiveJob>();
   readonly #attached = new Map<string, Attached>();
   /** Not before what is served has been given a chance to be, and not after the end. */
   #mayRun = false;
@@ -110,7 +90,13 @@ export class JobRunner {
     for (const job of newestFirst.reverse()) {
       const why: JobReason = { code: "queued", message: "The daemon was started again, and its turn comes" };
       const record = jobAfter(job, "wait", Date.now(), why) ?? job;
-      this.#active.set(job.disk, { record, copiedBefore: job.copiedBytes, copiedAtWait: 0, pulse: CALM, writtenAt: 0 });
+      this.#active.set(job.disk, {
+        record,
+        copiedBefore: job.copiedBytes,
+        copiedAtWait: 0,
+        pulse: CALM,
+        writtenAt: 0,
+      });
     }
   }
 
@@ -137,10 +123,19 @@ export class JobRunner {
     this.#attached.delete(id);
     const active = this.#active.get(id);
     const runs = active !== undefined && isUnderWay(active.record);
-    if (runs) await this.#become(active, "wait", { code: "queued", message: why });
-    if (runs) await attached.served.cancelStream();
-    attached.letGo();
-    this.#fill();
+    // Also what could not be written down waits for its turn after a restart.
+    if (runs) this.#becomeAnyway(active, "wait", { code: "queued", message: why });
+    try {
+      if (runs) await attached.served.cancelStream();
+    } finally {
+      attached.letGo();
+      this.#fill();
+    }
+  }
+
+  /** The disks that have jobs which have not ended, by their ids, also those that are not attached. */
+  get disks(): string[] {
+    return [...this.#active.keys()];
   }
 
   /** The job of a disk that has not ended, as it is now. */
@@ -169,7 +164,13 @@ export class JobRunner {
       copiedBytes: 0,
       createdAt: Date.now(),
     };
-    const active = { record, copiedBefore: 0, copiedAtWait: 0, pulse: CALM, writtenAt: performance.now() };
+    const active = {
+      record,
+      copiedBefore: 0,
+      copiedAtWait: 0,
+      pulse: CALM,
+      writtenAt: performance.now(),
+    };
     this.#active.set(id, active);
     try {
       await this.#stories.created(name, record, this.running < this.#maxStreams);
@@ -189,9 +190,11 @@ export class JobRunner {
       code: "paused",
       message: "It was paused, and goes on when it is resumed",
     });
+    // What it says is awaited below, when the stream has stopped.
+    saved.catch(() => {});
     if (state !== "created") await this.#attached.get(id)?.served.cancelStream();
-    await saved;
     this.#fill();
+    await saved;
     return active.record;
   }
 
@@ -206,6 +209,7 @@ export class JobRunner {
   /** @param why a sentence */
   async cancel(id: string, why = "It was cancelled; what was fetched stays"): Promise<JobRecord> {
     const active = this.#demandJob(id);
+    active.turn = undefined;
     // First the stream: it may just have come to its end.
     if (isUnderWay(active.record)) await this.#attached.get(id)?.served.cancelStream();
     if (!hasEnded(active.record)) await this.#become(active, "cancel", { code: "cancelled", message: why });
@@ -253,11 +257,20 @@ export class JobRunner {
     if (active === undefined || attached === undefined) return;
     active.copiedBefore = active.record.copiedBytes;
     this.#becomeAnyway(active, "run");
+    const turn = {};
+    active.turn = turn;
     try {
       const { served } = attached;
-      const { hydrated, below } = await served.info();
+      const { hydrated, below } = await served.info().catch((error: unknown) => {
+        if (served.waitsOut?.(error) !== true) throw error;
+        return { hydrated: false, below: [] };
+      });
       // It may have been paused or taken away meanwhile.
-      const isWanted = (): boolean => active.record.state === "running" && this.#attached.get(id) === attached;
+      const isWanted = (): boolean =>
+        active.turn === turn &&
+        active.record.state === "running" &&
+        !this.#stopped &&
+        this.#attached.get(id) === attached;
       if (!isWanted()) return;
       if (hydrated) return this.#hydrated(id);
       await this.#shares.join(id, {
@@ -274,7 +287,7 @@ export class JobRunner {
       // With its thread: then it is taken away, and opened again.
       if (attached.served.lost !== undefined) return;
       const failure = error instanceof StreamdiskError ? error : new StreamdiskError("io", String(error), {}, error);
-      if (this.#attached.get(id) === attached) this.#failed(id, failure);
+      if (active.turn === turn && this.#attached.get(id) === attached) this.#failed(id, failure);
     }
   }
 
@@ -283,26 +296,11 @@ export class JobRunner {
     const active = this.#active.get(id);
     if (active === undefined || !isUnderWay(active.record)) return;
     if (now.state !== "running" && now.state !== "waiting") return;
-    const { offset, length, localBytes, missingBytes, copiedBytes, rate, eta, reason } = now;
     this.#shares.hear(id, now);
-    const copied = active.copiedBefore + copiedBytes;
-    active.record = { ...active.record, offset, length, localBytes, missingBytes, copiedBytes: copied };
-    active.pulse = {
-      rate,
-      ...(eta !== undefined && { eta }),
-      ...(reason?.retryIn !== undefined && { retryIn: reason.retryIn }),
-    };
-    if (now.state === "running" && active.record.state === "waiting") {
-      // A stream that was begun anew counts from nothing.
-      if (copiedBytes < active.copiedAtWait) active.copiedAtWait = 0;
-      if (copiedBytes > active.copiedAtWait) this.#becomeAnyway(active, "run");
-    } else if (now.state === "waiting" && reason !== undefined) {
-      const { retryIn: _soon, ...why } = reason;
-      active.copiedAtWait = copiedBytes;
-      const isNews = active.record.state === "running" || active.record.reason?.code !== why.code;
-      if (isNews) this.#becomeAnyway(active, "wait", why);
-      else active.record = { ...active.record, reason: why };
-      if (isNews) this.#fill();
+    const news = hear(active, now);
+    if (news !== undefined) {
+      this.#becomeAnyway(active, news.act, news.reason);
+      if (news.act === "wait") this.#fill();
     } else if (performance.now() - active.writtenAt >= WRITE_EVERY_MS) this.#logged(this.#save(active));
   }
 
@@ -335,7 +333,7 @@ export class JobRunner {
   }
 
   /** Changes the state at once; resolves when that is durable. */
-  #become(active: Active, act: JobAct, reason?: JobReason): Promise<void> {
+  #become(active: ActiveJob, act: JobAct, reason?: JobReason): Promise<void> {
     const before = active.record;
     const record = jobAfter(before, act, Date.now(), reason);
     if (record === undefined) return Promise.resolve();
@@ -348,11 +346,11 @@ export class JobRunner {
   }
 
   /** The same where nobody waits for it: what cannot be written down is logged, and the image knows. */
-  #becomeAnyway(active: Active, act: JobAct, reason?: JobReason): void {
+  #becomeAnyway(active: ActiveJob, act: JobAct, reason?: JobReason): void {
     this.#logged(this.#become(active, act, reason));
   }
 
-  #save(active: Active): Promise<void> {
+  #save(active: ActiveJob): Promise<void> {
     active.writtenAt = performance.now();
     return this.#events.save(active.record);
   }
@@ -367,7 +365,7 @@ export class JobRunner {
     throw new StreamdiskError("in-use", `'${nameOf(id)}' is not open at the moment: try again`, { node: nameOf(id) });
   }
 
-  #demandJob(id: string): Active {
+  #demandJob(id: string): ActiveJob {
     const active = this.#active.get(id);
     if (active !== undefined) return active;
     const name = nameOf(id);
@@ -384,14 +382,4 @@ export class JobRunner {
       node: name,
     });
   }
-}
-
-/** Whether the engine has a stream for it. */
-function isUnderWay({ state, reason }: JobRecord): boolean {
-  return state === "running" || (state === "waiting" && reason?.code !== "queued");
-}
-
-/** Ids of disks begin with what they were called: so a job in the history has a name when its disk has gone. */
-export function nameOf(diskId: string): string {
-  return diskId.split("@", 1)[0] ?? diskId;
 }

@@ -25,6 +25,8 @@ export interface StreamedDisk {
   /** Why it is no more, when whatever served it has died. */
   readonly lost: StreamdiskError | undefined;
   info(): Promise<StreamedDiskInfo>;
+  /** Whether a stream waits by itself until an error of `info` is over. @default it does for none */
+  waitsOut?(error: unknown): boolean;
   /** Starts a stream, which tells by events how it is. */
   stream(options: { readonly base?: string; readonly speed?: number }): Promise<void>;
   /** Resolves when it has stopped, if there is one. */

@@ -6,7 +6,7 @@ import type { SourcePolicy } from "../filters/index.ts";
 import type { Cells } from "../image/index.ts";
 import type { DiskRecord, DiskSettings, ExportRecord, JobRecord } from "../jobs/index.ts";
 import { shownReference } from "../sources/index.ts";
-import { type JobPulse, nameOf } from "./job-runner.ts";
+import { type JobPulse, nameOf } from "./active-job.ts";
 
 export function jobView(record: JobRecord, pulse?: JobPulse): Job {
   const { disk, reason, base, group: _group, ...rest } = record;
