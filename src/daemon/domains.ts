@@ -132,25 +132,30 @@ export class Domains {
     await this.#parts.store.putDomain(held.record);
   }
 
-  /** A machine of somebody else's runs on; streams of its disks end, and what was fetched stays. */
-  async remove(name: string): Promise<void> {
+  /**
+   * A machine of somebody else's runs on; streams of its disks end, and what was fetched stays.
+   *
+   * @param refuse throws when it must not be removed; nothing comes between it and the removal
+   */
+  async remove(name: string, refuse?: () => void): Promise<void> {
     const held = this.demand(name);
-    await this.forget(held);
+    await this.forget(held, refuse);
     const rest = held.record.machine === undefined ? "its machine runs on" : "its images stay";
     await this.#parts.events.tell("domain-removed", `The domain '${name}' was removed; ${rest}`);
   }
 
   /** The same without a word. */
-  async forget(held: HeldDomain): Promise<void> {
-    const { runner, store, needs } = this.#parts;
-    const { name } = held.record;
-    await this.#parts.guards.end(held);
+  async forget(held: HeldDomain, refuse?: () => void): Promise<void> {
+    const { runner, store, needs, guards } = this.#parts;
+    const { name, id: own } = held.record;
     await held.turns.run(async () => {
-      for (const target of held.disks.keys()) {
-        const id = diskId(held, target);
-        if (runner.active(id) !== undefined) await runner.cancel(id, "Its domain was removed; what was fetched stays");
-        await runner.detach(id, "Its domain was removed");
+      refuse?.();
+      // Also those of disks that could not be attached yet.
+      for (const id of runner.disks.filter((id) => id.endsWith(`@${own}`))) {
+        await runner.cancel(id, "Its domain was removed; what was fetched stays");
       }
+      for (const target of held.disks.keys()) await runner.detach(diskId(held, target), "Its domain was removed");
+      await guards.end(held);
       await needs.release(needOf(name));
       await store.deleteDomain(name);
       this.#byName.delete(name);

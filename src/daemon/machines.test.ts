@@ -4,10 +4,13 @@ import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } 
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { noise } from "../../test/support/cli.ts";
 import { directoryWithMachines, imageDisk, killMachines, machinePid, machineXml } from "../../test/support/machine.ts";
 import { MemoryStore } from "../../test/support/memory-store.ts";
 import { qemuImg } from "../../test/support/qemu.ts";
+import { until } from "../../test/support/until.ts";
 import type { Domain } from "../api/index.ts";
+import { UNFINISHED_STATES } from "../jobs/index.ts";
 import { Daemon } from "./daemon.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 
@@ -280,4 +283,33 @@ test("arguments of QEMU's own are refused where the daemon is to refuse them, al
   await assert.rejects(it.start("web"), refused);
   await assert.rejects(it.run(machineXml({ name: "web", more })), refused);
   await it.run(machineXml({ name: "web" }));
+});
+
+test("a stream of a machine's disk waits over a reboot until the machine runs again, and goes with its domain", async (t) => {
+  const it = await bench(t);
+  const [base, image] = [join(it.images, "base.raw"), join(it.images, "a.qcow2")];
+  writeFileSync(base, noise(4 * 2 ** 20, 1));
+  qemuImg("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", image);
+  await it.run(machineXml({ name: "web", devices: imageDisk(image, "qcow2") }));
+  const on = { params: { disk: "web:vda" }, query: {} };
+  const { missingBytes } = await it.daemon.startStream({ ...on, body: { speed: 65_536, priority: 0 } });
+  await it.reboot("second");
+  const waits = async () => {
+    const { state, reason } = await it.daemon.streamInfo({ ...on, body: {} });
+    assert.notEqual(state, "failed", reason?.message);
+    return state === "waiting" && reason?.code !== "queued";
+  };
+  await until(waits);
+  assert.ok((await it.daemon.streamInfo({ ...on, body: {} })).missingBytes >= missingBytes / 2, "what is known stays");
+  await it.start("web");
+  await it.daemon.setSpeed({ ...on, body: { speed: null } });
+  await until(async () => (await it.daemon.streamInfo({ ...on, body: {} })).state === "completed");
+
+  await it.reboot("third");
+  qemuImg("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", image);
+  await it.start("web");
+  await it.daemon.startStream({ ...on, body: { speed: 65_536, priority: 0 } });
+  await it.reboot("fourth");
+  await it.remove("web");
+  assert.deepEqual(await it.store.jobs({ states: UNFINISHED_STATES, limit: 10 }), []);
 });

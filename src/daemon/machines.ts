@@ -186,20 +186,20 @@ export class Machines {
   /** Forgets a machine that does not run, with its logs. @throws {StreamdiskError} `in-use` while it runs */
   async remove(held: HeldDomain): Promise<void> {
     const { name } = held.record;
-    // It may be about to start.
-    const process = await held.turns.run(async () => this.process(held));
-    if (process !== undefined) {
+    await this.#parts.domains.remove(name, () => {
+      const process = this.process(held);
+      if (process === undefined) return;
       const message = `The machine '${name}' runs (pid ${process.pid}): stop it first, with domain stop`;
       throw new StreamdiskError("in-use", message, { node: name });
-    }
-    await this.#parts.domains.remove(name);
+    });
     await this.#removeFiles(held);
   }
 
   /** Finds the machines that ran when the daemon ended, and writes down how those ended that run no more. */
   async restore(): Promise<void> {
     const ran = this.#parts.domains.all().filter(({ record }) => record.machine?.state === "running");
-    await Promise.all(ran.map((held) => this.#restoreOne(held)));
+    // What could not be found out or written down holds up nobody: the next daemon tries again.
+    await Promise.all(ran.map((held) => this.#restoreOne(held).catch(() => {})));
   }
 
   async #restoreOne(held: HeldDomain): Promise<void> {
