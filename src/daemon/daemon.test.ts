@@ -1,16 +1,19 @@
 /** The daemon over a memory of its own, with real images, sockets and clients. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import {
   existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -592,6 +595,39 @@ test("an export is served under the same address after a restart, until it is re
   await bench.daemon.removeExport({ params: { export: "base" }, query: {}, body: {} });
   await bench.restart();
   assert.deepEqual((await bench.daemon.listExports({ params: {}, query: {}, body: {} })).exports.length, 1);
+});
+
+test("an export whose removal a killed daemon began is removed with the socket that was left", async (t) => {
+  const bench = new Bench(t);
+  await bench.start();
+  const body = ROUTES.addExport.body.parse({ name: "base", image: bench.base, format: "raw" });
+  await bench.daemon.addExport({ params: {}, query: {}, body });
+  await bench.daemon.close();
+  const record = (await bench.store.exports())[0]!;
+  await bench.store.putExport({ ...record, removing: true });
+  const path = join(bench.directory, "sockets", "export-base.sock");
+  const killed = createServer().listen(`${path}.k`);
+  await once(killed, "listening");
+  renameSync(`${path}.k`, path);
+  killed.close();
+  await bench.start();
+  assert.deepEqual([await bench.store.exports(), existsSync(path)], [[], false]);
+});
+
+test("a daemon that cannot start lets go of what it has", async (t) => {
+  const bench = new Bench(t);
+  await bench.start();
+  await bench.create({ name: "d" });
+  await bench.daemon.close();
+  let closed = false;
+  bench.store.close = async () => {
+    closed = true;
+  };
+  bench.store.deployments = async () => {
+    throw new Error("unreadable");
+  };
+  await assert.rejects(bench.start(), /unreadable/);
+  assert.equal(closed, true);
 });
 
 test("a source that nobody needs any more is told of after a restart, if the daemon died before it could", async (t) => {

@@ -118,7 +118,13 @@ export class Daemon implements Service, AsyncDisposable {
     const allowed = await AllowedPaths.of(options);
     const limits = await SpeedLimits.of(options, store);
     const daemon = new Daemon(store, options, { allowed, limits, log });
-    await daemon.#start();
+    try {
+      await daemon.#start();
+    } catch (error) {
+      // Threads that serve disks would keep the process alive.
+      await daemon.close().catch(() => {});
+      throw error;
+    }
     return daemon;
   }
 

@@ -2,7 +2,7 @@
  * Images that are offered to others: the side of a central repository. Each has its own socket or port, which it keeps over restarts;
  * one that cannot be opened is tried again now and then.
  */
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { NewExport } from "../api/index.ts";
 import type { ServeDiskOptions, ServedDisk } from "../engine/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
@@ -12,6 +12,7 @@ import { formatNbdUri } from "../nbd/index.ts";
 import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
+import { removeSocket } from "./disk-files.ts";
 import { HostedImage, serveOptions } from "./disk-host.ts";
 import type { EventHub } from "./event-hub.ts";
 import { policyOf } from "./new-disk.ts";
@@ -180,9 +181,12 @@ export class Exports {
   }
 
   async #finishRemoving({ record, host }: HeldExport): Promise<void> {
-    const { store, events, needs, allowed } = this.#parts;
-    const { name } = record;
+    const { store, events, needs, allowed, options } = this.#parts;
+    const { name, address } = record;
     await host.close();
+    // Elsewhere it may be another program's by now.
+    const isOwn = address.kind === "unix" && dirname(address.path) === options.socketDirectory;
+    if (isOwn) await removeSocket(address.path);
     allowed.removeOwn(uriOf(record));
     await needs.release(needOf(name));
     await store.deleteExport(name);
@@ -250,10 +254,13 @@ export class Exports {
     return tlsPskFile === undefined ? {} : { tls: { pskFile: await allowed.keys(tlsPskFile) } };
   }
 
-  #open({ host, turns }: HeldExport) {
-    return turns.run(async () => {
+  #open(held: HeldExport) {
+    return held.turns.run(async () => {
       if (this.#closed) throw new StreamdiskError("shutdown", "The daemon is ending");
-      return await host.demand();
+      const { name, removing } = held.record;
+      if (removing)
+        throw new StreamdiskError("not-found", `The export '${name}' was removed meanwhile`, { node: name });
+      return await held.host.demand();
     });
   }
 }
