@@ -264,6 +264,11 @@ test("what a machine names lies where the daemon may open it", async (t) => {
     machineXml({ name: "web", devices: nbd }),
   ];
   for (const xml of refused) await assert.rejects(it.run(xml), { code: "refused", message: /--allow/ }, xml);
+  const list = machineXml({
+    name: "web",
+    os: `<kernel>${it.images}/k</kernel><initrd>${it.images}/i,/etc/shadow</initrd>`,
+  });
+  await assert.rejects(it.run(list), { code: "refused", message: /takes the path of the <initrd> '.*' for a list/ });
   const image = join(it.images, "a.qcow2");
   qemuImg("create", "-q", "-u", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw", image, "1M");
   const below = machineXml({ name: "web", devices: imageDisk(image, "qcow2") });
