@@ -3,6 +3,9 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 
+/** What is noted after the arguments of a call. */
+const END = "---";
+
 export class FakeVirsh implements Disposable {
   readonly directory: string;
   readonly #path = process.env.PATH ?? "";
@@ -16,7 +19,8 @@ export class FakeVirsh implements Disposable {
     this.directory = mkdtempSync(join(tmpdir(), "streamdisk-virsh-"));
     const script = [
       "#!/bin/sh",
-      `printf '%s\\0' "$@" >>'${this.directory}/calls'; printf '\\n' >>'${this.directory}/calls'`,
+      // In one piece: others are run at the same time.
+      `printf '%s\\0' "$@" '${END}' >>'${this.directory}/calls'`,
       `for JSON; do :; done`,
       'case "$3" in',
       ...Object.entries(cases).map(([command, act]) => `${command}) ${act};;`),
@@ -29,8 +33,8 @@ export class FakeVirsh implements Disposable {
 
   /** The arguments of each call so far. */
   get calls(): string[][] {
-    const lines = readFileSync(join(this.directory, "calls"), "utf8").split("\n");
-    return lines.slice(0, -1).map((line) => line.split("\0").slice(0, -1));
+    const calls = readFileSync(join(this.directory, "calls"), "utf8").split(`\0${END}\0`);
+    return calls.slice(0, -1).map((call) => call.split("\0"));
   }
 
   [Symbol.dispose](): void {
