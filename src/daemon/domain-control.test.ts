@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { FakeMachine, type FakeMachineOptions } from "../../test/support/fake-machine.ts";
+import { FakeVirsh } from "../../test/support/fake-virsh.ts";
+import { LibvirtDomain, RunningDomain } from "../domain/index.ts";
 import { DomainControl } from "./domain-control.ts";
 import { DomainGuard } from "./domain-guard.ts";
 
@@ -58,6 +60,27 @@ test("nor for a QEMU that was told to end", async (t) => {
   await machine.until("quit");
   await machine.guards.end(machine.held);
   await stopped;
+});
+
+test("one of libvirt's has ended when libvirt says so, and not when libvirt is away", async (t) => {
+  const end = [
+    'cd "$(dirname "$0")"',
+    `case "$JSON" in *quit*) : >quit; echo '{"return":{}}'; exit;; esac`,
+    `if ! [ -e quit ]; then echo '{"return":{"status":"running"}}'; exit; fi`,
+    "printf x >>away",
+    'if [ "$(cat away)" = xxxx ]; then echo "error: Requested operation is not valid: domain is not running" >&2; exit 1; fi',
+    'echo "error: client socket is closed" >&2; exit 1',
+  ];
+  using virsh = new FakeVirsh({ "qemu-monitor-event": "exec sleep 60", "qemu-monitor-command": end.join("\n") });
+  const machine = await FakeMachine.start(t);
+  const libvirt = new LibvirtDomain({ name: "vm", connect: "qemu:///session" });
+  const { description } = machine.held.running;
+  using running = new RunningDomain({ qmp: libvirt.monitor, description });
+  const held = { ...machine.held, libvirt, running };
+  const control = new DomainControl(held, new DomainGuard(held, machine.parts), machine.parts.machines());
+  await control.stop({ force: true, timeoutMs: 5000 });
+  const asked = virsh.calls.flatMap((call) => /"execute":"(.*?)"/.exec(call.at(-1) ?? "")?.[1] ?? []);
+  assert.deepEqual(asked.slice(0, 5), ["quit", ...Array(4).fill("query-status")]);
 });
 
 test("a reset lets go on what an error has stopped, and not what another program has paused", async (t) => {

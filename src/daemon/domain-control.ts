@@ -198,12 +198,16 @@ export class DomainControl {
         (failure: unknown) => failure,
       );
       signal.throwIfAborted();
-      if (error instanceof StreamdiskError && ["shutdown", "not-found"].includes(error.code)) {
-        if (!this.#qmp.isConnected && error.context.operation === "connect") return;
-      }
+      if (error instanceof StreamdiskError && !this.#qmp.isConnected && this.#isEnd(error)) return;
       if (systemClock.now() > end) throw this.#tooLate(timeoutMs, "end its process");
       await systemClock.sleep(LOOK_MS, signal);
     }
+  }
+
+  /** Nobody is behind its socket any more; or libvirt, which does answer, has none that runs. */
+  #isEnd({ code, context: { operation } }: StreamdiskError): boolean {
+    if (code !== "shutdown" && code !== "not-found") return false;
+    return (operation === "connect") === (this.#held.libvirt === undefined);
   }
 
   #tooLate(timeoutMs: number, advice: string): StreamdiskError {
