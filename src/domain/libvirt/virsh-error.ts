@@ -1,5 +1,5 @@
 /** What virsh's complaints mean. libvirt gives no codes through it, so they are told apart by their words (libvirt 9). */
-import { type ErrorCode, StreamdiskError } from "../../errors/index.ts";
+import { type ErrorCode, StreamdiskError, wrapSystemError } from "../../errors/index.ts";
 import { inWords, type LibvirtAddress } from "./address.ts";
 
 interface Meaning {
@@ -46,10 +46,10 @@ export function virshFailure(address: LibvirtAddress, operation: string, said: s
   });
 }
 
-export function virshMissing(error: NodeJS.ErrnoException): StreamdiskError {
-  const why =
-    error.code === "ENOENT"
-      ? "there is no virsh on the PATH: install it (Debian's package libvirt-clients)"
-      : error.message;
-  return new StreamdiskError("unsupported", `virsh could not be run, by which libvirt is spoken to: ${why}`, {}, error);
+/** @returns `unsupported` when there is no virsh; what the system says otherwise */
+export function virshMissing(error: NodeJS.ErrnoException): Error {
+  if (error.code !== "ENOENT") return wrapSystemError(error, "virsh", "run");
+  const message =
+    "virsh could not be run, by which libvirt is spoken to: there is no virsh on the PATH: install it (Debian's package libvirt-clients)";
+  return new StreamdiskError("unsupported", message, {}, error);
 }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { FakeVirsh } from "../../../test/support/fake-virsh.ts";
+import { withFewFiles } from "../../../test/support/few-files.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { qmpFailure } from "../qmp/qmp-error.ts";
 import { LibvirtDomain } from "./libvirt-domain.ts";
@@ -210,6 +211,17 @@ test("a machine without virsh says which package has it", async () => {
   process.env.PATH = join(virsh.directory, "nothing");
   using client = new QmpClient(new LibvirtDomain({ name: "web" }).monitor);
   await assert.rejects(client.execute("query-status", {}), { code: "unsupported", message: /libvirt-clients/ });
+});
+
+test("a virsh that can't be started for want of files is an error, and ends nobody else", async () => {
+  using _virsh = new FakeVirsh({});
+  await withFewFiles(`
+    import { QmpClient } from "${import.meta.resolve("../qmp/client.ts")}";
+    import { LibvirtDomain } from "${import.meta.resolve("./libvirt-domain.ts")}";
+    using client = new QmpClient(new LibvirtDomain({ name: "web" }).monitor);
+    fill(0);
+    await assert.rejects(client.execute("query-status", {}), { code: "io", message: /run 'virsh'.*EMFILE/ });
+  `);
 });
 
 test("names and URIs that mean something else are refused", () => {

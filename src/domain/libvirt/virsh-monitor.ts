@@ -48,7 +48,7 @@ class VirshLink implements QmpLink {
     this.#address = address;
     this.#options = options;
     this.#listener = listener;
-    this.#follow();
+    void this.#follow();
   }
 
   get isOver(): boolean {
@@ -93,19 +93,22 @@ class VirshLink implements QmpLink {
     }
   }
 
-  #follow(): void {
+  async #follow(): Promise<void> {
     const { clock = systemClock } = this.#options;
     const began = clock.now();
-    const events = startVirsh(this.#address, ["qemu-monitor-event", "--loop", `--timeout=${EVENTS_S}`]);
+    const how = ["qemu-monitor-event", "--loop", `--timeout=${EVENTS_S}`] as const;
+    // Whoever gives a command is told why there can be none.
+    const events = await startVirsh(this.#address, how).catch(() => undefined);
+    if (events === undefined) return;
+    if (this.#over !== undefined) return endVirsh(events);
     this.#events = events;
     const complaints = complaintsOf(events);
     events.stdout.setEncoding("utf8").on("data", (text: string) => this.#hear(text));
-    events.once("error", () => {});
     events.once("close", (status) => {
       if (this.#over !== undefined) return;
       const failure = virshFailure(this.#address, "qemu-monitor-event", complaints());
       if (failure.code === "shutdown") this.#end(failure);
-      else if (status === 0 && clock.now() - began > (EVENTS_S / 2) * 1000) this.#follow();
+      else if (status === 0 && clock.now() - began > (EVENTS_S / 2) * 1000) void this.#follow();
     });
   }
 

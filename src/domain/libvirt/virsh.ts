@@ -3,6 +3,7 @@
  * `--` or behind `=`, and nothing passes a shell. Messages are told apart by their English words, so that it must speak English.
  */
 import { type ChildProcessByStdio, spawn } from "node:child_process";
+import { once } from "node:events";
 import type { Readable } from "node:stream";
 import { type Clock, systemClock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
@@ -23,17 +24,28 @@ const MOST_COMPLAINTS = 4096;
 
 export type VirshProcess = ChildProcessByStdio<null, Readable, Readable>;
 
-/** Starts `virsh COMMAND OPTIONS -- NAME ARGS`. */
-export function startVirsh(
+/**
+ * Starts `virsh COMMAND OPTIONS -- NAME ARGS`.
+ *
+ * @throws {StreamdiskError} `virshMissing`
+ */
+export async function startVirsh(
   { name, connect }: LibvirtAddress,
   [command, ...options]: readonly [string, ...string[]],
   args: readonly string[] = [],
-): VirshProcess {
+): Promise<VirshProcess> {
   const env = { ...process.env, LC_ALL: "C", LANGUAGE: "" };
-  return spawn("virsh", ["--quiet", `--connect=${connect}`, command, ...options, "--", name, ...args], {
-    env,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+  const all = ["--quiet", `--connect=${connect}`, command, ...options, "--", name, ...args];
+  try {
+    const child = spawn("virsh", all, { env, stdio: ["ignore", "pipe", "pipe"] });
+    // That it could not be ended is nobody's business.
+    child.on("error", () => {});
+    // One that could not be started may have no pipes: nobody looks at them before it is there.
+    await once(child, "spawn");
+    return child;
+  } catch (error) {
+    throw virshMissing(error as NodeJS.ErrnoException);
+  }
 }
 
 /** The beginning of what a process complains of, as it comes. */
@@ -59,7 +71,7 @@ export async function runVirsh(
   { timeoutMs, limit, clock = systemClock, signal }: VirshOptions,
 ): Promise<Buffer> {
   signal?.throwIfAborted();
-  const child = startVirsh(address, [command], args);
+  const child = await startVirsh(address, [command], args);
   const complaints = complaintsOf(child);
   const pieces: Buffer[] = [];
   let length = 0;
@@ -68,7 +80,7 @@ export async function runVirsh(
   const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
   const abort = (): void => reject(signal?.reason);
   signal?.addEventListener("abort", abort, { once: true });
-  child.once("error", (error) => reject(virshMissing(error)));
+  if (signal?.aborted) abort();
   child.stdout.on("data", (piece: Buffer) => {
     length += piece.length;
     pieces.push(piece);

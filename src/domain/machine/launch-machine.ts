@@ -5,7 +5,7 @@
  *
  * Its directory and all that is made there is for its owner alone.
  */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { systemClock } from "../../block/index.ts";
@@ -51,18 +51,30 @@ export async function launchMachine(
   }
   await makeReady(paths);
   const shell = ["-c", SHELL, paths.exit, paths.log, paths.shell, machine.emulator, ...qemuArguments(machine, paths)];
-  const env = Object.fromEntries(
-    ENVIRONMENT.flatMap((key) => (process.env[key] === undefined ? [] : [[key, process.env[key]]])),
-  );
-  const child = spawn("/bin/sh", shell, { cwd: paths.directory, detached: true, stdio: "ignore", env });
+  const child = await startShell(shell, machine.emulator, paths);
+  // Not before it is there: nobody would wait for that of one that could not be started.
   const ended = once(child, "exit").then(() => {});
-  await once(child, "spawn").catch((error) => {
-    throw wrapSystemError(error, machine.emulator, "run");
-  });
   child.unref();
   if (qmp !== undefined) return whenUp(name, paths, { qmp, ended, signal });
   using own = new QmpClient(paths.qmp, { timeoutMs: UP_MS });
   return await whenUp(name, paths, { qmp: own, ended, signal });
+}
+
+async function startShell(
+  args: readonly string[],
+  emulator: string,
+  { directory }: MachinePaths,
+): Promise<ChildProcess> {
+  const env = Object.fromEntries(
+    ENVIRONMENT.flatMap((key) => (process.env[key] === undefined ? [] : [[key, process.env[key]]])),
+  );
+  try {
+    const child = spawn("/bin/sh", args, { cwd: directory, detached: true, stdio: "ignore", env });
+    await once(child, "spawn");
+    return child;
+  } catch (error) {
+    throw wrapSystemError(error, emulator, "run");
+  }
 }
 
 async function makeReady(paths: MachinePaths): Promise<void> {
