@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { FakeVirsh } from "../../../test/support/fake-virsh.ts";
 import { withFewFiles } from "../../../test/support/few-files.ts";
+import { ManualClock } from "../../../test/support/manual-clock.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { qmpFailure } from "../qmp/qmp-error.ts";
 import { LibvirtDomain } from "./libvirt-domain.ts";
@@ -222,6 +223,22 @@ test("a virsh that can't be started for want of files is an error, and ends nobo
     fill(0);
     await assert.rejects(client.execute("query-status", {}), { code: "io", message: /run 'virsh'.*EMFILE/ });
   `);
+});
+
+test("events are waited for again when none has come for long, which is a failure to virsh", async () => {
+  const quiet = `cd "$(dirname "$0")"; until [ -e quiet ]; do sleep 0.02; done; rm quiet; exit 1`;
+  using virsh = new FakeVirsh({ "qemu-monitor-command": STATUS, "qemu-monitor-event": quiet });
+  const clock = new ManualClock();
+  using client = new QmpClient(new LibvirtDomain({ name: "web", connect: CONNECT }).monitor, { clock });
+  await client.execute("query-status", {});
+  const rounds = (): number => virsh.calls.filter((call) => call[2] === "qemu-monitor-event").length;
+  for (let round = 1; round < 3; round++) {
+    while (rounds() < round) await sleep(20);
+    await clock.advance(600_000);
+    writeFileSync(join(virsh.directory, "quiet"), "");
+  }
+  while (rounds() < 3) await sleep(20);
+  assert.ok(client.isConnected);
 });
 
 test("names and URIs that mean something else are refused", () => {

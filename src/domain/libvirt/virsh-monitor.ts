@@ -104,11 +104,12 @@ class VirshLink implements QmpLink {
     this.#events = events;
     const complaints = complaintsOf(events);
     events.stdout.setEncoding("utf8").on("data", (text: string) => this.#hear(text));
-    events.once("close", (status) => {
+    events.once("close", () => {
       if (this.#over !== undefined) return;
       const failure = virshFailure(this.#address, "qemu-monitor-event", complaints());
       if (failure.code === "shutdown") this.#end(failure);
-      else if (status === 0 && clock.now() - began > (EVENTS_S / 2) * 1000) void this.#follow();
+      // Its status does not count: virsh takes it for a failure when nothing has happened in all that time.
+      else if (clock.now() - began > (EVENTS_S / 2) * 1000) void this.#follow();
     });
   }
 
