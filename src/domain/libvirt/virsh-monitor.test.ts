@@ -241,6 +241,17 @@ test("events are waited for again when none has come for long, which is a failur
   assert.ok(client.isConnected);
 });
 
+test("an event that is not understood ends the link, which is made again", async () => {
+  const line = `event SHUTDOWN at 1.0 for domain 'web': {"reason":7}`;
+  const once = `cd "$(dirname "$0")"; [ -e told ] || echo "${line.replaceAll('"', '\\"')}"; : >told; ${QUIET}`;
+  using virsh = new FakeVirsh({ "qemu-monitor-command": STATUS, "qemu-monitor-event": once });
+  using client = new QmpClient(new LibvirtDomain({ name: "web", connect: CONNECT }).monitor);
+  do {
+    await client.execute("query-status", {}).catch((error) => assert.match(error.message, /SHUTDOWN.* not understood/));
+  } while (virsh.calls.filter((call) => call[2] === "qemu-monitor-event").length < 2);
+  assert.equal(await client.execute("query-status", {}), "running");
+});
+
 test("names and URIs that mean something else are refused", () => {
   for (const name of ["", "7", "a/b", "a\nb", "x".repeat(256)]) {
     assert.throws(() => new LibvirtDomain({ name, connect: CONNECT }), { code: "invalid-argument" }, name);

@@ -123,11 +123,17 @@ class VirshLink implements QmpLink {
   #heard(line: string): void {
     const [, name, text] = /^event (\w{1,100}) at [\d.]+ for domain '.*?': (<null>|\{.*\})$/.exec(line) ?? [];
     if (name === undefined || text === undefined || this.#over !== undefined) return;
+    let data: unknown;
     try {
-      const data: unknown = text === "<null>" ? {} : JSON.parse(text);
+      data = text === "<null>" ? {} : JSON.parse(text);
+    } catch {
+      return;
+    }
+    try {
       this.#listener.event({ name, data: new JsonValue(data, name) });
     } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
+      const said = `The event ${name} of '${inWords(this.#address)}' is not understood: ${(error as Error).message}`;
+      this.#end(new StreamdiskError("protocol", said, { node: inWords(this.#address) }, error));
     }
   }
 
