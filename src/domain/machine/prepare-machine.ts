@@ -6,12 +6,13 @@ import { type ChainPolicy, openChain } from "../../chain/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { Accelerator, Architecture, MachineDisk, MachineSpec } from "../../jobs/index.ts";
 import type { PreparedDisk } from "./disk-nodes.ts";
+import { hostArchitecture } from "./machine-spec.ts";
 import type { PreparedMachine } from "./qemu-arguments.ts";
 
 export interface MachineHost extends Pick<ChainPolicy, "allowBacking" | "sourceOptions"> {
   /** QEMU's program, absolute. @default `qemu-system-ARCH` on the PATH */
   readonly emulator?: string | undefined;
-  /** For machines that do not say. @default KVM where it may be used, else TCG */
+  /** For machines of the host's own processor that do not say; others are emulated. @default KVM where it may be used, else TCG */
   readonly accelerator?: Accelerator | undefined;
 }
 
@@ -19,7 +20,7 @@ export interface MachineHost extends Pick<ChainPolicy, "allowBacking" | "sourceO
  * Images are looked at, not locked: the machine's QEMU locks them.
  *
  * @throws {StreamdiskError} `not-found` for QEMU and for images that are not there; `refused` for a backing reference that is not allowed;
- *   `unsupported` for what QEMU can't be told; `permission` for KVM
+ *   `unsupported` for what QEMU can't be told, and KVM of another processor; `permission` for KVM
  */
 export async function prepareMachine(spec: MachineSpec, host: MachineHost = {}): Promise<PreparedMachine> {
   const emulator = await findEmulator(spec, host.emulator);
@@ -49,9 +50,15 @@ export async function emulatorOnPath(arch: Architecture): Promise<string | undef
 }
 
 async function chooseAccelerator(
-  { name, accelerator: asked }: MachineSpec,
+  { name, arch, accelerator: asked }: MachineSpec,
   set: Accelerator | undefined,
 ): Promise<Accelerator> {
+  const ours = hostArchitecture();
+  if (arch !== ours) {
+    if (asked !== "kvm") return "tcg";
+    const message = `'${name}' asks for KVM, which runs no ${arch} on this host (${ours}): write <domain type='qemu'> for QEMU's emulation`;
+    throw new StreamdiskError("unsupported", message, { node: name });
+  }
   const usable = await may("/dev/kvm", constants.R_OK | constants.W_OK);
   if (asked === "kvm" && !usable) {
     const message = `'${name}' asks for KVM, and this daemon may not use /dev/kvm: write <domain type='qemu'> for QEMU's emulation`;
