@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { temporaryDirectory } from "../../../test/support/cli.ts";
+import { ManualClock } from "../../../test/support/manual-clock.ts";
 import { machineEndReason, readMachineEnd } from "./machine-end.ts";
 import { machinePaths } from "./machine-paths.ts";
 import { trimLog } from "./trim-log.ts";
@@ -41,6 +43,16 @@ for (const [exit, log, said, reason, onPurpose] of ENDS) {
     assert.deepEqual(machineEndReason(await readMachineEnd(paths), said), { reason, onPurpose });
   });
 }
+
+test("a shell that hangs before it has written down how the machine ended is not waited for", async (t) => {
+  const paths = machinePaths(temporaryDirectory(t));
+  const shell = spawn("sh", ["-c", "kill -STOP $$", paths.exit], { stdio: "ignore" });
+  t.after(() => shell.kill("SIGKILL"));
+  writeFileSync(paths.shell, `${shell.pid}\n`);
+  const clock = new ManualClock();
+  assert.deepEqual(await clock.runUntil(readMachineEnd(paths, clock)), {});
+  assert.ok(clock.now() > 1000, "others are given some time");
+});
 
 test("a line that is too long is cut, and a log that is not there says nothing", async (t) => {
   const paths = machinePaths(temporaryDirectory(t));

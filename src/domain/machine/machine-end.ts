@@ -4,7 +4,7 @@
  */
 import { open, readFile } from "node:fs/promises";
 import { constants } from "node:os";
-import { systemClock } from "../../block/index.ts";
+import { type Clock, systemClock } from "../../block/index.ts";
 import type { MachinePaths } from "./machine-paths.ts";
 import { isWaitedFor } from "./machine-process.ts";
 
@@ -16,6 +16,8 @@ export interface MachineEnd {
 }
 
 const POLL_MS = 50;
+/** How long the shell may take to write the status down. */
+const WRITTEN_MS = 10_000;
 const TAIL = 4096;
 const LONGEST_LINE = 500;
 /** Its name, and a node that it could not make, which is repeated whole and hides why. */
@@ -24,8 +26,8 @@ const PREAMBLE = /^\S*qemu-\S+: (?:-blockdev \{.*\}: )?/;
 const SIGNALS_FROM = 128;
 
 /** Of a machine that runs no more. */
-export async function readMachineEnd(paths: MachinePaths): Promise<MachineEnd> {
-  const status = await readStatus(paths);
+export async function readMachineEnd(paths: MachinePaths, clock: Clock = systemClock): Promise<MachineEnd> {
+  const status = await readStatus(paths, clock);
   const lastLine = await lastLineOf(paths.log);
   return {
     ...(status !== undefined && (status > SIGNALS_FROM ? { signal: status - SIGNALS_FROM } : { exitCode: status })),
@@ -33,15 +35,15 @@ export async function readMachineEnd(paths: MachinePaths): Promise<MachineEnd> {
   };
 }
 
-/** @returns undefined when the shell that was to write it has died too */
-async function readStatus(paths: MachinePaths): Promise<number | undefined> {
-  for (;;) {
+/** @returns undefined when the shell that was to write it has died too, or hangs */
+async function readStatus(paths: MachinePaths, clock: Clock): Promise<number | undefined> {
+  for (const until = clock.now() + WRITTEN_MS; ; ) {
     // Before the look at what it writes.
     const mayCome = await isWaitedFor(paths);
     const text = await readFile(paths.exit, "latin1").catch(() => "");
     if (/^\d{1,3}\n$/.test(text)) return Number(text);
-    if (!mayCome) return undefined;
-    await systemClock.sleep(POLL_MS);
+    if (!mayCome || clock.now() >= until) return undefined;
+    await clock.sleep(POLL_MS);
   }
 }
 
