@@ -9,7 +9,7 @@ import { randomBytes } from "node:crypto";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
-import { JOB_PREFIX, whileNodesChange } from "./nodes-at-rest.ts";
+import { dismissJob, JOB_PREFIX, whileNodesChange } from "./nodes-at-rest.ts";
 
 /** Ids of jobs that are seen through by this process. */
 const living = new Set<string>();
@@ -44,7 +44,7 @@ export async function finishJob(
       return await flush();
     }
     if (job.status === "concluded") {
-      await qmp.execute("job-dismiss", { id });
+      await whileNodesChange(qmp, () => dismissJob(qmp, id));
       throw stopped(name, job);
     }
     await qmp.change(POLL_MS);
@@ -57,7 +57,7 @@ async function finalize(qmp: QmpClient, name: string, id: string): Promise<QmpJo
   for (;;) {
     const job = await findJob(qmp, name, id);
     if (job.status === "concluded") {
-      await qmp.execute("job-dismiss", { id });
+      await dismissJob(qmp, id);
       return job;
     }
     await qmp.change(POLL_MS);
@@ -83,14 +83,16 @@ export async function dropLeftJobs(qmp: QmpClient): Promise<void> {
 }
 
 /** Takes a job away that is of no use any more, whatever its state. */
-export async function dropJob(qmp: QmpClient, id: string): Promise<void> {
-  for (let cancelled = false; ; await qmp.change(POLL_MS)) {
-    const job = (await qmp.execute("query-jobs", {})).find((one) => one.id === id);
-    if (job === undefined) return;
-    if (job.status === "concluded") await qmp.execute("job-dismiss", { id });
-    else if (!cancelled) await qmp.execute("job-cancel", { id });
-    cancelled = true;
-  }
+export function dropJob(qmp: QmpClient, id: string): Promise<void> {
+  return whileNodesChange(qmp, async () => {
+    for (let cancelled = false; ; await qmp.change(POLL_MS)) {
+      const job = (await qmp.execute("query-jobs", {})).find((one) => one.id === id);
+      if (job === undefined) return;
+      if (job.status === "concluded") await dismissJob(qmp, id);
+      else if (!cancelled) await qmp.execute("job-cancel", { id });
+      cancelled = true;
+    }
+  });
 }
 
 async function findJob(qmp: QmpClient, name: string, id: string): Promise<QmpJob> {

@@ -9,7 +9,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { DiskDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpBlockDevice, QmpGraph, QmpNode } from "../qmp/commands.ts";
-import { nodesAtRest } from "./nodes-at-rest.ts";
+import { whileNodesRest } from "./nodes-at-rest.ts";
 
 /** Drivers that pass everything on to what is below them. */
 const FILTERS: ReadonlySet<string> = new Set(["copy-on-read", "throttle", "preallocate"]);
@@ -45,12 +45,13 @@ export interface BlockLayer {
 }
 
 export async function queryBlockLayer(qmp: QmpClient, signal?: AbortSignal): Promise<BlockLayer> {
-  await nodesAtRest(qmp, signal);
-  const [devices, nodes, graph] = await Promise.all([
-    qmp.execute("query-block", {}, { signal }),
-    qmp.execute("query-named-block-nodes", { flat: true }, { signal }),
-    qmp.execute("x-debug-query-block-graph", {}, { signal }),
-  ]);
+  const ask = () =>
+    Promise.all([
+      qmp.execute("query-block", {}, { signal }),
+      qmp.execute("query-named-block-nodes", { flat: true }, { signal }),
+      qmp.execute("x-debug-query-block-graph", {}, { signal }),
+    ]);
+  const [devices, nodes, graph] = await whileNodesRest(qmp, ask, signal);
   return { devices, nodes, graph };
 }
 

@@ -16,9 +16,10 @@ export type QmpClientOptions = Omit<QmpConnectOptions, "signal">;
 export class QmpClient implements Disposable {
   /** What the monitor is called in messages: the path of its socket, or the domain of libvirt's. */
   readonly name: string;
+  /** By which it waits. */
+  readonly clock: Clock;
   readonly #transport: QmpTransport;
   readonly #options: QmpClientOptions;
-  readonly #clock: Clock;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   readonly #watchers = new Set<() => void>();
   readonly #closed = new AbortController();
@@ -31,7 +32,7 @@ export class QmpClient implements Disposable {
     this.#transport = typeof monitor === "string" ? socketTransport(monitor) : monitor;
     this.name = this.#transport.name;
     this.#options = options;
-    this.#clock = options.clock ?? systemClock;
+    this.clock = options.clock ?? systemClock;
   }
 
   /** Why QEMU said that it would end ("guest-shutdown", "host-qmp-quit", "host-signal"), if it did. */
@@ -72,7 +73,7 @@ export class QmpClient implements Disposable {
     const wake = (): void => over.abort();
     this.#watchers.add(wake);
     signal?.addEventListener("abort", wake, { once: true });
-    if (signal?.aborted !== true) await this.#clock.sleep(ms, over.signal);
+    if (signal?.aborted !== true) await this.clock.sleep(ms, over.signal);
     signal?.removeEventListener("abort", wake);
     this.#watchers.delete(wake);
   }
