@@ -7,7 +7,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { StreamProgress, StreamReason, StreamState } from "../../stream/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
-import { dropJob, finishJob, withJob } from "./drop-backing.ts";
+import { finishJob, withJob } from "./drop-backing.ts";
 import { flushNode } from "./human-monitor.ts";
 import type { Overlay } from "./locate-overlay.ts";
 import { ownSources, removeNodes } from "./own-sources.ts";
@@ -63,7 +63,7 @@ export class BlockStream {
   }
 
   run(): Promise<void> {
-    this.#running ??= withJob((id) => this.#main(id));
+    this.#running ??= withJob(this.#options.qmp, (id) => this.#main(id));
     return this.#running;
   }
 
@@ -125,11 +125,10 @@ export class BlockStream {
       await qmp.execute("block-stream", { ...args, ...speed });
       this.#began = this.#clock.now();
       const flush = (): Promise<void> => flushNode(qmp, overlay);
-      await finishJob(qmp, overlay.name, { id, flush }, (job) => this.#look(job));
+      await finishJob(qmp, overlay.name, { id, copies: true, flush }, (job) => this.#look(job));
       await removeNodes(qmp, sources);
       this.#state = "completed";
     } catch (error) {
-      await dropJob(qmp, id).catch(() => {});
       throw this.#ended(error);
     } finally {
       this.#job = undefined;

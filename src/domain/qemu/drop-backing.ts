@@ -9,14 +9,21 @@ import { randomBytes } from "node:crypto";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
+import { unlessRefused } from "../qmp/qmp-error.ts";
 import { dismissJob, JOB_PREFIX, whileNodesChange } from "./nodes-at-rest.ts";
 
 /** Ids of jobs that are seen through by this process. */
 const living = new Set<string>();
 const POLL_MS = 200;
+/** How long a job may take that was told to end. */
+const END_MS = 10_000;
+/** How long one that has nothing to copy may get nowhere. */
+const IDLE_MS = 30_000;
 
 export interface BackingJob {
   readonly id: string;
+  /** Whether it has something to copy, and may wait for a source as long as that takes. */
+  readonly copies: boolean;
   /** What is flushed before the link is dropped and after it. */
   flush(): Promise<void>;
 }
@@ -25,15 +32,17 @@ export interface BackingJob {
  * Sees a block-stream that was started through to its end, and dismisses it.
  *
  * @param look called with the job each time that it is looked at
- * @throws {StreamdiskError} `io` for what stopped it, `refused` when somebody cancelled it, `shutdown` when QEMU has ended
+ * @throws {StreamdiskError} `io` for what stopped it, `refused` when somebody cancelled it, `in-use` when it does not come to its end,
+ *   `shutdown` when QEMU has ended
  */
 export async function finishJob(
   qmp: QmpClient,
   name: string,
-  { id, flush }: BackingJob,
+  { id, copies, flush }: BackingJob,
   look: (job: QmpJob) => void = () => {},
 ): Promise<void> {
-  for (;;) {
+  let since = qmp.clock.now();
+  for (let done = 0; ; await qmp.change(POLL_MS)) {
     const job = await findJob(qmp, name, id);
     look(job);
     if (job.status === "pending") {
@@ -47,52 +56,80 @@ export async function finishJob(
       await whileNodesChange(qmp, () => dismissJob(qmp, id));
       throw stopped(name, job);
     }
-    await qmp.change(POLL_MS);
+    if (job.current !== done) since = qmp.clock.now();
+    done = job.current;
+    if (!copies) mustNotLinger(qmp, id, { since, most: IDLE_MS });
   }
 }
 
 /** @returns the job as it was in the end; it is dismissed */
 async function finalize(qmp: QmpClient, name: string, id: string): Promise<QmpJob> {
   await qmp.execute("job-finalize", { id });
-  for (;;) {
+  for (const since = qmp.clock.now(); ; await qmp.change(POLL_MS)) {
     const job = await findJob(qmp, name, id);
     if (job.status === "concluded") {
       await dismissJob(qmp, id);
       return job;
     }
-    await qmp.change(POLL_MS);
+    mustNotLinger(qmp, id, { since, most: END_MS });
   }
 }
 
-/** Does something with a job, by an id for it: until that is over it is not taken for one that was left. */
-export async function withJob<T>(work: (id: string) => Promise<T>): Promise<T> {
+/**
+ * Does something with a job, by an id for it: until that is over it is not taken for one that was left. Nothing is left of a job when that fails.
+ */
+export async function withJob<T>(qmp: QmpClient, work: (id: string) => Promise<T>): Promise<T> {
   const id = `${JOB_PREFIX}${randomBytes(8).toString("hex")}`;
   living.add(id);
   try {
     return await work(id);
+  } catch (error) {
+    // Why it failed counts; what is left of it all the same is taken away by the next who changes something.
+    await dropJob(qmp, id).catch(() => {});
+    throw error;
   } finally {
     living.delete(id);
   }
 }
 
-/** Takes jobs away that nobody waits for: of a process before this one that died, or left when the way to QEMU was lost. */
-export async function dropLeftJobs(qmp: QmpClient): Promise<void> {
-  for (const { id } of await qmp.execute("query-jobs", {})) {
-    if (id.startsWith(JOB_PREFIX) && !living.has(id)) await dropJob(qmp, id);
+/**
+ * Takes jobs away that nobody waits for: of a process before this one that died, or left when the way to QEMU was lost.
+ *
+ * @throws {StreamdiskError} `in-use` for one that does not end
+ */
+export async function dropLeftJobs(qmp: QmpClient, signal?: AbortSignal): Promise<void> {
+  for (const { id } of await qmp.execute("query-jobs", {}, { signal })) {
+    if (id.startsWith(JOB_PREFIX) && !living.has(id)) await dropJob(qmp, id, signal);
   }
 }
 
 /** Takes a job away that is of no use any more, whatever its state. */
-export function dropJob(qmp: QmpClient, id: string): Promise<void> {
-  return whileNodesChange(qmp, async () => {
-    for (let cancelled = false; ; await qmp.change(POLL_MS)) {
-      const job = (await qmp.execute("query-jobs", {})).find((one) => one.id === id);
+function dropJob(qmp: QmpClient, id: string, signal?: AbortSignal): Promise<void> {
+  const drop = async (): Promise<void> => {
+    const since = qmp.clock.now();
+    for (let cancelled = false; ; await qmp.change(POLL_MS, signal)) {
+      const job = (await qmp.execute("query-jobs", {}, { signal })).find((one) => one.id === id);
       if (job === undefined) return;
       if (job.status === "concluded") await dismissJob(qmp, id);
-      else if (!cancelled) await qmp.execute("job-cancel", { id });
+      else if (!cancelled) await unlessRefused(qmp.execute("job-cancel", { id }));
       cancelled = true;
+      mustNotLinger(qmp, id, { since, most: END_MS });
     }
-  });
+  };
+  return whileNodesChange(qmp, drop, signal);
+}
+
+/** @throws {StreamdiskError} `in-use` when a job has taken too long */
+function mustNotLinger(
+  qmp: QmpClient,
+  id: string,
+  { since, most }: { readonly since: number; readonly most: number },
+): void {
+  if (qmp.clock.now() - since < most) return;
+  const message =
+    `QEMU's job '${id}' at '${qmp.name}' has not come to its end within ${most / 1000} s. It may wait for a request ` +
+    "that a source does not answer: try again when the source is back";
+  throw new StreamdiskError("in-use", message, { node: qmp.name });
 }
 
 async function findJob(qmp: QmpClient, name: string, id: string): Promise<QmpJob> {

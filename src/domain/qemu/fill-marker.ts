@@ -9,7 +9,7 @@
 import { randomBytes } from "node:crypto";
 import { claimName, type NameClaim } from "../../host/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { qmpFailure } from "../qmp/qmp-error.ts";
+import { unlessRefused } from "../qmp/qmp-error.ts";
 
 const MARKER = "streamdisk-fill";
 const PATH = `/objects/${MARKER}`;
@@ -41,21 +41,15 @@ export class FillMarker {
   /** In the place of one that is gone. A QEMU that has no such objects has to do without. */
   async set(signal?: AbortSignal): Promise<void> {
     this.#claim ??= await claimName(nameOf(this.#id)).catch(() => NOTHING);
-    await this.#unlessRefused(this.#qmp.execute("object-del", { id: MARKER }, { signal }));
+    await unlessRefused(this.#qmp.execute("object-del", { id: MARKER }, { signal }));
     const object = { "qom-type": "authz-simple", id: MARKER, identity: this.#id } as const;
-    await this.#unlessRefused(this.#qmp.execute("object-add", object, { signal }));
+    await unlessRefused(this.#qmp.execute("object-add", object, { signal }));
   }
 
   async remove(): Promise<void> {
-    await this.#unlessRefused(this.#qmp.execute("object-del", { id: MARKER }));
+    await unlessRefused(this.#qmp.execute("object-del", { id: MARKER }));
     await this.#claim?.release();
     this.#claim = undefined;
-  }
-
-  async #unlessRefused(doing: Promise<void>): Promise<void> {
-    await doing.catch((error) => {
-      if (qmpFailure(error) === undefined) throw error;
-    });
   }
 }
 

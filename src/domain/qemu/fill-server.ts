@@ -16,7 +16,7 @@ import { type Clock, systemClock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { CONTEXT_DEPTH, connectNbd, formatNbdUri, type NbdNode } from "../../nbd/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { qmpFailure } from "../qmp/qmp-error.ts";
+import { qmpFailure, unlessRefused } from "../qmp/qmp-error.ts";
 import { FillMarker } from "./fill-marker.ts";
 import type { Overlay } from "./locate-overlay.ts";
 import { type QemuUser, qemuUser } from "./qemu-user.ts";
@@ -170,12 +170,8 @@ export class FillServer {
 
   async #delete(id: string): Promise<void> {
     const { clock = systemClock } = this.#options;
-    try {
-      await this.#qmp.execute("block-export-del", { id, mode: "hard" });
-    } catch (error) {
-      // Somebody has deleted it.
-      if (qmpFailure(error) === undefined) throw error;
-    }
+    // Somebody may have deleted it.
+    await unlessRefused(this.#qmp.execute("block-export-del", { id, mode: "hard" }));
     const until = clock.now() + GONE_MS;
     while ((await this.#qmp.execute("query-block-exports", {})).some((one) => one.id === id)) {
       if (clock.now() >= until) {
@@ -196,10 +192,8 @@ export class FillServer {
     const left = await this.#qmp.execute("query-block-exports", {});
     this.#left = left.length > 0;
     if (this.#left) return;
-    await this.#qmp.execute("nbd-server-stop", {}).catch((error) => {
-      // Somebody has stopped it.
-      if (qmpFailure(error) === undefined) throw error;
-    });
+    // Somebody may have stopped it.
+    await unlessRefused(this.#qmp.execute("nbd-server-stop", {}));
     await this.#marker.remove();
   }
 

@@ -10,7 +10,7 @@ import { RangeLock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
-import { qmpFailure } from "../qmp/qmp-error.ts";
+import { unlessRefused } from "../qmp/qmp-error.ts";
 import { unlessAborted } from "../qmp/unless-aborted.ts";
 
 /** Before the id, in the names of jobs that are made here. */
@@ -52,10 +52,8 @@ export async function whileNodesRest<T>(qmp: QmpClient, ask: () => Promise<T>, s
 }
 
 /** Dismisses a job, unless somebody has done it. */
-export async function dismissJob(qmp: QmpClient, id: string): Promise<void> {
-  await qmp.execute("job-dismiss", { id }).catch((error) => {
-    if (qmpFailure(error) === undefined) throw error;
-  });
+export function dismissJob(qmp: QmpClient, id: string): Promise<void> {
+  return unlessRefused(qmp.execute("job-dismiss", { id }));
 }
 
 function hasEnded({ type, status }: QmpJob): boolean {

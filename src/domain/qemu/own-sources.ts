@@ -4,7 +4,7 @@
  */
 import { isBelowDisk } from "../machine/disk-nodes.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { qmpFailure } from "../qmp/qmp-error.ts";
+import { unlessRefused } from "../qmp/qmp-error.ts";
 import { type BlockLayer, nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
 
 const SOURCE_PREFIX = "sd-source-";
@@ -34,9 +34,7 @@ function layersOf({ nodes }: BlockLayer, disk: string): string[] {
 /** Takes out what nothing else uses. */
 export async function removeNodes(qmp: QmpClient, names: readonly string[]): Promise<void> {
   for (const name of names) {
-    await qmp.execute("blockdev-del", { "node-name": name }).catch((error) => {
-      // QEMU has made it by itself, and it is gone, or others use it.
-      if (qmpFailure(error) === undefined) throw error;
-    });
+    // QEMU may have made it by itself, and it is gone, or others use it.
+    await unlessRefused(qmp.execute("blockdev-del", { "node-name": name }));
   }
 }

@@ -84,10 +84,10 @@ export class QemuTarget implements StreamTarget {
     await this.#lookAgain();
     if (overlay.backingNode === undefined) return;
     const sources = await ownSources(qmp, overlay);
-    await withJob(async (id) => {
+    await withJob(qmp, async (id) => {
       const args = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
       await qmp.execute("block-stream", args);
-      await finishJob(qmp, this.name, { id, flush: () => this.#flushNode() });
+      await finishJob(qmp, this.name, { id, copies: false, flush: () => this.#flushNode() });
     });
     await removeNodes(qmp, sources);
   }

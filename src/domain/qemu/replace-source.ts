@@ -194,10 +194,10 @@ async function giveUp(qmp: QmpClient, { name }: Overlay, below: readonly QmpNode
 /** @returns what went wrong with it: QEMU itself reads by the new node already */
 async function writeReference(qmp: QmpClient, overlay: Overlay, node: string, backing: string): Promise<string[]> {
   try {
-    await withJob(async (id) => {
+    await withJob(qmp, async (id) => {
       const job = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
       await qmp.execute("block-stream", { ...job, "base-node": node, "backing-file": backing });
-      await finishJob(qmp, overlay.name, { id, flush: () => flushNode(qmp, overlay) });
+      await finishJob(qmp, overlay.name, { id, copies: false, flush: () => flushNode(qmp, overlay) });
     });
     return [];
   } catch (error) {

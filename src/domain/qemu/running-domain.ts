@@ -194,7 +194,7 @@ export class RunningDomain implements Disposable {
   ): Promise<{ overlay: Overlay; fill: FillExport | string; target?: QemuTarget }> {
     const disk = findDisk(this.description, name);
     const { qmp } = this;
-    await dropLeftJobs(qmp);
+    await dropLeftJobs(qmp, signal);
     const domain = this.description.name;
     const overlay = await this.overlay(name, signal);
     const fill = await this.#server.export(overlay, signal);

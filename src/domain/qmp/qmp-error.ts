@@ -38,3 +38,10 @@ export function qmpFailure(error: unknown): QmpFailure | undefined {
   const cause = error.cause as Partial<QmpFailure> | undefined;
   return typeof cause?.class === "string" && typeof cause.desc === "string" ? (cause as QmpFailure) : undefined;
 }
+
+/** Waits for a command that QEMU may refuse: what it is to bring about is so already. */
+export async function unlessRefused(command: Promise<void>): Promise<void> {
+  await command.catch((error) => {
+    if (qmpFailure(error) === undefined) throw error;
+  });
+}
