@@ -64,9 +64,10 @@ export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements Stre
     const { length, backingNode, backingFile } = await this.#domain.overlay(this.#target);
     if (backingNode === undefined) return { length, localBytes: length, missingBytes: 0, hydrated: true, below: [] };
     const tally = await this.#domain.tally(this.#target).catch((error) => {
-      // Nothing is known then until QEMU's own stream has told it.
-      if (error instanceof StreamdiskError && error.code === "unsupported") return { local: 0, missing: length };
-      throw error;
+      if (!(error instanceof StreamdiskError) || error.code !== "unsupported") throw error;
+      // Only QEMU's own stream tells it then.
+      const { localBytes = 0, missingBytes = length } = this.#running?.stream?.progress ?? {};
+      return { local: localBytes, missing: missingBytes };
     });
     const below = backingFile === undefined ? [] : [backingFile];
     const info = { length, localBytes: tally.local, missingBytes: tally.missing, hydrated: false, below };

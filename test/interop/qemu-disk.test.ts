@@ -180,6 +180,33 @@ test("what a process that died has left in QEMU is taken away by the next", asyn
   await mustStandAlone(disk, "qcow2");
 });
 
+test("who only looks at a disk leaves the stream of another process alone", async (t) => {
+  const disk = await startQemuDisk(t, { format: "qcow2" });
+  const id = "streamdisk-stream-living";
+  const job = { "job-id": id, device: "top", speed: 1, "auto-finalize": false, "auto-dismiss": false };
+  await disk.qemu.execute("block-stream", job);
+  const { backingNode, node } = await disk.domain.overlay("vda");
+  assert.ok(backingNode !== undefined);
+  assert.equal(node, "top");
+  const { local, missing } = await disk.domain.tally("vda");
+  assert.equal(local + missing, 16 * MIB);
+  assert.equal((await disk.domain.map("vda", { offset: 0, limit: 1 })).extents.length, 1);
+  const jobs = await disk.domain.qmp.execute("query-jobs", {});
+  assert.deepEqual([jobs.length, jobs[0]?.id, jobs[0]?.status], [1, id, "running"]);
+});
+
+test("a disk is looked at while QEMU's own stream of this process fills it, and not changed", async (t) => {
+  const disk = await startQemuDisk(t, { format: "qcow2" });
+  const addr = { type: "unix", data: { path: join(disk.directory, "theirs") } };
+  await disk.qemu.execute("nbd-server-start", { addr });
+  const stream = await disk.domain.stream("vda", SLOW);
+  const { ended } = await halfWay(stream);
+  assert.ok((await disk.domain.overlay("vda")).backingNode !== undefined);
+  await assert.rejects(disk.domain.stream("vda"), { code: "in-use", message: /at work on 'vm:vda'/ });
+  stream.cancel();
+  await ended;
+});
+
 test("a snapshot by somebody else ends the stream, and the next one is of the new overlay", async (t) => {
   const disk = await startQemuDisk(t, { format: "qcow2" });
   const { ended } = await halfWay(await disk.domain.stream("vda", SLOW));

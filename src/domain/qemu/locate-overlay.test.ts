@@ -98,3 +98,11 @@ for (const [what, [blockLayer, error]] of Object.entries(REFUSED)) {
     assert.throws(() => locateOverlay(blockLayer, "vm", DISK), error);
   });
 }
+
+test("a stream of our own is in the way of who changes something, and of nobody who looks", () => {
+  const streamed = layer({}, ["streamdisk-stream-0"]);
+  assert.throws(() => locateOverlay(streamed, "vm", DISK, "change"), { code: "in-use" });
+  assert.equal(locateOverlay(streamed, "vm", DISK, "look").node, "top");
+  const another = layer({}, ["streamdisk-stream-0", "mirror0"]);
+  assert.throws(() => locateOverlay(another, "vm", DISK, "look"), { code: "in-use", message: /mirror0/ });
+});

@@ -9,7 +9,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import type { DiskDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpBlockDevice, QmpGraph, QmpNode } from "../qmp/commands.ts";
-import { whileNodesRest } from "./nodes-at-rest.ts";
+import { JOB_PREFIX, whileNodesRest } from "./nodes-at-rest.ts";
 
 /** Drivers that pass everything on to what is below them. */
 const FILTERS: ReadonlySet<string> = new Set(["copy-on-read", "throttle", "preallocate"]);
@@ -65,10 +65,21 @@ export function deviceId({ qdev, device }: QmpBlockDevice): string | undefined {
 }
 
 /**
+ * What an overlay is located for. A stream of streamdisk's own, of this process or another, is in nobody's way who only looks: jobs of others may be
+ * anything, and the chain be about to change.
+ */
+export type Purpose = "look" | "change";
+
+/**
  * @throws {StreamdiskError} `not-found` when QEMU has no such device; `unsupported` for what is no overlay; `in-use` for a disk that
  *   a block job works on; `refused` for an image with internal snapshots
  */
-export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescription): Overlay {
+export function locateOverlay(
+  layer: BlockLayer,
+  domain: string,
+  disk: DiskDescription,
+  purpose: Purpose = "change",
+): Overlay {
   const name = `${domain}:${disk.target}`;
   const device = findDevice(layer, name, disk);
   const inserted = device.inserted;
@@ -83,7 +94,7 @@ export function locateOverlay(layer: BlockLayer, domain: string, disk: DiskDescr
     const message = `'${name}' has ${node.snapshots} internal snapshots, which read through its link: it must keep it`;
     throw new StreamdiskError("refused", message, { node: name });
   }
-  refuseJobs(layer, node, name);
+  refuseJobs(layer, node, { name, purpose });
   return {
     ...{
       name,
@@ -174,10 +185,17 @@ function idsOf(graph: QmpGraph, { nodeName }: QmpNode): number[] {
   return graph.nodes.filter(({ type, name }) => type === "block-driver" && name === nodeName).map(({ id }) => id);
 }
 
-function refuseJobs({ graph }: BlockLayer, node: QmpNode, name: string): void {
+function refuseJobs(
+  { graph }: BlockLayer,
+  node: QmpNode,
+  { name, purpose }: { readonly name: string; readonly purpose: Purpose },
+): void {
   const ids = idsOf(graph, node);
   const parents = graph.edges.filter(({ child }) => ids.includes(child)).map(({ parent }) => parent);
-  const job = graph.nodes.find(({ id, type }) => type === "block-job" && parents.includes(id));
+  const job = graph.nodes.find(
+    (one) =>
+      one.type === "block-job" && parents.includes(one.id) && !(purpose === "look" && one.name.startsWith(JOB_PREFIX)),
+  );
   if (job === undefined) return;
   const message = `QEMU's job '${job.name}' is at work on '${name}': wait for it or cancel it first`;
   throw new StreamdiskError("in-use", message, { node: name });

@@ -15,7 +15,7 @@ import type { QmpClient } from "../qmp/client.ts";
 import { finishJob, withJob } from "./drop-backing.ts";
 import { isMarked } from "./fill-marker.ts";
 import type { FillExport } from "./fill-server.ts";
-import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { locateOverlay, type Overlay, type Purpose, queryBlockLayer } from "./locate-overlay.ts";
 import { ownSources, removeNodes } from "./own-sources.ts";
 
 export interface QemuTargetOptions {
@@ -24,6 +24,7 @@ export interface QemuTargetOptions {
   readonly disk: DiskDescription;
   readonly overlay: Overlay;
   readonly fill: FillExport;
+  readonly purpose: Purpose;
 }
 
 export class QemuTarget implements StreamTarget {
@@ -98,8 +99,8 @@ export class QemuTarget implements StreamTarget {
 
   /** @throws {StreamdiskError} `changed` when the overlay is no longer what the guest writes to */
   async #lookAgain(): Promise<void> {
-    const { qmp, domain, disk, overlay } = this.#options;
-    const now = locateOverlay(await queryBlockLayer(qmp), domain, disk);
+    const { qmp, domain, disk, overlay, purpose } = this.#options;
+    const now = locateOverlay(await queryBlockLayer(qmp), domain, disk, purpose);
     if (now.node === overlay.node) return;
     const message =
       `'${this.name}' is not what it was: QEMU writes to another image now, '${now.file}'. Somebody has taken a snapshot or ` +

@@ -28,7 +28,7 @@ import { type DomainStream, FillStream } from "./fill-stream.ts";
 import { guestIo } from "./guest-pace.ts";
 import { hotPlugged, plugIn, plugOut } from "./hot-plug.ts";
 import { flushNode } from "./human-monitor.ts";
-import { locateOverlay, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
+import { locateOverlay, type Overlay, type Purpose, queryBlockLayer } from "./locate-overlay.ts";
 import { ownSources, removeNodes } from "./own-sources.ts";
 import { QemuTarget } from "./qemu-target.ts";
 import { type ReplaceSourceOptions, replaceSource, type SourceReplaced } from "./replace-source.ts";
@@ -71,7 +71,7 @@ export class RunningDomain implements Disposable {
    * @throws {StreamdiskError} what `findDisk` and `locateOverlay` throw, and what speaking to QEMU does
    */
   async stream(name: string, options: StreamOptions = {}): Promise<DomainStream> {
-    const attached = await this.#attach(name, options.signal);
+    const attached = await this.#attach(name, "change", options.signal);
     if (typeof attached.fill !== "string") {
       const { target, fill, overlay } = attached;
       return new FillStream({ target: target!, fill, guest: () => guestIo(this.qmp, overlay) }, options);
@@ -89,15 +89,14 @@ export class RunningDomain implements Disposable {
     });
   }
 
-  /** The overlay of a disk, as it is now. @throws {StreamdiskError} as `stream` */
+  /** The overlay of a disk, as it is now, also while it is streamed. @throws {StreamdiskError} as `stream` */
   async overlay(name: string, signal?: AbortSignal): Promise<Overlay> {
-    const disk = findDisk(this.description, name);
-    return locateOverlay(await queryBlockLayer(this.qmp, signal), this.description.name, disk);
+    return this.#locate(name, "look", signal);
   }
 
   /** One increment (`stepStream`). @throws {StreamdiskError} `unsupported` where QEMU can't be made to fill */
   async step(name: string, options: StepOptions): Promise<StepResult> {
-    return this.#withTarget(name, options.signal, (target) => stepStream(target, options));
+    return this.#withTarget(name, "change", options.signal, (target) => stepStream(target, options));
   }
 
   /**
@@ -118,7 +117,7 @@ export class RunningDomain implements Disposable {
    */
   async replaceSource(name: string, options: ReplaceSourceOptions): Promise<SourceReplaced> {
     await dropLeftJobs(this.qmp);
-    const overlay = await this.overlay(name);
+    const overlay = await this.#locate(name, "change");
     return replaceSource({ qmp: this.qmp, server: this.#server, overlay }, options);
   }
 
@@ -145,7 +144,7 @@ export class RunningDomain implements Disposable {
 
   /** What a disk has and lacks. @throws {StreamdiskError} as `step` */
   async tally(name: string, signal?: AbortSignal): Promise<Tally> {
-    return this.#withTarget(name, signal, (target) => takeTally(target, signal));
+    return this.#withTarget(name, "look", signal, (target) => takeTally(target, signal));
   }
 
   /**
@@ -155,7 +154,7 @@ export class RunningDomain implements Disposable {
    * @throws {StreamdiskError} as `step`
    */
   async map(name: string, { offset, limit }: { readonly offset: number; readonly limit: number }): Promise<DomainMap> {
-    return this.#withTarget(name, undefined, async (target) => {
+    return this.#withTarget(name, "look", undefined, async (target) => {
       const extents: StreamExtent[] = [];
       const start = offset - (offset % target.grain);
       if (start >= target.length) return { extents };
@@ -171,12 +170,18 @@ export class RunningDomain implements Disposable {
     this.qmp[Symbol.dispose]();
   }
 
+  async #locate(name: string, purpose: Purpose, signal?: AbortSignal): Promise<Overlay> {
+    const disk = findDisk(this.description, name);
+    return locateOverlay(await queryBlockLayer(this.qmp, signal), this.description.name, disk, purpose);
+  }
+
   async #withTarget<T>(
     name: string,
+    purpose: Purpose,
     signal: AbortSignal | undefined,
     work: (target: QemuTarget) => Promise<T>,
   ): Promise<T> {
-    const { overlay, fill, target } = await this.#attach(name, signal);
+    const { overlay, fill, target } = await this.#attach(name, purpose, signal);
     if (typeof fill === "string") {
       const message = `'${overlay.name}' can only be streamed as a whole: ${fill}`;
       throw new StreamdiskError("unsupported", message, { node: overlay.name });
@@ -188,17 +193,19 @@ export class RunningDomain implements Disposable {
     }
   }
 
+  /** @param purpose what is done with it; a mere look leaves jobs alone, which another process may see through */
   async #attach(
     name: string,
+    purpose: Purpose,
     signal: AbortSignal | undefined,
   ): Promise<{ overlay: Overlay; fill: FillExport | string; target?: QemuTarget }> {
     const disk = findDisk(this.description, name);
     const { qmp } = this;
-    await dropLeftJobs(qmp, signal);
+    if (purpose === "change") await dropLeftJobs(qmp, signal);
     const domain = this.description.name;
-    const overlay = await this.overlay(name, signal);
+    const overlay = await this.#locate(name, purpose, signal);
     const fill = await this.#server.export(overlay, signal);
     if (typeof fill === "string") return { overlay, fill };
-    return { overlay, fill, target: new QemuTarget({ qmp, domain, disk, overlay, fill }) };
+    return { overlay, fill, target: new QemuTarget({ qmp, domain, disk, overlay, fill, purpose }) };
   }
 }
