@@ -1,12 +1,16 @@
 /**
  * A stream that QEMU does by itself, where an overlay can't be filled through an export: one request at a time, holes read over the wire,
  * and only as durable as its end. It looks like a `StreamJob` from outside.
+ *
+ * QEMU stops the job at a request that fails (`on-error`), and is told to go on with it, at growing intervals: a job that had failed would have
+ * to begin again.
  */
 import { type Clock, systemClock } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { StreamProgress, StreamReason, StreamState } from "../../stream/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
+import { unlessRefused } from "../qmp/qmp-error.ts";
 import { finishJob, withJob } from "./drop-backing.ts";
 import { flushNode } from "./human-monitor.ts";
 import type { Overlay } from "./locate-overlay.ts";
@@ -17,6 +21,8 @@ export interface BlockStreamOptions {
   readonly overlay: Overlay;
   /** Bytes a second. Absent: as fast as it goes. */
   readonly speed?: number | undefined;
+  /** Milliseconds that an error which may pass is waited for. @default 0 */
+  readonly retryFor?: number | undefined;
   /** What its user should know. */
   readonly warnings: readonly string[];
   readonly signal?: AbortSignal | undefined;
@@ -24,6 +30,17 @@ export interface BlockStreamOptions {
 }
 
 const PROGRESS_MS = 200;
+const FIRST_RETRY_MS = 250;
+const LONGEST_RETRY_MS = 10_000;
+
+/** A row of failures between which nothing was fetched. */
+interface Stopped {
+  readonly since: number;
+  readonly offset: number;
+  /** How long the last of them is waited for, and until when. */
+  retryIn: number;
+  retryAt: number;
+}
 
 export class BlockStream {
   readonly method = "block-stream";
@@ -36,6 +53,7 @@ export class BlockStream {
   #job: QmpJob | undefined;
   #speed: number | undefined;
   #paused = false;
+  #stopped: Stopped | undefined;
   #began: number | undefined;
   #running: Promise<void> | undefined;
 
@@ -88,7 +106,7 @@ export class BlockStream {
 
   setSpeed(speed: number | undefined): void {
     this.#speed = speed;
-    this.#tell(() => this.#options.qmp.execute("block-job-set-speed", { device: this.#id, speed: speed ?? 0 }));
+    this.#tell(() => this.#options.qmp.execute("block-job-set-speed", { device: this.#id, speed: qemuSpeed(speed) }));
   }
 
   pause(): void {
@@ -119,10 +137,9 @@ export class BlockStream {
     if (signal?.aborted) cancel();
     try {
       this.#stop.signal.throwIfAborted();
-      const speed = this.#speed === undefined ? {} : { speed: Math.max(1, Math.floor(this.#speed)) };
       const args = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;
       const sources = await ownSources(qmp, overlay);
-      await qmp.execute("block-stream", { ...args, ...speed });
+      await qmp.execute("block-stream", { ...args, "on-error": "stop", speed: qemuSpeed(this.#speed) });
       this.#began = this.#clock.now();
       const flush = (): Promise<void> => flushNode(qmp, overlay);
       await finishJob(qmp, overlay.name, { id, copies: true, flush }, (job) => this.#look(job));
@@ -136,13 +153,44 @@ export class BlockStream {
     }
   }
 
-  #look(job: QmpJob): void {
+  async #look(job: QmpJob): Promise<void> {
     const first = this.#job === undefined;
     this.#job = job;
-    this.#state = job.status === "paused" || (job.status === "standby" && this.#paused) ? "paused" : "running";
     // What was asked for before there was a job.
+    if (first) this.setSpeed(this.#speed);
     if (first && this.#paused) this.pause();
     if (first && this.#stop.signal.aborted) this.cancel(this.#stop.signal.reason);
+    if (job.current !== this.#stopped?.offset) this.#stopped = undefined;
+    if (job.status === "paused" && !this.#paused) return this.#goOn(job);
+    this.#become(job.status === "paused" ? "paused" : "running");
+  }
+
+  /** Has a job go on that an error has stopped, when it is time to. */
+  async #goOn({ id, current: offset }: QmpJob): Promise<void> {
+    const { qmp, retryFor = 0 } = this.#options;
+    const jobs = await qmp.execute("query-block-jobs", {});
+    const { ioStatus = "ok" } = jobs.find((one) => one.id === id) ?? {};
+    // Somebody else has it pause.
+    if (ioStatus === "ok") return this.#become("paused");
+    const now = this.#clock.now();
+    this.#stopped ??= { since: now, offset, retryIn: FIRST_RETRY_MS / 2, retryAt: now };
+    const stopped = this.#stopped;
+    if (this.#state !== "waiting") {
+      const left = stopped.since + retryFor - now;
+      if (left <= 0) throw stoppedBy(ioStatus, this.#options.overlay, offset);
+      stopped.retryIn = Math.min(stopped.retryIn * 2, LONGEST_RETRY_MS, left);
+      stopped.retryAt = now + stopped.retryIn;
+      const { code, message } = stoppedBy(ioStatus, this.#options.overlay, offset);
+      this.#become("waiting", { code, message, offset, retryIn: stopped.retryIn });
+    } else if (now >= stopped.retryAt) {
+      this.#become("running");
+      await unlessRefused(qmp.execute("job-resume", { id }));
+    }
+  }
+
+  #become(state: StreamState, reason?: StreamReason): void {
+    this.#state = state;
+    this.#reason = reason;
   }
 
   #ended(error: unknown): unknown {
@@ -159,4 +207,22 @@ export class BlockStream {
     this.#state = "failed";
     return new StreamdiskError(code, this.#reason.message, { node: overlay.name }, error);
   }
+}
+
+/** QEMU's 0 is no limit. */
+function qemuSpeed(speed: number | undefined): number {
+  return speed === undefined ? 0 : Math.max(1, Math.floor(speed));
+}
+
+/** QEMU does not tell which request has failed: reads are those of the source, and writes fail for want of room first. */
+function stoppedBy(ioStatus: string, { name }: Overlay, offset: number): StreamdiskError {
+  const context = { node: name, offset };
+  if (ioStatus === "nospace") {
+    return new StreamdiskError("no-space", `There is no room left for what is fetched into '${name}'`, context);
+  }
+  return new StreamdiskError(
+    "source-lost",
+    `QEMU can't fetch what '${name}' lacks: a read of its source failed`,
+    context,
+  );
 }

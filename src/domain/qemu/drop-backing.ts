@@ -39,16 +39,16 @@ export async function finishJob(
   qmp: QmpClient,
   name: string,
   { id, copies, flush }: BackingJob,
-  look: (job: QmpJob) => void = () => {},
+  look: (job: QmpJob) => void | Promise<void> = () => {},
 ): Promise<void> {
   let since = qmp.clock.now();
   for (let done = 0; ; await qmp.change(POLL_MS)) {
     const job = await findJob(qmp, name, id);
-    look(job);
+    await look(job);
     if (job.status === "pending") {
       await flush();
       const ended = await whileNodesChange(qmp, () => finalize(qmp, name, id));
-      look(ended);
+      await look(ended);
       if (ended.error !== undefined) throw stopped(name, ended);
       return await flush();
     }

@@ -78,13 +78,11 @@ export class RunningDomain implements Disposable {
     }
     const { overlay, fill } = attached;
     const warnings = [`QEMU's own block-stream fills '${overlay.name}', which is slow: ${fill}`];
-    const { speed, signal } = options;
+    const { speed, retryFor, signal } = options;
     return new BlockStream({
       qmp: this.qmp,
       overlay,
-      speed,
-      signal,
-      warnings,
+      ...{ speed, retryFor, signal, warnings },
       clock: options.clock ?? this.#clock,
     });
   }

@@ -67,6 +67,13 @@ export interface QmpJob {
   readonly error: string | undefined;
 }
 
+/** What is known of a block job alone (`query-block-jobs`). */
+export interface QmpBlockJob {
+  readonly id: string;
+  /** What has stopped it, if it was told to stop on errors: "ok", "failed", "nospace". */
+  readonly ioStatus: string;
+}
+
 /** A device on a PCI bus of the machine's own (`query-pci`). */
 export interface QmpPciDevice {
   readonly id: string;
@@ -114,6 +121,7 @@ export const QMP_COMMANDS = {
   "query-named-block-nodes": { read: (answer) => answer.items().map(readNode) } as Spec<{ flat: true }, QmpNode[]>,
   "x-debug-query-block-graph": { read: readGraph } as Spec<None, QmpGraph>,
   "query-block-exports": { read: (answer) => answer.items().map(readExport) } as Spec<None, QmpExport[]>,
+  "query-block-jobs": { read: (answer) => answer.items().map(readBlockJob) } as Spec<None, QmpBlockJob[]>,
   "query-jobs": { read: (answer) => answer.items().map(readJob) } as Spec<None, QmpJob[]>,
   "nbd-server-start": { read: nothing } as Spec<
     { addr: { type: "unix"; data: { path: string } }; "max-connections"?: number },
@@ -132,6 +140,7 @@ export const QMP_COMMANDS = {
       speed?: number;
       "base-node"?: string;
       "backing-file"?: string;
+      "on-error"?: "stop";
       "auto-finalize": false;
       "auto-dismiss": false;
     },
@@ -222,6 +231,10 @@ function readPciBus(bus: JsonValue): QmpPciDevice[] {
 
 function readExport(exported: JsonValue): QmpExport {
   return { id: exported.get("id").string(), nodeName: exported.get("node-name").string() };
+}
+
+function readBlockJob(job: JsonValue): QmpBlockJob {
+  return { id: job.get("device").string(), ioStatus: job.get("io-status").string() };
 }
 
 function readJob(job: JsonValue): QmpJob {
