@@ -6,6 +6,9 @@ import { chmodSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { RunningDomain } from "../../src/domain/index.ts";
+import { socketTransport } from "../../src/domain/qmp/connection.ts";
+import type { QmpLink, QmpTransport } from "../../src/domain/qmp/transport.ts";
+import { StreamdiskError } from "../../src/errors/index.ts";
 import { describedAs, type QemuDisk, startQemuDisk } from "../support/qemu-disk.ts";
 
 const NOBODY = 65534;
@@ -15,6 +18,38 @@ async function mustBeClean({ domain }: QemuDisk): Promise<void> {
   assert.deepEqual(await domain.qmp.execute("query-block-exports", {}), []);
   const objects = await domain.qmp.execute("qom-list", { path: "/objects" });
   assert.ok(!objects.includes("streamdisk-fill"), objects.join(", "));
+}
+
+function leftOf({ directory }: QemuDisk): string[] {
+  return readdirSync(directory).filter((name) => name.startsWith("streamdisk"));
+}
+
+/** A monitor with which something happens when a command is run for the first time, before or after it. */
+function monitorThat(path: string, command: string, after: boolean, act: () => void): QmpTransport {
+  const transport = socketTransport(path);
+  let done = false;
+  return {
+    ...transport,
+    open: async (options, listener) => {
+      const link = await transport.open(options, listener);
+      const execute: QmpLink["execute"] = async (name, args, signal) => {
+        const isIt = name === command && !done;
+        done ||= isIt;
+        const answer = link.execute(name, args, signal);
+        if (isIt && !after) act();
+        const result = await answer;
+        if (isIt && after) act();
+        return result;
+      };
+      return {
+        execute,
+        close: () => link.close(),
+        get isOver() {
+          return link.isOver;
+        },
+      };
+    },
+  };
 }
 
 /** A process that begins to fill a disk, and then does nothing any more. */
@@ -68,6 +103,33 @@ test("a server that somebody else has started stays, with or without exports of 
   await second.run();
 });
 
+for (const command of ["object-add", "nbd-server-start", "block-export-add"]) {
+  for (const [what, code, after] of [
+    ["is cancelled at", undefined, false],
+    ["hears no answer to", "io", true],
+  ] as const) {
+    test(`who ${what} ${command} leaves nothing that nobody knows of`, async (t) => {
+      const disk = await startQemuDisk(t, { format: "qcow2" });
+      const stop = new AbortController();
+      const message = `no answer to ${command}`;
+      const monitor = monitorThat(join(disk.directory, "qmp"), command, after, () => {
+        if (code === undefined) stop.abort(new Error(message));
+        else throw new StreamdiskError(code, message);
+      });
+      using domain = new RunningDomain({
+        ...{ qmp: monitor, description: describedAs("vm"), socketDirectory: disk.directory },
+      });
+      await assert.rejects(domain.stream("vda", { signal: stop.signal }), { message });
+      assert.deepEqual(await domain.qmp.execute("query-block-exports", {}), []);
+      assert.deepEqual(leftOf(disk), []);
+      const stream = await domain.stream("vda");
+      assert.equal(stream.method, "fill");
+      await stream.run();
+      await mustBeClean({ ...disk, domain });
+    });
+  }
+}
+
 test("a QEMU that was started again has nothing of ours, and that is told as its end", async (t) => {
   const disk = await startQemuDisk(t, { format: "qcow2", delay: 20 });
   const stream = await disk.domain.stream("vda", { speed: 2 ** 20 });
@@ -89,10 +151,7 @@ if (process.getuid?.() === 0) {
     await stream.run();
     assert.deepEqual([stream.progress.state, stream.progress.missingBytes], ["completed", 0]);
     await mustBeClean(disk);
-    assert.deepEqual(
-      readdirSync(disk.directory).filter((name) => name.startsWith("streamdisk")),
-      [],
-    );
+    assert.deepEqual(leftOf(disk), []);
   });
 
   test("a directory that a QEMU of another user can't come to is said, and QEMU streams by itself", async (t) => {

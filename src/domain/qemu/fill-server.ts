@@ -98,16 +98,22 @@ export class FillServer {
     signal: AbortSignal | undefined,
   ): Promise<string | undefined> {
     if (this.#exports.size === 0) {
-      const taken = await this.#startServer(signal);
+      const taken = await this.#startServer(signal).catch(async (error) => {
+        await this.#removeDirectory();
+        throw error;
+      });
       if (taken !== undefined) return taken;
     }
     this.#exports.add(id);
     try {
       const args = { type: "nbd", id, "node-name": overlay.node, name: id, writable: false } as const;
-      await this.#qmp.execute("block-export-add", { ...args, "allocation-depth": true }, { signal });
+      // Without the signal: who does not wait for the answer would not know whether there is an export.
+      await this.#qmp.execute("block-export-add", { ...args, "allocation-depth": true });
       return undefined;
     } catch (error) {
-      await this.#forget(id);
+      // It may be there all the same, when only the answer was lost. Why it failed counts.
+      await whileAlive(() => this.#delete(id)).catch(() => {});
+      await whileAlive(() => this.#forget(id)).catch(() => {});
       throw error;
     }
   }
@@ -122,7 +128,7 @@ export class FillServer {
     const addr = { type: "unix", data: { path: this.#socket } } as const;
     for (let first = true; ; first = false) {
       try {
-        await this.#qmp.execute("nbd-server-start", { addr }, { signal });
+        await this.#qmp.execute("nbd-server-start", { addr });
         this.#left = false;
         return undefined;
       } catch (error) {
@@ -154,7 +160,7 @@ export class FillServer {
     if (exports.length === 0 && !this.#left && !isMarked) return false;
     if (!exports.every(({ id }) => id.startsWith(EXPORT_PREFIX))) return false;
     for (const { id } of exports) await this.#delete(id);
-    await this.#qmp.execute("nbd-server-stop", {}, { signal });
+    await this.#qmp.execute("nbd-server-stop", {});
     return true;
   }
 
