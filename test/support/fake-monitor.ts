@@ -17,6 +17,8 @@ export interface SentCommand {
 export interface FakeMonitorOptions {
   /** Sent to who connects; undefined for nothing. @default GREETING */
   readonly greeting?: string | undefined;
+  /** Called with each that connects. */
+  readonly connected?: (socket: Socket) => void;
   /** Called with each command but qmp_capabilities, which is answered. */
   readonly command?: (command: SentCommand, socket: Socket) => void;
 }
@@ -28,7 +30,7 @@ export class FakeMonitor implements AsyncDisposable {
   readonly #server: Server;
   readonly #directory: string;
 
-  private constructor(directory: string, { greeting, command }: FakeMonitorOptions) {
+  private constructor(directory: string, { greeting, connected, command }: FakeMonitorOptions) {
     this.#directory = directory;
     this.path = join(directory, "qmp");
     this.#server = createServer((socket) => {
@@ -45,6 +47,7 @@ export class FakeMonitor implements AsyncDisposable {
         }
       });
       if (greeting !== undefined) socket.write(greeting);
+      connected?.(socket);
     });
   }
 

@@ -1,8 +1,14 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { FakeMonitor, type FakeMonitorOptions, GREETING } from "../../../test/support/fake-monitor.ts";
 import { ManualClock } from "../../../test/support/manual-clock.ts";
+import type { StreamdiskError } from "../../errors/index.ts";
 import { QmpClient } from "./client.ts";
 import { qmpFailure } from "./qmp-error.ts";
 
@@ -167,6 +173,71 @@ test("one that was disposed of is used no more", async () => {
     client[Symbol.dispose]();
     await closed;
     await assert.rejects(client.execute("query-status", {}), { code: "shutdown" });
+  });
+});
+
+test("who waits for a connection that is being made heeds its own signal, and takes nobody else's way", async () => {
+  const greet = Promise.withResolvers<Socket>();
+  const command: FakeMonitorOptions["command"] = ({ id }, socket) => {
+    socket.write(`{"return": ${STATUS}, "id": ${id}}`);
+  };
+  await withMonitor({ greeting: undefined, command, connected: greet.resolve }, async (client, monitor) => {
+    const first = new AbortController();
+    const second = new AbortController();
+    const left = [first, second].map(({ signal }) =>
+      assert.rejects(client.execute("query-status", {}, { signal }), /enough/),
+    );
+    const stays = client.execute("query-status", {});
+    const socket = await greet.promise;
+    for (const one of [second, first]) one.abort(new Error("enough"));
+    await Promise.all(left);
+    socket.write(GREETING);
+    assert.equal(await stays, "running");
+    assert.equal(monitor.clients.length, 1);
+  });
+});
+
+test("one that is disposed of while it connects waits no more", async () => {
+  const connected = Promise.withResolvers<Socket>();
+  await withMonitor({ greeting: undefined, connected: connected.resolve }, async (client) => {
+    const refused = assert.rejects(client.execute("query-status", {}), {
+      code: "shutdown",
+      message: /not used any more/,
+    });
+    const closed = once(await connected.promise, "close");
+    client[Symbol.dispose]();
+    await refused;
+    await closed;
+  });
+});
+
+test("a monitor for which too many wait is busy", async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), "streamdisk-qmp-"));
+  const path = join(directory, "qmp");
+  const program = `net.createServer().listen({ path: ${JSON.stringify(path)}, backlog: 1 }, () => console.log("listens"))`;
+  const server = spawn(process.execPath, ["--eval", program], { stdio: ["ignore", "pipe", "inherit"] });
+  t.after(() => server.kill("SIGKILL"));
+  await once(server.stdout, "data");
+  // From here on it accepts nobody.
+  server.kill("SIGSTOP");
+  const waiting: Socket[] = [];
+  t.after(() => {
+    for (const socket of waiting) socket.destroy();
+    rmSync(directory, { recursive: true });
+  });
+  for (let full = false; !full; ) {
+    const socket = connect({ path });
+    waiting.push(socket);
+    full = await once(socket, "connect").then(
+      () => false,
+      () => true,
+    );
+  }
+  using client = new QmpClient(path);
+  await assert.rejects(client.execute("query-status", {}), (error: StreamdiskError) => {
+    assert.deepEqual([error.code, error.context.operation], ["in-use", "connect"]);
+    assert.match(error.message, /it is busy, since it serves one client at a time/);
+    return true;
   });
 });
 

@@ -10,6 +10,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import { QMP_COMMANDS, type QmpArguments, type QmpCommand, type QmpResult } from "./commands.ts";
 import { socketTransport } from "./connection.ts";
 import type { QmpConnectOptions, QmpEvent, QmpLink, QmpTransport } from "./transport.ts";
+import { unlessAborted } from "./unless-aborted.ts";
 
 export type QmpClientOptions = Omit<QmpConnectOptions, "signal">;
 
@@ -22,6 +23,7 @@ export class QmpClient implements Disposable {
   readonly #options: QmpClientOptions;
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   readonly #watchers = new Set<() => void>();
+  /** Its reason is what is said of a monitor that is not used any more. */
   readonly #closed = new AbortController();
   #connection: Promise<QmpLink> | undefined;
   #link: QmpLink | undefined;
@@ -85,26 +87,23 @@ export class QmpClient implements Disposable {
 
   /** Ends the connection for good. */
   [Symbol.dispose](): void {
-    this.#closed.abort();
+    const message = `The monitor at '${this.name}' is not used any more`;
+    this.#closed.abort(new StreamdiskError("shutdown", message, { node: this.name }));
     this.disconnect();
   }
 
   async #connect(signal: AbortSignal | undefined): Promise<QmpLink> {
     const current = this.#connection;
-    const existing = await current?.catch(() => undefined);
+    const existing = await unlessAborted(current?.catch(() => undefined) ?? Promise.resolve(undefined), signal);
     if (existing !== undefined && !existing.isOver) return existing;
-    if (this.#closed.signal.aborted) {
-      throw new StreamdiskError("shutdown", `The monitor at '${this.name}' is not used any more`, {
-        node: this.name,
-      });
-    }
-    // Whoever comes while one is being made takes that one.
-    if (this.#connection === current) this.#connection = this.#open(signal);
-    return this.#connection!;
+    this.#closed.signal.throwIfAborted();
+    // Whoever comes while one is being made takes that one: it is nobody's alone, and goes on when one of them leaves.
+    if (this.#connection === current) this.#connection = this.#open();
+    return unlessAborted(this.#connection!, signal);
   }
 
-  async #open(signal: AbortSignal | undefined): Promise<QmpLink> {
-    const options = { ...this.#options, ...(signal && { signal }) };
+  async #open(): Promise<QmpLink> {
+    const options = { ...this.#options, signal: this.#closed.signal };
     const connection = await this.#transport.open(options, {
       event: (event) => this.#heard(event),
       ended: () => this.#wake(),

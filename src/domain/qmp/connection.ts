@@ -30,6 +30,9 @@ interface Waiting {
 /** Answers that are owed to nobody: beyond it QEMU has not answered for so long that the connection is of no use. */
 const MOST_WAITING = 1000;
 
+const ONE_AT_A_TIME =
+  "it serves one client at a time, and another program may hold it. Give QEMU a QMP socket of its own for this";
+
 /** @param path the monitor's Unix socket */
 export function socketTransport(path: string): QmpTransport {
   return { name: path, open: (options, listener) => QmpConnection.open(path, options, listener) };
@@ -65,8 +68,8 @@ export class QmpConnection implements QmpLink {
    * Connects, and is ready for commands.
    *
    * @param path the monitor's Unix socket
-   * @throws {StreamdiskError} `not-found`, `permission`, `shutdown` when nobody listens there; `in-use` when the monitor does not
-   *   greet; `protocol`; or the signal's reason
+   * @throws {StreamdiskError} `not-found`, `permission`, `shutdown` when nobody listens there; `in-use` when the monitor takes nobody
+   *   more, or does not greet; `protocol`; or the signal's reason
    */
   static async open(path: string, options: QmpConnectOptions, listener: QmpListener): Promise<QmpConnection> {
     options.signal?.throwIfAborted();
@@ -113,9 +116,7 @@ export class QmpConnection implements QmpLink {
 
   async #greet(signal: AbortSignal | undefined): Promise<void> {
     const busy = (): StreamdiskError => {
-      const message =
-        `The monitor at '${this.#node}' does not greet: it serves one client at a time, and another program may hold it. ` +
-        "Give QEMU a QMP socket of its own for this";
+      const message = `The monitor at '${this.#node}' does not greet: ${ONE_AT_A_TIME}`;
       return new StreamdiskError("in-use", message, { node: this.#node, operation: "connect" });
     };
     await this.#within(this.#greeted.promise, busy, signal);
@@ -211,10 +212,12 @@ export class QmpConnection implements QmpLink {
 
 function couldNotConnect(path: string, error: NodeJS.ErrnoException): StreamdiskError {
   const context = { node: path, operation: "connect" };
-  const say = (code: "not-found" | "permission" | "shutdown", why: string): StreamdiskError =>
+  const say = (code: "not-found" | "permission" | "in-use" | "shutdown", why: string): StreamdiskError =>
     new StreamdiskError(code, `Could not connect to QEMU's monitor at '${path}': ${why}`, context, error);
   if (error.code === "ENOENT") return say("not-found", "there is no such socket");
   if (error.code === "EACCES" || error.code === "EPERM") return say("permission", "permission denied");
+  // So many wait to be greeted that the kernel lets nobody more wait.
+  if (error.code === "EAGAIN") return say("in-use", `it is busy, since ${ONE_AT_A_TIME}`);
   if (error.code === "ECONNREFUSED") return say("shutdown", "no QEMU listens there any more");
   return say("shutdown", error.message);
 }
