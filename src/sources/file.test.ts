@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { after, test } from "node:test";
 import { layerExtents } from "../block/index.ts";
 import { nativeCalls } from "../host/index.ts";
@@ -111,6 +111,21 @@ test("a write that fails does not decide how long the file becomes", async () =>
   assert.equal(file.length, 10);
   await file.resize(20);
   assert.deepEqual([file.length, statSync(path).size], [20, 20]);
+});
+
+test("a file whose offsets would not be exact is refused, and the longest other is read to its end", async (t) => {
+  // A file system that has such files.
+  const path = join(mkdtempSync("/dev/shm/streamdisk-file-"), "long");
+  t.after(() => rmSync(dirname(path), { recursive: true }));
+  writeFileSync(path, "");
+  truncateSync(path, 2 ** 53 - 512);
+  {
+    await using file = await openFile(path, { readOnly: true });
+    assert.deepEqual(await bytesOf(file, 2 ** 53 - 1024, 512), Buffer.alloc(512));
+  }
+  truncateSync(path, 2 ** 53 - 511);
+  const message = `'${path}' has 9007199254740481 bytes, and no more than 9007199254740480 can be addressed`;
+  await assert.rejects(openFile(path, { readOnly: true }), { code: "unsupported", message });
 });
 
 test("a discarded range reads as zeroes, or as before", async () => {

@@ -41,6 +41,9 @@ export interface OpenFileOptions {
 /** How many extents one call gives at most: each costs a system call or two. */
 const EXTENTS_A_CALL = 1024;
 
+/** Offsets are numbers: beyond it they are not exact any more, rounded up to whole sectors. */
+const LONGEST_FILE = 2 ** 53 - 512;
+
 /** The errno of a file system that can't tell what is in memory. */
 const ENOTSUP = 95;
 
@@ -50,8 +53,8 @@ const TRANSFER_A_CALL = 0x7ffff000;
 /**
  * Opens a regular file or a block device and locks it, against QEMU and ourselves.
  *
- * @throws {StreamdiskError} `not-found`, `permission`, `exists` (with `create`), `in-use`, or `invalid-argument` for a
- * directory, a named pipe and the like
+ * @throws {StreamdiskError} `not-found`, `permission`, `exists` (with `create`), `in-use`, `unsupported` for one of 8 PiB or more, or
+ * `invalid-argument` for a directory, a named pipe and the like
  */
 export async function openFile(path: string, options: OpenFileOptions): Promise<FileNode> {
   const plain = await openPlainFile(path, options.readOnly, options.create ?? false);
@@ -61,6 +64,7 @@ export async function openFile(path: string, options: OpenFileOptions): Promise<
     if (options.create) await flushDirectoryOf(path);
     // Asked after locking: until then somebody else may have been at work on it.
     const length = await currentLength(plain);
+    refuseTooLong(path, length);
     const { remote, tmpfs, punches: canPunch } = await fileSystemFacts(path);
     const punches = canPunch && !options.readOnly && plain.rdev === undefined && nativeCalls() !== undefined;
     return new FileNode(path, plain, { length, readOnly: options.readOnly, remote, tmpfs, punches, lock });
@@ -73,6 +77,12 @@ export async function openFile(path: string, options: OpenFileOptions): Promise<
 
 const fdatasyncAsync = promisify(fdatasync);
 const ftruncateAsync = promisify(ftruncate);
+
+function refuseTooLong(path: string, length: number): void {
+  if (length <= LONGEST_FILE) return;
+  const message = `'${path}' has ${length} bytes, and no more than ${LONGEST_FILE} can be addressed`;
+  throw new StreamdiskError("unsupported", message, { node: path, operation: "open", length });
+}
 
 function currentLength(plain: PlainFile): Promise<number> {
   return plain.rdev === undefined ? fileLength(plain.fd) : blockDeviceSize(plain.fd, plain.rdev);

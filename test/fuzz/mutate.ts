@@ -163,7 +163,9 @@ class Mutation {
   }
 
   #lengthen(): void {
-    this.length += oneOf(this.#random, [1, 511, 65536, 2 ** 30, 2 ** 40, 2 ** 52]);
+    const longer = this.length + oneOf(this.#random, [1, 511, 65536, 2 ** 30, 2 ** 40, 2 ** 52]);
+    // Of a longer file no image is opened.
+    this.length = Math.min(longer, 2 ** 53 - 512);
     this.steps.push(`lengthened to ${this.length}`);
   }
 }
