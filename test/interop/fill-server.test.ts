@@ -6,9 +6,8 @@ import { chmodSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { RunningDomain } from "../../src/domain/index.ts";
-import { socketTransport } from "../../src/domain/qmp/connection.ts";
-import type { QmpLink, QmpTransport } from "../../src/domain/qmp/transport.ts";
 import { StreamdiskError } from "../../src/errors/index.ts";
+import { monitorThat } from "../support/monitor-that.ts";
 import { describedAs, type QemuDisk, startQemuDisk } from "../support/qemu-disk.ts";
 
 const NOBODY = 65534;
@@ -22,34 +21,6 @@ async function mustBeClean({ domain }: QemuDisk): Promise<void> {
 
 function leftOf({ directory }: QemuDisk): string[] {
   return readdirSync(directory).filter((name) => name.startsWith("streamdisk"));
-}
-
-/** A monitor with which something happens when a command is run for the first time, before or after it. */
-function monitorThat(path: string, command: string, after: boolean, act: () => void): QmpTransport {
-  const transport = socketTransport(path);
-  let done = false;
-  return {
-    ...transport,
-    open: async (options, listener) => {
-      const link = await transport.open(options, listener);
-      const execute: QmpLink["execute"] = async (name, args, signal) => {
-        const isIt = name === command && !done;
-        done ||= isIt;
-        const answer = link.execute(name, args, signal);
-        if (isIt && !after) act();
-        const result = await answer;
-        if (isIt && after) act();
-        return result;
-      };
-      return {
-        execute,
-        close: () => link.close(),
-        get isOver() {
-          return link.isOver;
-        },
-      };
-    },
-  };
 }
 
 /** A process that begins to fill a disk, and then does nothing any more. */
@@ -112,7 +83,7 @@ for (const command of ["object-add", "nbd-server-start", "block-export-add"]) {
       const disk = await startQemuDisk(t, { format: "qcow2" });
       const stop = new AbortController();
       const message = `no answer to ${command}`;
-      const monitor = monitorThat(join(disk.directory, "qmp"), command, after, () => {
+      const monitor = monitorThat(join(disk.directory, "qmp"), { command, after }, () => {
         if (code === undefined) stop.abort(new Error(message));
         else throw new StreamdiskError(code, message);
       });

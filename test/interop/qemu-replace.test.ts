@@ -4,8 +4,10 @@ import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type DomainDescription, describeDomain, RunningDomain } from "../../src/domain/index.ts";
+import { StreamdiskError } from "../../src/errors/index.ts";
 import { parseNbdUri } from "../../src/nbd/index.ts";
 import { noise, temporaryDirectory } from "../support/cli.ts";
+import { type AtCommand, monitorThat } from "../support/monitor-that.ts";
 import { type NbdServerProcess, startNbdkit } from "../support/nbd-servers.ts";
 import { qemuImg, startMonitored } from "../support/qemu.ts";
 import { farOverlay, virtioDisk } from "../support/qemu-disk.ts";
@@ -42,9 +44,9 @@ function socketOf({ uri }: NbdServerProcess): string {
 }
 
 /** A QEMU with a disk that has a part of its source, and another server of the same. */
-async function scene(t: TestContext, given: keyof typeof GIVEN, format: "qcow2" | "qed") {
+async function scene(t: TestContext, given: keyof typeof GIVEN, format: "qcow2" | "qed", delay = 0) {
   const directory = temporaryDirectory(t);
-  const far = await farOverlay(directory, format, SIZE, 0);
+  const far = await farOverlay(directory, format, SIZE, delay);
   t.after(() => far.source[Symbol.asyncDispose]());
   const qmp = join(directory, "qmp");
   const qemu = await startMonitored(qmp, ...GIVEN[given](far.image, format, far.source));
@@ -157,4 +159,45 @@ test("a disk that stands alone has no source to be replaced", async (t) => {
     code: "refused",
     message: /stands alone/,
   });
+});
+
+/** The disk of a scene by another monitor. */
+function anotherDomain(t: TestContext, { domain, directory }: Scene, at: AtCommand, act: () => void): RunningDomain {
+  domain.qmp.disconnect();
+  const { description } = domain;
+  const qmp = monitorThat(join(directory, "qmp"), at, act);
+  const another = new RunningDomain({ qmp, description, socketDirectory: directory });
+  t.after(() => another[Symbol.dispose]());
+  return another;
+}
+
+test("a comparison that fails when the disk lies over the new source already is a warning", async (t) => {
+  const it = await scene(t, "blockdev", "qcow2");
+  await it.source.stop();
+  // The first export is of the old source, the second one of the overlay.
+  const second = { command: "block-export-add", time: 2, after: true };
+  const domain = anotherDomain(t, it, second, () => {
+    throw new StreamdiskError("io", "no answer");
+  });
+  const { compared, warnings } = await domain.replaceSource("vda", { backing: it.moved.uri, backingFormat: "raw" });
+  assert.equal(compared, 0);
+  assert.deepEqual(warnings.length, 1);
+  assert.match(warnings[0]!, /^Nothing was compared with '.*': no answer$/);
+  assert.deepEqual(it.backingInImage()["backing-filename"], it.moved.uri);
+  await mustComeToItsEnd({ ...it, domain }, "qcow2");
+});
+
+test("an old source that is lost while it is compared is given up", async (t) => {
+  const it = await scene(t, "blockdev", "qcow2", 500);
+  const domain = anotherDomain(t, it, { command: "block-export-add", after: true }, () => {
+    // It is connected to by then, and waits for its first bytes.
+    setTimeout(async () => {
+      const [{ id } = { id: "" }] = await domain.qmp.execute("query-block-exports", {});
+      await domain.qmp.execute("block-export-del", { id, mode: "hard" });
+    }, 150);
+  });
+  const { compared, warnings } = await domain.replaceSource("vda", { backing: it.moved.uri, backingFormat: "raw" });
+  assert.ok(compared >= MIB, `${compared} bytes were compared`);
+  assert.deepEqual(warnings, []);
+  await mustComeToItsEnd({ ...it, domain }, "qcow2");
 });

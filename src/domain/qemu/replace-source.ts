@@ -27,7 +27,7 @@ import { sourceNodes } from "../machine/disk-nodes.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpNode } from "../qmp/commands.ts";
 import { finishJob, withJob } from "./drop-backing.ts";
-import type { FillServer } from "./fill-server.ts";
+import type { FillExport, FillServer } from "./fill-server.ts";
 import { flushNode, relinkNode } from "./human-monitor.ts";
 import { nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
 import { removeNodes, sourceName } from "./own-sources.ts";
@@ -35,6 +35,8 @@ import { RECONNECT_MS, standInFor } from "./stand-in.ts";
 
 /** How long the old source may take for its first answer. */
 const PATIENCE_MS = 5000;
+/** What reads of the old source fail with: an error of its own, or no answer for so long that the link to it was given up. */
+const UNREADABLE: ReadonlySet<string> = new Set(["io", "source-lost"]);
 
 export interface ReplaceSourceOptions extends Pick<ImageOptions, "allowBacking" | "sourceOptions"> {
   /** A URI, or an absolute path; it will stand in the image. */
@@ -145,19 +147,38 @@ async function compareWithOld(
     const message = `${said}: take it all the same with --force (force: true)`;
     throw new StreamdiskError("refused", message, { node: name, offset: difference });
   } catch (error) {
-    if (error instanceof StreamdiskError && error.code !== "io") throw error;
-    if (!(error instanceof StreamdiskError)) await giveUp(qmp, overlay, below);
+    if (error instanceof StreamdiskError) {
+      // One of the new source's own, and whatever is no failure to read.
+      if (error.context.node !== exported.node.name || !UNREADABLE.has(error.code)) throw error;
+      if (error.code === "io") return undefined;
+    }
+    await giveUp(qmp, overlay, below);
     return undefined;
   } finally {
     await exported.remove();
   }
 }
 
-async function compareWithLocal({ server, overlay }: Replacing, now: FormatNode): Promise<SourceReplaced> {
-  const exported = await server.export(overlay);
-  if (typeof exported === "string") {
-    return { compared: 0, warnings: [`Nothing was compared with '${now.name}': ${exported}`] };
+/** QEMU reads by the new source already: what goes wrong here leaves only a doubt. */
+async function compareWithLocal(of: Replacing, now: FormatNode): Promise<SourceReplaced> {
+  const nothing = (why: string): SourceReplaced => ({
+    compared: 0,
+    warnings: [`Nothing was compared with '${now.name}': ${why}`],
+  });
+  try {
+    const exported = await of.server.export(of.overlay);
+    return typeof exported === "string" ? nothing(exported) : await compareWithExport(of, now, exported);
+  } catch (error) {
+    if (!(error instanceof StreamdiskError)) throw error;
+    return nothing(error.message);
   }
+}
+
+async function compareWithExport(
+  { overlay }: Replacing,
+  now: FormatNode,
+  exported: FillExport,
+): Promise<SourceReplaced> {
   try {
     const { node } = exported;
     const compared = await agreeingBytes(node, now, localExtents(node, Math.min(node.length, now.length)));
