@@ -1,11 +1,13 @@
 /** The block nodes by which a machine of streamdisk's own has its disks: QEMU takes them, and lets go of the source when the disk stands alone. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { defaultMachine, machinePaths, prepareMachine, qemuArguments, RunningDomain } from "../../src/domain/index.ts";
 import { temporaryDirectory } from "../support/cli.ts";
 import { qemuImg, startMonitored } from "../support/qemu.ts";
-import { describedAs, farOverlay } from "../support/qemu-disk.ts";
+import { describedAs, farOverlay, halfNoise } from "../support/qemu-disk.ts";
 import { sample } from "../support/seed.ts";
 import { until } from "../support/until.ts";
 
@@ -64,4 +66,37 @@ for (const cell of sample("machine disk", CELLS, 2)) {
   const over = (cell.middle ? "an overlay over an export" : "an export") + (cell.left ? " that it needs no more" : "");
   test(`a machine's ${cell.format} over ${over} has nodes with names, and keeps none of its source`, (t) =>
     run(t, cell));
+}
+
+/** A block device of the host over a file. @returns undefined where none can be made */
+function loopDevice(t: TestContext, file: string): string | undefined {
+  const { status, stdout } = spawnSync("losetup", ["--find", "--show", file], { encoding: "utf8" });
+  if (status !== 0) return undefined;
+  const device = stdout.trim();
+  t.after(() => spawnSync("losetup", ["--detach", device]));
+  return device;
+}
+
+// Only root can make devices.
+if (process.getuid?.() === 0) {
+  test("a machine's disk and its backing file may be block devices of the host", async (t) => {
+    const directory = temporaryDirectory(t);
+    const [base, room] = ["base.raw", "room"].map((name) => join(directory, name)) as [string, string];
+    writeFileSync(base, halfNoise(SIZE));
+    writeFileSync(room, Buffer.alloc(2 * SIZE));
+    const [below, path] = [loopDevice(t, base), loopDevice(t, room)];
+    if (below === undefined || path === undefined) return t.skip("no loop devices here");
+    qemuImg("create", "-q", "-f", "qcow2", "-b", below, "-F", "raw", path);
+    const source = { kind: "image", path, format: "qcow2" } as const;
+    const disk = { target: "vda", alias: "virtio-disk0", readOnly: false, source };
+    const spec = defaultMachine({ name: "vm", accelerator: "tcg", disks: [disk] });
+    const machine = await prepareMachine(spec, { allowBacking: "any" });
+    const args = qemuArguments(machine, machinePaths(directory));
+    const qmp = join(directory, "monitor");
+    await using qemu = await startMonitored(qmp, ...args.slice(args.indexOf("-blockdev")));
+    using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+    await (await domain.stream("vda")).run();
+    await qemu.kill();
+    qemuImg("compare", "-q", "-f", "qcow2", "-F", "raw", path, base);
+  });
 }

@@ -4,6 +4,7 @@
  * layer within it with what the image says. So a layer outlives the link to it, until it is taken out (`removeNodes`).
  */
 
+import { statSync } from "node:fs";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { FormatName } from "../../formats/index.ts";
 import type { MachineDisk, MachineExport, MachineImage } from "../../jobs/index.ts";
@@ -87,7 +88,13 @@ function sourceNode(name: string, reference: string): QemuNode {
 }
 
 function fileNode(name: string, filename: string, readOnly: boolean, direct: boolean): QemuNode {
-  const what = { driver: "file", "node-name": name, filename, "read-only": readOnly };
+  const driver = isHostDevice(filename) ? "host_device" : "file";
+  const what = { driver, "node-name": name, filename, "read-only": readOnly };
   // Backing files are read by many machines: the host's cache serves all of them.
   return readOnly ? what : { ...what, discard: "unmap", cache: { direct } };
+}
+
+/** Whether QEMU has to be told that it is a device: its driver for files takes nothing else. Files lie in /dev too (/dev/shm). */
+function isHostDevice(path: string): boolean {
+  return path.startsWith("/dev/") && statSync(path, { throwIfNoEntry: false })?.isBlockDevice() === true;
 }
