@@ -8,9 +8,8 @@ import { shownReference } from "../sources/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 import { DeployedMachines, type DeployedMachinesParts } from "./deployed-machine.ts";
-import { DeploymentSteps, deployedDisk } from "./deployment-steps.ts";
+import { DeploymentSteps, deployedDisk, refuseThere } from "./deployment-steps.ts";
 import { Deployments, type HeldDeployment } from "./deployments.ts";
-import { isThere } from "./disk-files.ts";
 import type { Disks } from "./disks.ts";
 import type { EventHub } from "./event-hub.ts";
 import type { Exports } from "./exports.ts";
@@ -167,10 +166,7 @@ export class DeploymentCalls {
     };
     this.#deployments.refuseTaken(name);
     const overlay = await allowed.file(`${deployedDisk(order).replace(":", "-")}.${format}`);
-    if (await isThere(overlay)) {
-      const message = `'${overlay}' is there already: remove it, or take another name than '${name}'`;
-      throw new StreamdiskError("exists", message, { node: overlay });
-    }
+    await refuseThere(name, overlay);
     // From here until it has its name nothing comes in between.
     this.#deployments.refuseTaken(name);
     disks.refuseTaken(deployedDisk(order), overlay);

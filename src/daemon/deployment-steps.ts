@@ -71,14 +71,14 @@ export class DeploymentSteps {
       const { disks, refuseDeleting } = this.#parts;
       const name = deployedDisk(deployment);
       const { overlay, keepDisk, id } = deployment;
+      const isOurs = await this.#isOurs(deployment);
       // Somebody may have come since it was ordered: a guest may take its time, and what is stuck is tried again.
-      if (!keepDisk) await refuseDeleting(deployment);
+      if (isOurs && !keepDisk) await refuseDeleting(deployment);
       if (disks.find(name)?.record.deployment === id) await disks.delete(name, !keepDisk);
+      if (!keepDisk) await removeHalfMade(overlay);
+      if (!isOurs) return;
       if (keepDisk) await this.#linkToImage(deployment);
-      else {
-        await removeHalfMade(overlay);
-        await removeFile(overlay);
-      }
+      else await removeFile(overlay);
     },
   };
 
@@ -109,6 +109,20 @@ export class DeploymentSteps {
     },
   };
 
+  /**
+   * Whether the overlay is what the deployment has made: another program may have been there before. A daemon that died right after it has
+   * not written down that it was made; it is known by what it lies over then.
+   */
+  async #isOurs({ steps, source, overlay, format }: DeploymentRecord): Promise<boolean> {
+    if (steps.some(({ name }) => name === this.#disk.name)) return true;
+    try {
+      return (await backingOf(overlay, format)) === this.#parts.images.uri(source);
+    } catch (error) {
+      if (error instanceof StreamdiskError && error.code === "io") throw error;
+      return false;
+    }
+  }
+
   async #makeDisk(deployment: DeploymentRecord, { uri }: ImageExport): Promise<void> {
     const { id, overlay, format, size, onSourceError } = deployment;
     const order = {
@@ -120,7 +134,8 @@ export class DeploymentSteps {
     await this.#parts.disks.create(order, id);
   }
 
-  async #makeOverlay({ overlay, format, size }: DeploymentRecord, { uri }: ImageExport): Promise<void> {
+  async #makeOverlay({ name, overlay, format, size }: DeploymentRecord, { uri }: ImageExport): Promise<void> {
+    await refuseThere(name, overlay);
     await createImage(overlay, { format, backing: uri, backingFormat: "raw", ...(size !== undefined && { size }) });
   }
 
@@ -136,6 +151,13 @@ export class DeploymentSteps {
     const from = { format, allowBacking: allowed.backing, sourceOptions };
     await rebaseImage(overlay, { ...from, backing: image, backingFormat });
   }
+}
+
+/** @throws {StreamdiskError} `exists` for a place that has something already */
+export async function refuseThere(name: string, overlay: string): Promise<void> {
+  if (!(await isThere(overlay))) return;
+  const message = `'${overlay}' is there already: remove it, or take another name than '${name}'`;
+  throw new StreamdiskError("exists", message, { node: overlay });
 }
 
 function refuseSmaller({ name, size, image }: DeploymentRecord, { length }: ImageExport): void {
