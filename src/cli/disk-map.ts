@@ -3,17 +3,18 @@ import { withDaemon } from "./daemon-link.ts";
 import type { DaemonFlags } from "./daemon-options.ts";
 import { printLines } from "./output.ts";
 
+const HEADER = row("Offset", "Length", "State", "Mapped to", "Depth");
+
 /** Prints where each range of a daemon's disk comes from, as `map` prints it of an image. */
 export async function printDiskMap(disk: string, flags: DaemonFlags): Promise<void> {
   await withDaemon(flags, async (client) => {
-    let before = "[";
-    if (!flags.json) printLines(row("Offset", "Length", "State", "Mapped to", "Depth"));
+    let begun = false;
     for await (const run of client.disk(disk).map()) {
-      if (flags.json) process.stdout.write(before + JSON.stringify(run));
-      else printLines(runRow(run));
-      before = ",\n";
+      if (flags.json) process.stdout.write((begun ? ",\n" : "[") + JSON.stringify(run));
+      else printLines(...(begun ? [] : [HEADER]), runRow(run));
+      begun = true;
     }
-    if (flags.json) process.stdout.write(before === "[" ? "[]\n" : "]\n");
+    if (flags.json) process.stdout.write(begun ? "]\n" : "[]\n");
   });
 }
 

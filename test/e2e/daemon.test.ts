@@ -290,5 +290,6 @@ test("one state directory has one daemon, and over TCP there is a token", async 
   assertFails(await cli(["disk", "ls", "--daemon", state.replace("state", "none")]), 69, /'streamdisk daemon'/);
   assertFails(await bench.fails("disk", "create", "x", "--backing", "/etc/shadow"), 77, /may not open '\/etc\/shadow'/);
   assertFails(await bench.fails("disk", "show", "x"), 66, /no disk 'x'/);
+  assertFails(await bench.fails("disk", "map", "x"), 66, /no disk 'x'/);
   assertFails(await bench.fails("disk", "create", "../x", "--size", "1M"), 64, /name/);
 });
