@@ -15,14 +15,14 @@ class SlowImage extends MemoryNode {
   readonly clock = new ManualClock();
   takes = 0;
 
-  override async extents(): Promise<Extent[]> {
+  override async extents(_offset: number, length: number): Promise<Extent[]> {
     this.walks++;
     if (this.failing) throw new Error("no");
     const data = this.data;
     await this.clock.advance(this.takes);
     return [
       { offset: 0, length: data, kind: "data", depth: 0 },
-      { offset: data, length: LENGTH - data, kind: "missing", depth: 0 },
+      { offset: data, length: length - data, kind: "missing", depth: 0 },
     ];
   }
 }
@@ -52,6 +52,16 @@ test("where it takes long it is counted for a twentieth of the time", async () =
   assert.equal((await count.count()).data, 0);
   await image.clock.advance(1);
   assert.equal((await count.count()).data, 4096);
+});
+
+test("an image that has another length is counted at once, however long it takes", async () => {
+  const { image, count } = begin();
+  image.takes = 1000;
+  await count.count();
+  await image.resize(2 * LENGTH);
+  assert.equal((await count.count()).missing, 2 * LENGTH);
+  await image.resize(LENGTH / 2);
+  assert.equal((await count.count()).missing, LENGTH / 2);
 });
 
 test("what failed is tried again", async () => {

@@ -1,7 +1,7 @@
 /**
  * How much of an image is data, zero and missing. To count it takes a walk over all its tables, which of a large image takes a while, and a
  * daemon is asked for all its disks again and again: so the result is kept until something may have changed. Of an image for which a walk
- * takes long it may be a little old, so that walks take a twentieth of the time.
+ * takes long it may be a little old, so that walks take a twentieth of the time; but never of another length of the image.
  */
 import { type BlockNode, type Clock, layerExtents, systemClock } from "../block/index.ts";
 
@@ -20,7 +20,7 @@ export class AllocationCount {
   readonly #node: BlockNode;
   readonly #state: () => string;
   readonly #clock: Clock;
-  #walk: { readonly state: string; readonly result: Promise<Allocation> } | undefined;
+  #walk: { readonly state: string; readonly length: number; readonly result: Promise<Allocation> } | undefined;
   /** Until when the last result does, whatever has changed. */
   #goodUntil = 0;
 
@@ -33,9 +33,11 @@ export class AllocationCount {
 
   count(): Promise<Allocation> {
     const state = this.#state();
+    const { length } = this.#node;
     const isGood = this.#walk?.state === state || this.#clock.now() < this.#goodUntil;
-    if (this.#walk === undefined || !isGood) this.#walk = { state, result: this.#count() };
-    return this.#walk.result;
+    const walk = this.#walk?.length === length && isGood ? this.#walk : { state, length, result: this.#count() };
+    this.#walk = walk;
+    return walk.result;
   }
 
   async #count(): Promise<Allocation> {
