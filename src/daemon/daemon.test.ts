@@ -336,7 +336,7 @@ test("what a daemon left half made is finished or undone, and what it began to d
   }
   const images = join(bench.directory, "images");
   rmSync(join(images, "half.qcow2"));
-  writeFileSync(join(images, "half.qcow2.k3j4.new"), "half");
+  writeFileSync(join(images, "half.qcow2.streamdisk-0123456789abcdef.new"), "half");
   await bench.start();
   const { disks } = await bench.daemon.listDisks({ params: {}, query: { limit: 100 }, body: {} });
   assert.deepEqual(

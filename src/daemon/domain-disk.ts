@@ -21,6 +21,8 @@ interface Running {
 export interface DomainDiskParts {
   /** Looks anew at what the domain has: a machine that was started again may have other devices. */
   describe(): Promise<unknown>;
+  /** What the disks of its machine were filled from when that was last known. */
+  remembered(): readonly string[];
   /** Called with a sentence when QEMU's own block-stream has to do. */
   onFallback(why: string): void;
 }
@@ -50,12 +52,12 @@ export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements Stre
     } catch (error) {
       if (this.#last === undefined || !mayComeBack(error)) throw error;
       const { length, localBytes, missingBytes } = this.#last;
-      return { length, localBytes, missingBytes, hydrated: false, below: [] };
+      return { length, localBytes, missingBytes, hydrated: false, below: this.#parts.remembered() };
     }
   }
 
-  waitsOut(error: unknown): boolean {
-    return mayComeBack(error);
+  waitsOut(error: unknown): readonly string[] | undefined {
+    return mayComeBack(error) ? this.#parts.remembered() : undefined;
   }
 
   /** How it is now. */

@@ -136,23 +136,28 @@ export class Domains {
    * A machine of somebody else's runs on; streams of its disks end, and what was fetched stays.
    *
    * @param refuse throws when it must not be removed; nothing comes between it and the removal
+   * @returns false when somebody else has removed it meanwhile
    */
-  async remove(name: string, refuse?: () => void): Promise<void> {
+  async remove(name: string, refuse?: () => void): Promise<boolean> {
     const held = this.demand(name);
-    await this.forget(held, refuse);
+    if (!(await this.forget(held, refuse))) return false;
     const rest = held.record.machine === undefined ? "its machine runs on" : "its images stay";
     await this.#parts.events.tell("domain-removed", `The domain '${name}' was removed; ${rest}`);
+    return true;
   }
 
   /** The same without a word. */
-  async forget(held: HeldDomain, refuse?: () => void): Promise<void> {
+  async forget(held: HeldDomain, refuse?: () => void): Promise<boolean> {
     const { runner, store, needs, guards } = this.#parts;
     const { name, id: own } = held.record;
-    await held.turns.run(async () => {
+    return await held.turns.run(async () => {
+      // There may be another of its name already.
+      if (this.#byName.get(name) !== held) return false;
       refuse?.();
       // Also those of disks that could not be attached yet.
       for (const id of runner.disks.filter((id) => id.endsWith(`@${own}`))) {
-        await runner.cancel(id, "Its domain was removed; what was fetched stays");
+        // It may have come to its end while another was waited for.
+        if (runner.active(id) !== undefined) await runner.cancel(id, "Its domain was removed; what was fetched stays");
       }
       for (const target of held.disks.keys()) await runner.detach(diskId(held, target), "Its domain was removed");
       await guards.end(held);
@@ -160,6 +165,7 @@ export class Domains {
       await store.deleteDomain(name);
       this.#byName.delete(name);
       held.running[Symbol.dispose]();
+      return true;
     });
   }
 
@@ -243,6 +249,7 @@ export class Domains {
   #diskOf(held: HeldDomain, target: string): DomainDisk {
     return new DomainDisk(held.running, target, {
       describe: () => this.describe(held),
+      remembered: () => held.record.needs ?? [],
       onFallback: (why) => {
         void this.#parts.events.tell("stream-fallback", why, { disk: `${held.record.name}:${target}` });
       },

@@ -174,8 +174,9 @@ export class Exports {
     const held = this.demand(name);
     await held.turns.run(async () => {
       if (this.#byName.get(name) !== held) return;
-      held.record = { ...held.record, removing: true };
-      await this.#parts.store.putExport(held.record);
+      const record = { ...held.record, removing: true };
+      await this.#parts.store.putExport(record);
+      held.record = record;
       await this.#finishRemoving(held);
     });
   }

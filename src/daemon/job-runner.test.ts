@@ -15,7 +15,7 @@ import type { StreamedDisk, StreamedDiskEvents } from "./streamed-disk.ts";
 /** A disk whose stream does what the test says. */
 class FakeDisk extends EventEmitter<StreamedDiskEvents> implements StreamedDisk {
   readonly lost = undefined;
-  readonly streaming = Promise.withResolvers<void>();
+  readonly streaming = Promise.withResolvers<number | undefined>();
   /** Why it cannot be looked at now. */
   away: Error | undefined;
 
@@ -23,13 +23,13 @@ class FakeDisk extends EventEmitter<StreamedDiskEvents> implements StreamedDisk 
     if (this.away !== undefined) throw this.away;
     return { length: 100, localBytes: 0, missingBytes: 100, hydrated: false, below: ["nbd://there/x"] };
   }
-  async stream(): Promise<void> {
-    this.streaming.resolve();
+  async stream({ speed }: { speed?: number }): Promise<void> {
+    this.streaming.resolve(speed);
   }
   async cancelStream(): Promise<void> {}
   async setSpeed(): Promise<void> {}
-  waitsOut(error: unknown): boolean {
-    return error === this.away;
+  waitsOut(error: unknown): readonly string[] | undefined {
+    return error === this.away ? ["nbd://there/x"] : undefined;
   }
 
   tell(state: "running" | "waiting", copiedBytes: number, code: "source-lost" | "no-space" = "source-lost"): void {
@@ -117,13 +117,14 @@ test("a disk that cannot be looked at yet has its stream begun, which waits; wha
   disk.tell("running", 30);
   runner.stop();
   await runner.settled();
+  await store.putSpeedLimit({ place: "nbd://there", speed: 1000 });
   const next = await runnerOn(t, store);
   const later = new FakeDisk();
   later.away = new Error("nobody listens there");
   await next.runner.load();
   next.runner.begin();
   next.runner.attach("vm1@1", "vm1", later);
-  await later.streaming.promise;
+  assert.equal(await later.streaming.promise, 1000, "it keeps to the limit of its source");
   later.emit("progress", { ...NOTHING, state: "waiting", reason: { code: "shutdown", message: "away", retryIn: 1 } });
   const { state, length, missingBytes, copiedBytes } = next.runner.active("vm1@1")!.record;
   assert.deepEqual([state, length, missingBytes, copiedBytes], ["waiting", 100, 70, 30]);

@@ -262,8 +262,9 @@ export class JobRunner {
     try {
       const { served } = attached;
       const { hydrated, below } = await served.info().catch((error: unknown) => {
-        if (served.waitsOut?.(error) !== true) throw error;
-        return { hydrated: false, below: [] };
+        const below = served.waitsOut?.(error);
+        if (below === undefined) throw error;
+        return { hydrated: false, below };
       });
       // It may have been paused or taken away meanwhile.
       const isWanted = (): boolean =>

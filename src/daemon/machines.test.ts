@@ -310,11 +310,11 @@ test("a stream of a machine's disk waits over a reboot until the machine runs ag
   await it.daemon.setSpeed({ ...on, body: { speed: null } });
   await until(async () => (await it.daemon.streamInfo({ ...on, body: {} })).state === "completed");
 
-  await it.reboot("third");
+  await it.stop("web", true);
   qemuImg("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", image);
   await it.start("web");
   await it.daemon.startStream({ ...on, body: { speed: 65_536, priority: 0 } });
-  await it.reboot("fourth");
+  await it.reboot("third");
   await it.remove("web");
   assert.deepEqual(await it.store.jobs({ states: UNFINISHED_STATES, limit: 10 }), []);
 });

@@ -104,8 +104,11 @@ export class Machines {
       } catch (error) {
         // The next daemon finds out what became of it.
         if (this.#over.signal.aborted) throw error;
-        await domains.forget(held);
-        await this.#removeFiles(held);
+        // Nor one that somebody else has started since.
+        const forgotten = await domains.forget(held, () => {
+          if (this.process(held) !== undefined) throw error;
+        });
+        if (forgotten) await this.#removeFiles(held);
         throw error;
       }
     }
@@ -186,13 +189,13 @@ export class Machines {
   /** Forgets a machine that does not run, with its logs. @throws {StreamdiskError} `in-use` while it runs */
   async remove(held: HeldDomain): Promise<void> {
     const { name } = held.record;
-    await this.#parts.domains.remove(name, () => {
+    const removed = await this.#parts.domains.remove(name, () => {
       const process = this.process(held);
       if (process === undefined) return;
       const message = `The machine '${name}' runs (pid ${process.pid}): stop it first, with domain stop`;
       throw new StreamdiskError("in-use", message, { node: name });
     });
-    await this.#removeFiles(held);
+    if (removed) await this.#removeFiles(held);
   }
 
   /** Finds the machines that ran when the daemon ended, and writes down how those ended that run no more. */

@@ -25,8 +25,11 @@ export interface StreamedDisk {
   /** Why it is no more, when whatever served it has died. */
   readonly lost: StreamdiskError | undefined;
   info(): Promise<StreamedDiskInfo>;
-  /** Whether a stream waits by itself until an error of `info` is over. @default it does for none */
-  waitsOut?(error: unknown): boolean;
+  /**
+   * What a stream is filled from, as far as it is remembered, which waits by itself until an error of `info` is over; undefined for an error
+   * that no stream waits out. @default none is
+   */
+  waitsOut?(error: unknown): readonly string[] | undefined;
   /** Starts a stream, which tells by events how it is. */
   stream(options: { readonly base?: string; readonly speed?: number }): Promise<void>;
   /** Resolves when it has stopped, if there is one. */

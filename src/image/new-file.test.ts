@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { chmod, mkdtemp, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { after, before, test } from "node:test";
-import { createImage, imageInfo, resizeImage } from "./index.ts";
+import { openFile } from "../sources/index.ts";
+import { createImage, imageInfo, removeHalfMade, resizeImage } from "./index.ts";
 
 let home: string;
 before(async () => {
@@ -37,6 +38,20 @@ test("a new image does not take the place of one that came to be there meanwhile
   );
   assert.equal(results.filter(({ status }) => status === "fulfilled").length, 1);
   assert.equal((await readdir(home)).filter((name) => name.includes("race")).length, 1);
+});
+
+test("of what is half made nothing is taken away that a process is making, or that is another's", async () => {
+  const place = join(home, "made.qcow2");
+  const [dead, living] = ["0123456789abcdef", "fedcba9876543210"].map((id) => `${place}.streamdisk-${id}.new`) as [
+    string,
+    string,
+  ];
+  const others = [`${place}.old.new`, join(home, "other-made.qcow2.streamdisk-0123456789abcdef.new")];
+  for (const path of [dead, living, ...others]) await writeFile(path, "");
+  await using _making = await openFile(living, { readOnly: false });
+  await removeHalfMade(place);
+  const left = (await readdir(home)).filter((name) => name.endsWith(".new")).sort();
+  assert.deepEqual(left, [...others, living].map((path) => basename(path)).sort());
 });
 
 test("a size is rounded up to whole sectors", async () => {

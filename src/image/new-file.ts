@@ -5,14 +5,15 @@
  * A place that holds something is refused unless the caller forces it; then whoever uses what is there is respected as
  * everywhere (its lock is taken). A block device has no second name: it is written in place.
  */
+import { randomBytes } from "node:crypto";
 import { chmod, link, open, readdir, realpath, rename, rm, stat, truncate, unlink } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { StreamdiskError, wrapSystemError } from "../errors/index.ts";
 import { type FileNode, openFile } from "../sources/index.ts";
 
 const PERMISSIONS = 0o7777;
-/** The end of a temporary name: what it stands beside the place for. */
-const HALF_MADE = /^\.[0-9a-z]+\.new$/;
+/** The end of a temporary name, as nobody else gives it. */
+const HALF_MADE = /^\.streamdisk-[0-9a-f]{16}\.new$/;
 
 /**
  * @param fill makes the image in an empty file, durably; it may close the file
@@ -51,7 +52,7 @@ async function fillNew<T>(
   replacedMode: number | undefined,
   fill: (file: FileNode) => Promise<T>,
 ): Promise<T> {
-  const path = `${place}.${Math.random().toString(36).slice(2)}.new`;
+  const path = `${place}.streamdisk-${randomBytes(8).toString("hex")}.new`;
   let file: FileNode | undefined;
   try {
     file = await openFile(path, { readOnly: false, create: true });
@@ -67,12 +68,20 @@ async function fillNew<T>(
   }
 }
 
-/** Takes away what a process that died has left of an image that it was making. Nobody may be making one there. */
+/** Takes away what a process that died has left of an image that it was making; one that another process is making is locked, and stays. */
 export async function removeHalfMade(place: string): Promise<void> {
   const [directory, name] = [dirname(place), basename(place)];
   for (const other of await readdir(directory).catch(() => [])) {
-    const isHalfMade = other.startsWith(name) && HALF_MADE.test(other.slice(name.length));
-    if (isHalfMade) await rm(join(directory, other), { force: true });
+    if (other.startsWith(name) && HALF_MADE.test(other.slice(name.length))) await removeUnused(join(directory, other));
+  }
+}
+
+async function removeUnused(path: string): Promise<void> {
+  try {
+    await using _unused = await openFile(path, { readOnly: false });
+    await rm(path, { force: true });
+  } catch (error) {
+    if (!(error instanceof StreamdiskError) || !["in-use", "not-found"].includes(error.code)) throw error;
   }
 }
 

@@ -19,7 +19,7 @@ async function withTakenServer(t: TestContext, options: Partial<QemuDiskOptions>
 
 test("a look at a disk that QEMU fills by itself tells how far that is", async (t) => {
   const { domain } = await withTakenServer(t);
-  const disk = new DomainDisk(domain, "vda", { describe: async () => {}, onFallback: () => {} });
+  const disk = new DomainDisk(domain, "vda", { describe: async () => {}, remembered: () => [], onFallback: () => {} });
   assert.equal((await disk.info()).localBytes, 0);
   await disk.stream({ speed: 2 * MIB });
   t.after(() => disk.cancelStream());
