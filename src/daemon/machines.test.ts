@@ -8,6 +8,7 @@ import { noise } from "../../test/support/cli.ts";
 import { directoryWithMachines, imageDisk, killMachines, machinePid, machineXml } from "../../test/support/machine.ts";
 import { MemoryStore } from "../../test/support/memory-store.ts";
 import { qemuImg } from "../../test/support/qemu.ts";
+import { stubbornEmulator } from "../../test/support/stubborn-emulator.ts";
 import { until } from "../../test/support/until.ts";
 import type { Domain } from "../api/index.ts";
 import { UNFINISHED_STATES } from "../jobs/index.ts";
@@ -317,4 +318,13 @@ test("a stream of a machine's disk waits over a reboot until the machine runs ag
   await it.reboot("third");
   await it.remove("web");
   assert.deepEqual(await it.store.jobs({ states: UNFINISHED_STATES, limit: 10 }), []);
+});
+
+test("a QEMU that has said that it ends, and does not, is woken", async (t) => {
+  const it = new Bench(t);
+  await it.boot("first", { emulator: stubbornEmulator(join(it.images, "emulator")) });
+  const { machine } = await it.run(machineXml({ name: "web" }));
+  process.kill(machine!.pid!, "SIGTERM");
+  const { machine: after } = await it.until("web", stopped);
+  assert.equal(after?.end?.reason, "QEMU ended: host-signal");
 });

@@ -22,6 +22,7 @@ import {
   prepareMachine,
   readMachineEnd,
   trimLog,
+  wakeEnding,
 } from "../domain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
 import { bootId } from "../host/index.ts";
@@ -267,13 +268,15 @@ export class Machines {
   async #untilEnd(held: HeldDomain, process: MachineProcess): Promise<void> {
     const { signal } = this.#over;
     const { qmp } = held.running;
-    let asking = false;
+    let askedAt: number | undefined;
     while (await isRunning(process)) {
-      if (!asking) {
-        asking = true;
+      const waits = askedAt !== undefined && systemClock.now() - askedAt >= WATCH_MS;
+      if (waits && qmp.shutdownReason !== undefined) wakeEnding(process);
+      if (askedAt === undefined) {
+        askedAt = systemClock.now();
         const asked = qmp.execute("query-status", {}).catch(() => {});
         void asked.finally(() => {
-          asking = false;
+          askedAt = undefined;
         });
       }
       await qmp.change(WATCH_MS, signal);

@@ -21,6 +21,7 @@ export {
   killMachine,
   type MachineProcess,
   machineEnds,
+  wakeEnding,
 } from "./machine/machine-process.ts";
 export { aliasOf, defaultMachine } from "./machine/machine-spec.ts";
 export { parseMachineXml } from "./machine/parse-machine.ts";

@@ -62,17 +62,29 @@ export async function machineEnds(process: MachineProcess, ms: number, signal?: 
 }
 
 /**
+ * Has a QEMU look again that has said that it ends, and does not: QEMU 7.2, asked something at the moment when it is told to end, may wait for
+ * itself in its last act (`monitor_cleanup`), until anything happens. To one that ends the signal says nothing new.
+ */
+export function wakeEnding({ pid }: MachineProcess): void {
+  signalTo(pid, "SIGTERM");
+}
+
+function signalTo(pid: number, signal: "SIGTERM" | "SIGKILL"): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
+}
+
+/**
  * Ends a machine as if its power was lost (SIGKILL), and waits for that. What its guest had flushed is there.
  *
  * @throws {StreamdiskError} `io` when it does not go
  */
 export async function killMachine(machine: MachineProcess): Promise<void> {
   if (!(await isRunning(machine))) return;
-  try {
-    process.kill(machine.pid, "SIGKILL");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
-  }
+  signalTo(machine.pid, "SIGKILL");
   if (await machineEnds(machine, KILLED_MS)) return;
   const message = `QEMU (pid ${machine.pid}) was killed and is still there after ${KILLED_MS / 1000} s: it waits in the kernel, for a file system that does not answer`;
   throw new StreamdiskError("io", message, { node: machine.paths.directory });
