@@ -119,9 +119,9 @@ export class BlockStream {
     this.#tell(() => this.#options.qmp.execute("job-resume", { id: this.#id }));
   }
 
+  /** QEMU is told by who takes the job away (`withJob`), while nobody asks for nodes. */
   cancel(reason: unknown = new DOMException("The stream was cancelled.", "AbortError")): void {
     this.#stop.abort(reason);
-    this.#tell(() => this.#options.qmp.execute("job-cancel", { id: this.#id }));
   }
 
   /** Tells a running job something; a job that is over has nothing to be told. */
@@ -142,7 +142,8 @@ export class BlockStream {
       await qmp.execute("block-stream", { ...args, "on-error": "stop", speed: qemuSpeed(this.#speed) });
       this.#began = this.#clock.now();
       const flush = (): Promise<void> => flushNode(qmp, overlay);
-      await finishJob(qmp, overlay.name, { id, copies: true, flush }, (job) => this.#look(job));
+      const job = { id, copies: true, flush, signal: this.#stop.signal };
+      await finishJob(qmp, overlay.name, job, (one) => this.#look(one));
       await removeNodes(qmp, sources);
       this.#state = "completed";
     } catch (error) {
@@ -159,7 +160,6 @@ export class BlockStream {
     // What was asked for before there was a job.
     if (first) this.setSpeed(this.#speed);
     if (first && this.#paused) this.pause();
-    if (first && this.#stop.signal.aborted) this.cancel(this.#stop.signal.reason);
     if (job.current !== this.#stopped?.offset) this.#stopped = undefined;
     if (job.status === "paused" && !this.#paused) return this.#goOn(job);
     this.#become(job.status === "paused" ? "paused" : "running");

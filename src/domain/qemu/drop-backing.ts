@@ -26,6 +26,8 @@ export interface BackingJob {
   readonly copies: boolean;
   /** What is flushed before the link is dropped and after it. */
   flush(): Promise<void>;
+  /** Gives it up; once the link is being dropped that is too late. */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -33,16 +35,17 @@ export interface BackingJob {
  *
  * @param look called with the job each time that it is looked at
  * @throws {StreamdiskError} `io` for what stopped it, `refused` when somebody cancelled it, `in-use` when it does not come to its end,
- *   `shutdown` when QEMU has ended
+ *   `shutdown` when QEMU has ended; the signal's reason, and then the job is there still
  */
 export async function finishJob(
   qmp: QmpClient,
   name: string,
-  { id, copies, flush }: BackingJob,
+  { id, copies, flush, signal }: BackingJob,
   look: (job: QmpJob) => void | Promise<void> = () => {},
 ): Promise<void> {
   let since = qmp.clock.now();
-  for (let done = 0; ; await qmp.change(POLL_MS)) {
+  for (let done = 0; ; await qmp.change(POLL_MS, signal)) {
+    signal?.throwIfAborted();
     const job = await findJob(qmp, name, id);
     await look(job);
     if (job.status === "pending") {
