@@ -88,18 +88,39 @@ test("nothing is left of a job whose end failed", async () => {
   );
 });
 
-test("a job that was left and does not go is named, and waiting for it heeds the signal", async () => {
+test("a job that was left and does not go is named, and waiting for another to take it away heeds the signal", async () => {
   await withJobs(
     () => {},
     async ({ qmp, status, clock }) => {
       status.set(LEFT, "running");
       const lingers = assert.rejects(dropLeftJobs(qmp), { code: "in-use", message: /'streamdisk-stream-left'.* 10 s/ });
-      await clock.runUntil(lingers, 1000);
+      await clock.advance(1000);
       const stop = new AbortController();
       const dropping = assert.rejects(dropLeftJobs(qmp, stop.signal), /enough/);
       await clock.advance(1000);
       stop.abort(new Error("enough"));
       await dropping;
+      await clock.runUntil(lingers, 1000);
+    },
+  );
+});
+
+test("a job that was told to end is seen through by who gives up meanwhile, since its end must not be met", async () => {
+  await withJobs(
+    (command, status) => {
+      if (command === "job-dismiss") status.clear();
+    },
+    async ({ qmp, status, told, clock }) => {
+      status.set(LEFT, "running");
+      const stop = new AbortController();
+      const dropping = dropLeftJobs(qmp, stop.signal);
+      await clock.advance(1000);
+      assert.deepEqual(told, ["job-cancel"]);
+      stop.abort(new Error("enough"));
+      await clock.advance(1000);
+      status.set(LEFT, "concluded");
+      await clock.runUntil(dropping);
+      assert.deepEqual(told, ["job-cancel", "job-dismiss"]);
     },
   );
 });

@@ -106,16 +106,20 @@ export async function dropLeftJobs(qmp: QmpClient, signal?: AbortSignal): Promis
   }
 }
 
-/** Takes a job away that is of no use any more, whatever its state. */
+/**
+ * Takes a job away that is of no use any more, whatever its state. Once it was told to end it is seen through, signal or not: it ends by itself
+ * at some time, and nobody may ask for nodes between that and its dismissal.
+ */
 function dropJob(qmp: QmpClient, id: string, signal?: AbortSignal): Promise<void> {
   const drop = async (): Promise<void> => {
     const since = qmp.clock.now();
-    for (let cancelled = false; ; await qmp.change(POLL_MS, signal)) {
-      const job = (await qmp.execute("query-jobs", {}, { signal })).find((one) => one.id === id);
+    for (let told = false; ; await qmp.change(POLL_MS)) {
+      const jobs = await qmp.execute("query-jobs", {}, told ? {} : { signal });
+      const job = jobs.find((one) => one.id === id);
       if (job === undefined) return;
       if (job.status === "concluded") await dismissJob(qmp, id);
-      else if (!cancelled) await unlessRefused(qmp.execute("job-cancel", { id }));
-      cancelled = true;
+      else if (!told) await unlessRefused(qmp.execute("job-cancel", { id }));
+      told = true;
       mustNotLinger(qmp, id, { since, most: END_MS });
     }
   };
