@@ -111,7 +111,7 @@ export class DomainDisk extends EventEmitter<StreamedDiskEvents> implements Stre
         return;
       } catch (error) {
         if (signal.aborted) return;
-        if (!mayComeBack(error)) {
+        if (!mayComeBack(error) && !mayPassInQemu(error, running.stream)) {
           this.emit("stream-failed", failureOf(error));
           return;
         }
@@ -150,6 +150,11 @@ const START: StreamProgress = {
 export function mayComeBack(error: unknown): error is StreamdiskError {
   if (!(error instanceof StreamdiskError)) return false;
   return error.code === "shutdown" || error.context.operation === "connect";
+}
+
+/** Whether QEMU's own stream has ended by what may pass, an answer that did not come in time say: that does not wait for it, as our job does. */
+function mayPassInQemu(error: unknown, stream: DomainStream | undefined): error is StreamdiskError {
+  return stream?.method === "block-stream" && error instanceof StreamdiskError && error.row.retryable;
 }
 
 function failureOf(error: unknown): StreamdiskError {

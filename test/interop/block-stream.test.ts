@@ -3,8 +3,11 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { DomainDisk } from "../../src/daemon/domain-disk.ts";
+import { RunningDomain } from "../../src/domain/index.ts";
+import { StreamdiskError } from "../../src/errors/index.ts";
+import { monitorThat } from "../support/monitor-that.ts";
 import { qemuImg } from "../support/qemu.ts";
-import { type QemuDisk, type QemuDiskOptions, startQemuDisk } from "../support/qemu-disk.ts";
+import { describedAs, type QemuDisk, type QemuDiskOptions, startQemuDisk } from "../support/qemu-disk.ts";
 import { until } from "../support/until.ts";
 
 const MIB = 2 ** 20;
@@ -67,4 +70,21 @@ test("QEMU's own stream fails when a source stays away for too long, and can be 
   patient.cancel(new Error("enough"));
   await cancelled;
   assert.deepEqual([patient.progress.state, await domain.qmp.execute("query-jobs", {})], ["cancelled", []]);
+});
+
+test("a daemon's stream that QEMU does begins anew when QEMU has not answered in time", async (t) => {
+  const { directory } = await withTakenServer(t);
+  const monitor = monitorThat(join(directory, "qmp"), { command: "block-stream", after: true }, () => {
+    throw new StreamdiskError("io", "QEMU did not answer");
+  });
+  using domain = new RunningDomain({ qmp: monitor, description: describedAs("vm"), socketDirectory: directory });
+  const disk = new DomainDisk(domain, "vda", { describe: async () => {}, onFallback: () => {} });
+  const waited: unknown[] = [];
+  disk.on("progress", ({ state, reason }) => {
+    if (state === "waiting") waited.push(reason?.code);
+  });
+  const ended = new Promise<void>((resolve, reject) => disk.on("hydrated", resolve).on("stream-failed", reject));
+  await disk.stream({});
+  await ended;
+  assert.deepEqual(waited, ["io"]);
 });
