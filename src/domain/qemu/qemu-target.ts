@@ -12,7 +12,7 @@ import { StreamdiskError } from "../../errors/index.ts";
 import { type Populated, type StreamExtent, type StreamTarget, wholeGrains } from "../../stream/index.ts";
 import type { DiskDescription } from "../description.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { finishJob, withJob } from "./drop-backing.ts";
+import { dropLeftJobs, finishJob, withJob } from "./drop-backing.ts";
 import { isMarked } from "./fill-marker.ts";
 import type { FillExport } from "./fill-server.ts";
 import { locateOverlay, type Overlay, type Purpose, queryBlockLayer } from "./locate-overlay.ts";
@@ -47,6 +47,8 @@ export class QemuTarget implements StreamTarget {
   }
 
   async *extents(offset: number, length: number): AsyncGenerator<StreamExtent, void, undefined> {
+    // The last act of the round before may have failed and left its job, which would be in the way.
+    if (this.#options.purpose === "change") await dropLeftJobs(this.#options.qmp);
     await this.#lookAgain();
     yield* wholeGrains(this.#layers(offset, length), this.grain, offset + length);
   }
