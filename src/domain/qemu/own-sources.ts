@@ -5,6 +5,7 @@
 import { isBelowDisk } from "../machine/disk-nodes.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { unlessRefused } from "../qmp/qmp-error.ts";
+import { flushNode } from "./human-monitor.ts";
 import { type BlockLayer, nodesBelow, type Overlay, queryBlockLayer } from "./locate-overlay.ts";
 
 const SOURCE_PREFIX = "sd-source-";
@@ -37,4 +38,13 @@ export async function removeNodes(qmp: QmpClient, names: readonly string[]): Pro
     // QEMU may have made it by itself, and it is gone, or others use it.
     await unlessRefused(qmp.execute("blockdev-del", { "node-name": name }));
   }
+}
+
+/**
+ * Ends what was begun with an overlay whose link was dropped, and whoever saw to that was lost right then: makes it durable, and takes out
+ * what is left of the source.
+ */
+export async function endWithoutLink(qmp: QmpClient, overlay: Overlay): Promise<void> {
+  await flushNode(qmp, overlay);
+  await removeNodes(qmp, await ownSources(qmp, overlay));
 }

@@ -16,7 +16,7 @@ import { dropLeftJobs, finishJob, withJob } from "./drop-backing.ts";
 import { isMarked } from "./fill-marker.ts";
 import type { FillExport } from "./fill-server.ts";
 import { locateOverlay, type Overlay, type Purpose, queryBlockLayer } from "./locate-overlay.ts";
-import { ownSources, removeNodes } from "./own-sources.ts";
+import { endWithoutLink, ownSources, removeNodes } from "./own-sources.ts";
 
 export interface QemuTargetOptions {
   readonly qmp: QmpClient;
@@ -85,7 +85,7 @@ export class QemuTarget implements StreamTarget {
   async finish(): Promise<void> {
     const { qmp, overlay } = this.#options;
     await this.#lookAgain();
-    if (overlay.backingNode === undefined) return;
+    if (overlay.backingNode === undefined) return endWithoutLink(qmp, overlay);
     const sources = await ownSources(qmp, overlay);
     await withJob(qmp, async (id) => {
       const args = { "job-id": id, device: overlay.node, "auto-finalize": false, "auto-dismiss": false } as const;

@@ -27,9 +27,8 @@ import { type FillExport, FillServer } from "./fill-server.ts";
 import { type DomainStream, FillStream } from "./fill-stream.ts";
 import { guestIo } from "./guest-pace.ts";
 import { hotPlugged, plugIn, plugOut } from "./hot-plug.ts";
-import { flushNode } from "./human-monitor.ts";
 import { locateOverlay, type Overlay, type Purpose, queryBlockLayer } from "./locate-overlay.ts";
-import { ownSources, removeNodes } from "./own-sources.ts";
+import { endWithoutLink } from "./own-sources.ts";
 import { QemuTarget } from "./qemu-target.ts";
 import { type ReplaceSourceOptions, replaceSource, type SourceReplaced } from "./replace-source.ts";
 
@@ -103,9 +102,7 @@ export class RunningDomain implements Disposable {
    */
   async letGo(name: string): Promise<void> {
     const overlay = await this.overlay(name);
-    if (overlay.backingNode !== undefined) return;
-    await flushNode(this.qmp, overlay);
-    await removeNodes(this.qmp, await ownSources(this.qmp, overlay));
+    if (overlay.backingNode === undefined) await endWithoutLink(this.qmp, overlay);
   }
 
   /**
