@@ -7,7 +7,7 @@ import { describeDomain, RunningDomain } from "streamdisk/domain";
 const [qmp = "/run/vm1.qmp", disk = "vda"] = process.argv.slice(2);
 const MIB = 2 ** 20;
 
-using machine = new RunningDomain({ qmp, description: { name: "vm1", disks: [] } });
+await using machine = new RunningDomain({ qmp, description: { name: "vm1", disks: [] } });
 machine.description = await describeDomain(machine.qmp, "vm1"); // or of its XML: parseDomainXml
 for (const { target, alias, source } of machine.description.disks) console.log(target, alias, source);
 

@@ -75,7 +75,7 @@ test("one of libvirt's has ended when libvirt says so, and not when libvirt is a
   const machine = await FakeMachine.start(t);
   const libvirt = new LibvirtDomain({ name: "vm", connect: "qemu:///session" });
   const { description } = machine.held.running;
-  using running = new RunningDomain({ qmp: libvirt.monitor, description });
+  await using running = new RunningDomain({ qmp: libvirt.monitor, description });
   const held = { ...machine.held, libvirt, running };
   const control = new DomainControl(held, new DomainGuard(held, machine.parts), machine.parts.machines());
   await control.stop({ force: true, timeoutMs: 5000 });

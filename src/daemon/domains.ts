@@ -106,7 +106,7 @@ export class Domains {
       await held.running.qmp.execute("query-status", {});
       await this.#parts.store.addDomain(record);
     } catch (error) {
-      held.running[Symbol.dispose]();
+      await held.running[Symbol.asyncDispose]();
       throw error;
     }
     this.#byName.set(name, held);
@@ -164,7 +164,7 @@ export class Domains {
       await needs.release(needOf(name));
       await store.deleteDomain(name);
       this.#byName.delete(name);
-      held.running[Symbol.dispose]();
+      await held.running[Symbol.asyncDispose]();
       return true;
     });
   }
@@ -275,7 +275,7 @@ export class Domains {
       const { disks, running } = held;
       await this.#parts.guards.end(held);
       await Promise.all([...disks.values()].map((disk) => disk.cancelStream().catch(() => {})));
-      running[Symbol.dispose]();
+      await running[Symbol.asyncDispose]();
     }
   }
 

@@ -77,8 +77,8 @@ test("a daemon's stream that QEMU does begins anew when QEMU has not answered in
   const monitor = monitorThat(join(directory, "qmp"), { command: "block-stream", after: true }, () => {
     throw new StreamdiskError("io", "QEMU did not answer");
   });
-  using domain = new RunningDomain({ qmp: monitor, description: describedAs("vm"), socketDirectory: directory });
-  const disk = new DomainDisk(domain, "vda", { describe: async () => {}, onFallback: () => {} });
+  await using domain = new RunningDomain({ qmp: monitor, description: describedAs("vm"), socketDirectory: directory });
+  const disk = new DomainDisk(domain, "vda", { describe: async () => {}, remembered: () => [], onFallback: () => {} });
   const waited: unknown[] = [];
   disk.on("progress", ({ state, reason }) => {
     if (state === "waiting") waited.push(reason?.code);

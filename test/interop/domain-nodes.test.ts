@@ -30,7 +30,7 @@ test("a job that a program before has left at its end is taken away before anyth
   await qmp.execute("job-finalize", { id });
   while ((await status()) !== "concluded") await qmp.change(100);
   qmp.disconnect();
-  using next = new RunningDomain({ qmp: qmp.name, description: describedAs("vm"), socketDirectory: directory });
+  await using next = new RunningDomain({ qmp: qmp.name, description: describedAs("vm"), socketDirectory: directory });
   assert.equal((await next.overlay("vda")).backingNode, undefined);
 });
 
@@ -63,7 +63,7 @@ function deafAtTheEnd(path: string): QmpTransport {
 test("a fill whose last act has left its job in QEMU ends it and goes on", async (t) => {
   const { directory } = await startQemuDisk(t, { format: "qcow2", size: 4 * 2 ** 20 });
   const qmp = deafAtTheEnd(join(directory, "qmp"));
-  using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+  await using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
   const stream = await domain.stream("vda", { retryFor: 5000 });
   assert.equal(stream.method, "fill");
   await stream.run();

@@ -87,7 +87,7 @@ for (const command of ["object-add", "nbd-server-start", "block-export-add"]) {
         if (code === undefined) stop.abort(new Error(message));
         else throw new StreamdiskError(code, message);
       });
-      using domain = new RunningDomain({
+      await using domain = new RunningDomain({
         ...{ qmp: monitor, description: describedAs("vm"), socketDirectory: disk.directory },
       });
       await assert.rejects(domain.stream("vda", { signal: stop.signal }), { message });
@@ -99,6 +99,25 @@ for (const command of ["object-add", "nbd-server-start", "block-export-add"]) {
       await mustBeClean({ ...disk, domain });
     });
   }
+}
+
+for (const answered of [true, false]) {
+  test(`a domain that is let go of during a look ${answered ? "leaves nothing in QEMU" : "gives up what QEMU does not let it take out"}`, async (t) => {
+    const disk = await startQemuDisk(t, { format: "qcow2" });
+    let ending: Promise<void> | undefined;
+    const qmp = monitorThat(join(disk.directory, "qmp"), { command: "block-export-add", after: true }, () => {
+      ending = domain[Symbol.asyncDispose]();
+      if (!answered) domain.qmp[Symbol.dispose]();
+    });
+    const domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: disk.directory });
+    await assert.rejects(domain.tally("vda"), { code: "shutdown" });
+    await ending;
+    if (answered) await mustBeClean(disk);
+    const stream = await disk.domain.stream("vda");
+    assert.equal(stream.method, "fill");
+    await stream.run();
+    await mustBeClean(disk);
+  });
 }
 
 test("a QEMU that was started again has nothing of ours, and that is told as its end", async (t) => {
@@ -146,7 +165,7 @@ if (process.getuid?.() === 0) {
       chmodSync(join(disk.directory, "sockets"), 0o777);
       process.seteuid!(SOMEBODY);
       try {
-        using domain = new RunningDomain({
+        await using domain = new RunningDomain({
           ...{ qmp: join(disk.directory, "qmp"), description: describedAs("vm") },
           socketDirectory: join(disk.directory, "sockets"),
         });

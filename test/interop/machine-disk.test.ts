@@ -43,7 +43,7 @@ async function run(t: TestContext, { format, middle, left }: Cell, anew = false)
   const args = qemuArguments(machine, machinePaths(directory));
   const qmp = join(directory, "monitor");
   await using qemu = await startMonitored(qmp, ...args.slice(args.indexOf("-blockdev")));
-  using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+  await using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
   const names = async (): Promise<string[]> => {
     const nodes = (await qemu.execute("query-named-block-nodes", { flat: true })) as { "node-name": string }[];
     return nodes
@@ -105,7 +105,7 @@ if (process.getuid?.() === 0) {
     const args = qemuArguments(machine, machinePaths(directory));
     const qmp = join(directory, "monitor");
     await using qemu = await startMonitored(qmp, ...args.slice(args.indexOf("-blockdev")));
-    using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+    await using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
     await (await domain.stream("vda")).run();
     await qemu.kill();
     qemuImg("compare", "-q", "-f", "qcow2", "-F", "raw", path, base);

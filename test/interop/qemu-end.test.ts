@@ -55,7 +55,7 @@ async function run(t: TestContext, { format, state, delay }: (typeof CELLS)[numb
   const qmp = join(directory, "again");
   const again = await startMonitored(qmp, ...virtioDisk(image, format));
   t.after(() => again.kill());
-  using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+  await using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
   const rest = await domain.stream("vda");
   await rest.run();
   const refetched = rest.progress.copiedBytes;

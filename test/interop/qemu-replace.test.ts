@@ -58,7 +58,7 @@ async function scene(t: TestContext, given: keyof typeof GIVEN, format: "qcow2" 
     disks: [{ ...disk, source: { kind: "file", path: far.image } }],
   };
   const domain = new RunningDomain({ qmp, description, socketDirectory: directory });
-  t.after(() => domain[Symbol.dispose]());
+  t.after(() => domain[Symbol.asyncDispose]());
   await domain.step("vda", { offset: 2 * MIB, length: 3 * MIB });
   const moved = await startNbdkit(["file", join(directory, "base.raw")]);
   t.after(() => moved[Symbol.asyncDispose]());
@@ -167,7 +167,7 @@ function anotherDomain(t: TestContext, { domain, directory }: Scene, at: AtComma
   const { description } = domain;
   const qmp = monitorThat(join(directory, "qmp"), at, act);
   const another = new RunningDomain({ qmp, description, socketDirectory: directory });
-  t.after(() => another[Symbol.dispose]());
+  t.after(() => another[Symbol.asyncDispose]());
   return another;
 }
 

@@ -39,7 +39,7 @@ async function run(t: TestContext, { format, end }: (typeof CELLS)[number]): Pro
   const booted = await Guest.boot(makeBootFiles(directory), [...monitor, ...virtioDisk(image, format)]);
   await using guest = booted.guest;
   assert.equal(booted.diskBytes, SIZE);
-  using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+  await using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
 
   let acts = 0;
   const doSome = async (many: number): Promise<void> => {

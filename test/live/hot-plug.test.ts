@@ -44,7 +44,7 @@ async function run(t: TestContext, machine: readonly string[]): Promise<void> {
   };
   assert.deepEqual(await disks(), ["vda"]);
 
-  using domain = new RunningDomain({ qmp, description: { name: "vm", disks: [] } });
+  await using domain = new RunningDomain({ qmp, description: { name: "vm", disks: [] } });
   domain.description = await describeDomain(domain.qmp, "vm");
   for (const round of [1, 2]) {
     assert.equal(await domain.attach(disk, undefined), "vdb");

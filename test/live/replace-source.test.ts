@@ -47,7 +47,7 @@ async function run(t: TestContext, { format, reconnect, death }: (typeof CELLS)[
   const args = ["-qmp", `unix:${qmp},server=on,wait=off`, ...nodes, "-device", device];
   const booted = await Guest.boot(makeBootFiles(directory), args);
   await using guest = booted.guest;
-  using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+  await using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
 
   let acts = 0;
   for (; acts < 5; acts++) await act(guest, model, random, acts);

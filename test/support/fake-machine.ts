@@ -151,7 +151,7 @@ export class FakeMachine implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.guards.end(this.held);
-    this.held.running[Symbol.dispose]();
+    await this.held.running[Symbol.asyncDispose]();
     await this.ends();
   }
 }

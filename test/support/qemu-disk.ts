@@ -81,6 +81,6 @@ export async function startQemuDisk(t: TestContext, options: QemuDiskOptions): P
   const qemu = await startMonitored(qmp, ...virtioDisk(far.image, format, copyOnRead), ...args);
   t.after(() => qemu.kill());
   const domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
-  t.after(() => domain[Symbol.dispose]());
+  t.after(() => domain[Symbol.asyncDispose]());
   return { directory, ...far, qemu, domain };
 }

@@ -48,6 +48,11 @@ export class FillMarker {
 
   async remove(): Promise<void> {
     await unlessRefused(this.#qmp.execute("object-del", { id: MARKER }));
+    await this.abandon();
+  }
+
+  /** What is left of it in QEMU counts as that of one who is gone. */
+  async abandon(): Promise<void> {
     await this.#claim?.release();
     this.#claim = undefined;
   }

@@ -88,6 +88,11 @@ export class FillServer {
     }
   }
 
+  /** What could not be taken out of QEMU may be by who comes next. */
+  abandon(): Promise<void> {
+    return this.#marker.abandon();
+  }
+
   get #socket(): string {
     return join(this.#directory!, "nbd");
   }

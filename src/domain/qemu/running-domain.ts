@@ -19,7 +19,7 @@ import {
 import type { DomainDescription } from "../description.ts";
 import { findDisk } from "../find-disk.ts";
 import { QmpClient } from "../qmp/client.ts";
-import type { QmpTransport } from "../qmp/transport.ts";
+import { DEFAULT_TIMEOUT_MS, type QmpTransport } from "../qmp/transport.ts";
 import { BlockStream } from "./block-stream.ts";
 import { freeTarget } from "./describe-domain.ts";
 import { dropLeftJobs } from "./drop-backing.ts";
@@ -49,18 +49,30 @@ export interface DomainMap {
   readonly next?: number;
 }
 
-export class RunningDomain implements Disposable {
+/** An overlay with the export by which it is filled, or a sentence that says why there is none. */
+interface Attached {
+  readonly overlay: Overlay;
+  readonly fill: FillExport | string;
+  readonly target?: QemuTarget;
+}
+
+export class RunningDomain implements AsyncDisposable {
   /** May be replaced by a newer one. */
   description: DomainDescription;
   readonly qmp: QmpClient;
   readonly #server: FillServer;
   readonly #clock: Clock | undefined;
+  readonly #timeoutMs: number;
+  readonly #over = new AbortController();
+  /** What has put something into QEMU, or is about to, and takes it out again. */
+  readonly #works = new Set<Promise<unknown>>();
 
   constructor({ qmp, description, socketDirectory, timeoutMs, clock }: RunningDomainOptions) {
     this.description = description;
     this.qmp = new QmpClient(qmp, { timeoutMs, clock });
     this.#server = new FillServer(this.qmp, { directory: socketDirectory, clock });
     this.#clock = clock;
+    this.#timeoutMs = timeoutMs ?? DEFAULT_TIMEOUT_MS;
   }
 
   /**
@@ -70,7 +82,7 @@ export class RunningDomain implements Disposable {
    * @throws {StreamdiskError} what `findDisk` and `locateOverlay` throw, and what speaking to QEMU does
    */
   async stream(name: string, options: StreamOptions = {}): Promise<DomainStream> {
-    const attached = await this.#attach(name, "change", options.signal);
+    const attached = await this.#during(options.signal, (signal) => this.#attach(name, "change", signal));
     if (typeof attached.fill !== "string") {
       const { target, fill, overlay } = attached;
       return new FillStream({ target: target!, fill, guest: () => guestIo(this.qmp, overlay) }, options);
@@ -93,7 +105,9 @@ export class RunningDomain implements Disposable {
 
   /** One increment (`stepStream`). @throws {StreamdiskError} `unsupported` where QEMU can't be made to fill */
   async step(name: string, options: StepOptions): Promise<StepResult> {
-    return this.#withTarget(name, "change", options.signal, (target) => stepStream(target, options));
+    return this.#withTarget(name, "change", options.signal, (target, signal) =>
+      stepStream(target, { ...options, signal }),
+    );
   }
 
   /**
@@ -139,7 +153,7 @@ export class RunningDomain implements Disposable {
 
   /** What a disk has and lacks. @throws {StreamdiskError} as `step` */
   async tally(name: string, signal?: AbortSignal): Promise<Tally> {
-    return this.#withTarget(name, "look", signal, (target) => takeTally(target, signal));
+    return this.#withTarget(name, "look", signal, (target, stop) => takeTally(target, stop));
   }
 
   /**
@@ -161,8 +175,16 @@ export class RunningDomain implements Disposable {
     });
   }
 
-  [Symbol.dispose](): void {
+  /** Steps and looks that are under way end, and take out of QEMU what they have put there; whoever streams sees to that before. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const message = `The domain '${this.description.name}' is not used any more`;
+    this.#over.abort(new StreamdiskError("shutdown", message, { node: this.description.name }));
+    const ended = new AbortController();
+    const works = Promise.allSettled(this.#works).then(() => ended.abort());
+    // A QEMU that does not answer is not waited for any longer than one command of it.
+    await Promise.race([works, this.qmp.clock.sleep(this.#timeoutMs, ended.signal)]);
     this.qmp[Symbol.dispose]();
+    await this.#server.abandon();
   }
 
   async #locate(name: string, purpose: Purpose, signal?: AbortSignal): Promise<Overlay> {
@@ -173,27 +195,48 @@ export class RunningDomain implements Disposable {
   async #withTarget<T>(
     name: string,
     purpose: Purpose,
-    signal: AbortSignal | undefined,
-    work: (target: QemuTarget) => Promise<T>,
+    given: AbortSignal | undefined,
+    work: (target: QemuTarget, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const { overlay, fill, target } = await this.#attach(name, purpose, signal);
+    return this.#during(given, async (signal) =>
+      this.#overTarget(await this.#attach(name, purpose, signal), signal, work),
+    );
+  }
+
+  async #overTarget<T>(
+    attached: Attached,
+    signal: AbortSignal,
+    work: (target: QemuTarget, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const { overlay, fill, target } = attached;
     if (typeof fill === "string") {
       const message = `'${overlay.name}' can only be streamed as a whole: ${fill}`;
       throw new StreamdiskError("unsupported", message, { node: overlay.name });
     }
     try {
-      return await work(target!);
+      const done = await work(target!, signal);
+      // A tally that was stopped is one of a part.
+      this.#over.signal.throwIfAborted();
+      return done;
     } finally {
       await fill.remove();
     }
   }
 
+  /** Does what is waited for when the domain is not used any more, with a signal that aborts then too. */
+  async #during<T>(signal: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const over = this.#over.signal;
+    const result = work(signal === undefined ? over : AbortSignal.any([signal, over]));
+    this.#works.add(result);
+    try {
+      return await result;
+    } finally {
+      this.#works.delete(result);
+    }
+  }
+
   /** @param purpose what is done with it; a mere look leaves jobs alone, which another process may see through */
-  async #attach(
-    name: string,
-    purpose: Purpose,
-    signal: AbortSignal | undefined,
-  ): Promise<{ overlay: Overlay; fill: FillExport | string; target?: QemuTarget }> {
+  async #attach(name: string, purpose: Purpose, signal: AbortSignal): Promise<Attached> {
     const disk = findDisk(this.description, name);
     const { qmp } = this;
     if (purpose === "change") await dropLeftJobs(qmp, signal);
