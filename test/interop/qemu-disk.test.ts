@@ -1,11 +1,12 @@
 /** A disk that a real QEMU owns, filled through its NBD server and taken off its source. */
 import assert from "node:assert/strict";
-import { readdirSync, rmSync, truncateSync } from "node:fs";
-import { join } from "node:path";
+import { readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type DomainStream, describeDomain } from "../../src/domain/index.ts";
 import type { StreamProgress } from "../../src/stream/index.ts";
+import { temporaryDirectory } from "../support/cli.ts";
 import { qemuCheck } from "../support/peer-images.ts";
 import { qemuImg } from "../support/qemu.ts";
 import { type QemuDisk, startQemuDisk } from "../support/qemu-disk.ts";
@@ -60,7 +61,15 @@ for (const { format, copyOnRead } of sample("qemu disk", CELLS, 2)) {
 }
 
 test("a domain that has no XML is described as QEMU has it", async (t) => {
+  const near = relative(process.cwd(), join(temporaryDirectory(t), "near.raw"));
+  writeFileSync(near, Buffer.alloc(512));
   const more = ["-blockdev", "null-co,node-name=null,read-zeroes=on", "-device", "ide-hd,drive=null"];
+  more.push(
+    "-blockdev",
+    `raw,node-name=near,file.driver=file,file.filename=${near}`,
+    "-device",
+    "virtio-blk-pci,drive=near,id=near",
+  );
   const { domain, image, source } = await startQemuDisk(t, {
     ...{ format: "qed", copyOnRead: true, args: [...more, "-device", "ide-cd,id=cd", "-name", "guest=web"] },
   });
@@ -77,6 +86,10 @@ test("a domain that has no XML is described as QEMU has it", async (t) => {
       {
         ...{ target: "sda", bus: "sata", device: "disk", readOnly: false, format: "null-co", backing: [] },
         source: { kind: "other", type: "null-co" },
+      },
+      {
+        ...{ target: "vdb", bus: "virtio", alias: "near", device: "disk", readOnly: false, format: "raw", backing: [] },
+        source: { kind: "file", path: near },
       },
       { target: "sdb", bus: "sata", alias: "cd", device: "cdrom", readOnly: false, backing: [] },
     ],

@@ -83,7 +83,8 @@ function sourceOf(file: string, driver: string): DiskSource {
     const host = uri.unix ? { socket: uri.socket } : { name: uri.host, port: uri.port };
     return { kind: "network", protocol: "nbd", name: uri.exportName, hosts: [host] };
   } catch {
-    return { kind: "other", type: driver };
+    // A path that was relative to where QEMU was started, as QEMU was given it.
+    return file === "" || file.includes(":") ? { kind: "other", type: driver } : { kind: "file", path: file };
   }
 }
 
