@@ -25,6 +25,10 @@ export const domainDiskNow = domainDisk
     localBytes: bytes,
     missingBytes: bytes,
     hydrated: z.boolean().describe("It needs its backing file no more"),
+    error: z
+      .object({ code: z.string(), message: z.string() })
+      .optional()
+      .describe("Why it could not be looked at: the figures are those that its stream had last"),
   })
   .describe("A disk of a domain, and how it is now");
 

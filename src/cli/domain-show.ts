@@ -68,12 +68,13 @@ export async function showDomainDisk(domain: string, device: string, flags: Daem
 }
 
 function domainDiskLines(disk: RouteResult<"domainDisk">): string[] {
-  const { name, alias, format, image, backing, length, localBytes, missingBytes, hydrated, stream } = disk;
+  const { name, alias, format, image, backing, length, localBytes, missingBytes, hydrated, error, stream } = disk;
   const lines = [`disk: ${name}${alias === undefined ? "" : ` (${alias})`}`];
   if (image !== undefined) lines.push(`image: ${image}${format === undefined ? "" : ` (${format})`}`);
   if (backing !== undefined && !hydrated) lines.push(`backing file: ${backing}`);
   lines.push(`virtual size: ${sizeWithBytes(length)}`);
   lines.push(`local: ${sizeWithBytes(localBytes)}`, `missing: ${sizeWithBytes(missingBytes)}`);
+  if (error !== undefined) lines.push(`as last known, since: ${error.message}`);
   if (stream !== undefined) lines.push(...jobLines(stream));
   return lines;
 }

@@ -8,6 +8,7 @@ import {
   parseMachineXml,
 } from "../domain/index.ts";
 import { StreamdiskError } from "../errors/index.ts";
+import { hasEnded } from "../jobs/index.ts";
 import type { AllowedPaths } from "./allowed-paths.ts";
 import type { DaemonOptions } from "./daemon-options.ts";
 import { sourceReplaced } from "./disk-stories.ts";
@@ -29,6 +30,15 @@ export interface DomainCallsParts {
   readonly options: DaemonOptions;
   /** The last stream of a disk, by the id under which its jobs are remembered. */
   readonly streamOf: (id: string) => Promise<Job | undefined>;
+}
+
+/** How far a stream was that waits until a disk can be looked at again. @throws the error, if none does */
+function lastKnown(stream: Job | undefined, error: unknown) {
+  if (stream === undefined || hasEnded(stream) || !(error instanceof StreamdiskError) || !error.row.retryable)
+    throw error;
+  const { length, localBytes, missingBytes } = stream;
+  const { code, message } = error;
+  return { length, localBytes, missingBytes, hydrated: false, error: { code, message } };
 }
 
 export class DomainCalls {
@@ -108,7 +118,8 @@ export class DomainCalls {
     const { held, target } = await this.#domains.disk(`${domain}:${device}`);
     const disk = findDisk(held.running.description, target);
     const view = await domainDiskView(held.record.name, disk, this.#streamOf);
-    return { ...view, ...(await this.#domains.look(held, target)) };
+    const now = this.#domains.look(held, target).catch((error: unknown) => lastKnown(view.stream, error));
+    return { ...view, ...(await now) };
   }
 
   async attach({ params, body }: CheckedInput<"attachDisk">): Promise<RouteResult<"attachDisk">> {

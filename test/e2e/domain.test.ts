@@ -96,6 +96,7 @@ test("a stream waits for a QEMU that is away, and goes on when it is back", asyn
   await until(async () => (await job()).state === "waiting");
   assert.match((await job()).reason?.message ?? "", /QEMU of 'web:vda' has ended|no QEMU listens there any more/);
   assert.equal((await daemon.client.call("getDomain", { params: { domain: "web" } })).state, "unreachable");
+  assert.match((await ok("info", "web:vda")).stdout, /^as last known, since: .*no QEMU listens there/m);
   await ok("speed", "web:vda", "max");
   const qmp = join(disk.directory, "qmp");
   const again = await startMonitored(qmp, ...virtioDisk(disk.image, "qcow2"));
@@ -122,6 +123,13 @@ test("a source that has died is replaced by another, and the stream that waited 
   await until(async () => (await job()).copiedBytes > 0);
   await disk.source.stop();
   await until(async () => (await job()).state === "waiting");
+  const { copiedBytes, missingBytes } = await job();
+  assert.ok(copiedBytes > 0);
+  const info = (await ok("info", "web:vda")).stdout;
+  assert.match(
+    info,
+    new RegExp(`^missing: .* \\(${missingBytes} bytes\\)\nas last known, since: .*EIO.*\nstream: waiting`, "m"),
+  );
   const moved = join(daemon.images, "moved.raw");
   copyFileSync(join(disk.directory, "base.raw"), moved);
   const order = ["disk", "replace-source", "web:virtio-disk0"];
