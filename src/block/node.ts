@@ -22,7 +22,10 @@ export interface BlockNode extends AsyncDisposable {
   /** The layer below, where this node's `missing` extents come from. */
   readonly backing: BlockNode | undefined;
 
-  /** Fills `target` from `offset`. */
+  /**
+   * Fills `target` from `offset`. The memory is the caller's again when the promise settles, by the signal's reason too: whoever stops
+   * waiting for an answer sees to it that none is put there any more.
+   */
   read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void>;
   /**
    * Fills `target` at once where that needs no waiting: what is in the page cache, by tables that are in memory. It never goes

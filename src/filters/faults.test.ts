@@ -60,6 +60,19 @@ test("a request that is late has its effect late; one that is frozen has none be
   assert.equal(node.mostUnderWay, 2);
 });
 
+test("a read that is not waited for any more leaves its caller's memory alone, however late it ends", async () => {
+  const node = new Faults(MemoryNode.of(bytes().fill(1)));
+  node.add({ does: "freeze" });
+  const target = bytes();
+  const stop = new AbortController();
+  const read = node.read(0, target, stop.signal);
+  stop.abort(new Error("enough"));
+  await assert.rejects(read, /enough/);
+  node.thaw();
+  await new Promise(setImmediate);
+  assert.deepEqual(target, bytes());
+});
+
 test("what is frozen when it is closed fails", async () => {
   const node = new Faults(new MemoryNode(4096));
   node.add({ does: "freeze" });

@@ -106,9 +106,12 @@ export class Faults implements BlockNode {
     return this.#node.backing;
   }
 
-  read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
-    const reading = this.#meet("read", offset, target.length, () => this.#node.read(offset, target, signal));
-    return whileWanted(reading, signal);
+  /** What is not waited for any more may end some day: so it has a buffer of its own. */
+  async read(offset: number, target: Uint8Array, signal?: AbortSignal): Promise<void> {
+    const bytes = new Uint8Array(target.length);
+    const reading = this.#meet("read", offset, target.length, () => this.#node.read(offset, bytes, signal));
+    await whileWanted(reading, signal);
+    target.set(bytes);
   }
 
   write(offset: number, data: Uint8Array): Promise<void> {
