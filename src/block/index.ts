@@ -9,6 +9,7 @@ export { RangeLock, type RangeLockHandle } from "./range-lock.ts";
 export { ReadOnlyNode } from "./read-only-node.ts";
 export { validateOpen, validateRange, validateWritable } from "./validate.ts";
 export { chainExtents, layerExtents } from "./walk.ts";
+export { whileWanted } from "./while-wanted.ts";
 export { within } from "./within.ts";
 export { tidyZeroes, type ZeroRanges, zeroUntil } from "./zero-ranges.ts";
 export { isZero } from "./zero-test.ts";

@@ -21,10 +21,10 @@ import {
   isZero,
   validateOpen,
   validateRange,
+  whileWanted,
 } from "../block/index.ts";
 import { ReadOnlyFilter } from "./read-only-filter.ts";
 import { together } from "./together.ts";
-import { whileWanted } from "./while-wanted.ts";
 
 const BLOCK = 64 * 1024;
 /** The longest fetch. */

@@ -22,10 +22,10 @@ import {
   systemClock,
   validateOpen,
   validateRange,
+  whileWanted,
 } from "../block/index.ts";
 import { type Fetch, FetchTable, type FetchTableOptions } from "./fetch-table.ts";
 import { together } from "./together.ts";
-import { whileWanted } from "./while-wanted.ts";
 
 export interface CopyOnReadOptions {
   /** Whether what is read is kept. @default true */

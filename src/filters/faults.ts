@@ -5,9 +5,8 @@
  * A fault strikes before the request is carried out: a request that fails has had no effect, one that is frozen has none
  * before it is let go.
  */
-import { type BlockNode, type Clock, type Extent, systemClock } from "../block/index.ts";
+import { type BlockNode, type Clock, type Extent, systemClock, whileWanted } from "../block/index.ts";
 import { type ErrorCode, StreamdiskError } from "../errors/index.ts";
-import { whileWanted } from "./while-wanted.ts";
 
 export type FaultOperation = "read" | "write" | "write zeroes" | "discard" | "flush" | "map" | "resize";
 

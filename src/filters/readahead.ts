@@ -10,10 +10,9 @@
  * lost. A chunk is dropped once a read begins behind it; so are all of a walk's when it makes room for another. At most
  * `MOST_WALKS` times `FARTHEST` and a chunk are held. A chunk that fails tells nobody: what it was for is read again.
  */
-import { type Extent, letGo } from "../block/index.ts";
+import { type Extent, letGo, whileWanted } from "../block/index.ts";
 import { ReadOnlyFilter } from "./read-only-filter.ts";
 import { together } from "./together.ts";
-import { whileWanted } from "./while-wanted.ts";
 
 const MOST_WALKS = 4;
 const CHUNK = 256 * 1024;

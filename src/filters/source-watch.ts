@@ -13,10 +13,9 @@
  *
  * Whoever cannot wait for a source that owes answers takes it for lost (`giveUp`).
  */
-import { type BlockNode, type Clock, type Extent, systemClock } from "../block/index.ts";
+import { type BlockNode, type Clock, type Extent, systemClock, whileWanted } from "../block/index.ts";
 import { type ErrorCode, StreamdiskError } from "../errors/index.ts";
 import { ReadOnlyFilter } from "./read-only-filter.ts";
-import { whileWanted } from "./while-wanted.ts";
 
 /** How a source is. */
 export interface SourceHealth {

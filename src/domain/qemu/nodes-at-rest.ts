@@ -6,12 +6,11 @@
  * that are under way: QEMU may have answered that no job has ended, and be asked for the nodes only then. A
  * job that somebody else has left so is waited for, and dismissed if it is ours and nobody has come for it.
  */
-import { RangeLock } from "../../block/index.ts";
+import { RangeLock, whileWanted } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { QmpJob } from "../qmp/commands.ts";
 import { unlessRefused } from "../qmp/qmp-error.ts";
-import { unlessAborted } from "../qmp/unless-aborted.ts";
 
 /** Before the id, in the names of jobs that are made here. */
 export const JOB_PREFIX = "streamdisk-stream-";
@@ -71,7 +70,7 @@ async function holding<T>(
   locks.set(qmp, lock);
   const turn = Promise.resolve(lock.acquire(0, 1, shared));
   try {
-    await unlessAborted(turn, signal);
+    await whileWanted(turn, signal);
     return await act();
   } finally {
     // At once, or as soon as it is granted to one who has gone.

@@ -5,12 +5,11 @@
  * for something to happen asks for the state and takes an event, or the end of a connection, for a reason to ask again (`change`):
  * so what happens while nobody is connected is not missed.
  */
-import { type Clock, systemClock } from "../../block/index.ts";
+import { type Clock, systemClock, whileWanted } from "../../block/index.ts";
 import { StreamdiskError } from "../../errors/index.ts";
 import { QMP_COMMANDS, type QmpArguments, type QmpCommand, type QmpResult } from "./commands.ts";
 import { socketTransport } from "./connection.ts";
 import type { QmpConnectOptions, QmpEvent, QmpLink, QmpTransport } from "./transport.ts";
-import { unlessAborted } from "./unless-aborted.ts";
 
 export type QmpClientOptions = Omit<QmpConnectOptions, "signal">;
 
@@ -94,12 +93,12 @@ export class QmpClient implements Disposable {
 
   async #connect(signal: AbortSignal | undefined): Promise<QmpLink> {
     const current = this.#connection;
-    const existing = await unlessAborted(current?.catch(() => undefined) ?? Promise.resolve(undefined), signal);
+    const existing = await whileWanted(current?.catch(() => undefined) ?? Promise.resolve(undefined), signal);
     if (existing !== undefined && !existing.isOver) return existing;
     this.#closed.signal.throwIfAborted();
     // Whoever comes while one is being made takes that one: it is nobody's alone, and goes on when one of them leaves.
     if (this.#connection === current) this.#connection = this.#open();
-    return unlessAborted(this.#connection!, signal);
+    return whileWanted(this.#connection!, signal);
   }
 
   async #open(): Promise<QmpLink> {
