@@ -5,6 +5,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { defaultMachine, machinePaths, prepareMachine, qemuArguments, RunningDomain } from "../../src/domain/index.ts";
+import type { MachineImage } from "../../src/jobs/index.ts";
 import { temporaryDirectory } from "../support/cli.ts";
 import { qemuImg, startMonitored } from "../support/qemu.ts";
 import { describedAs, farOverlay, halfNoise } from "../support/qemu-disk.ts";
@@ -24,6 +25,20 @@ const CELLS: readonly Cell[] = (["qcow2", "qed"] as const).flatMap((format) =>
   [false, true].flatMap((middle) => [false, true].map((left) => ({ format, middle, left }))),
 );
 
+/** The disk of a machine by the nodes that `qemuArguments` gives it, in a QEMU that boots nothing. */
+async function startWithDisk(t: TestContext, directory: string, source: MachineImage) {
+  const disk = { target: "vda", alias: "virtio-disk0", readOnly: false, source };
+  const spec = defaultMachine({ name: "vm", accelerator: "tcg", disks: [disk] });
+  const machine = await prepareMachine(spec, { allowBacking: "any" });
+  const args = qemuArguments(machine, machinePaths(directory));
+  const qmp = join(directory, "monitor");
+  const qemu = await startMonitored(qmp, ...args.slice(args.indexOf("-blockdev")));
+  t.after(() => qemu.kill());
+  const domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+  t.after(() => domain[Symbol.asyncDispose]());
+  return { qemu, domain };
+}
+
 /** @param anew whether one that was left is streamed once more, in place of being let go of */
 async function run(t: TestContext, { format, middle, left }: Cell, anew = false): Promise<void> {
   const directory = temporaryDirectory(t);
@@ -32,18 +47,7 @@ async function run(t: TestContext, { format, middle, left }: Cell, anew = false)
   const top = join(directory, `top.${format}`);
   if (middle) qemuImg("create", "-q", "-f", format, "-b", image, "-F", format, top);
   const path = middle ? top : image;
-  const disk = {
-    target: "vda",
-    alias: "virtio-disk0",
-    readOnly: false,
-    source: { kind: "image", path, format },
-  } as const;
-  const spec = defaultMachine({ name: "vm", accelerator: "tcg", disks: [disk] });
-  const machine = await prepareMachine(spec, { allowBacking: "any" });
-  const args = qemuArguments(machine, machinePaths(directory));
-  const qmp = join(directory, "monitor");
-  await using qemu = await startMonitored(qmp, ...args.slice(args.indexOf("-blockdev")));
-  await using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+  const { qemu, domain } = await startWithDisk(t, directory, { kind: "image", path, format });
   const names = async (): Promise<string[]> => {
     const nodes = (await qemu.execute("query-named-block-nodes", { flat: true })) as { "node-name": string }[];
     return nodes
@@ -98,14 +102,7 @@ if (process.getuid?.() === 0) {
     const [below, path] = [loopDevice(t, base), loopDevice(t, room)];
     if (below === undefined || path === undefined) return t.skip("no loop devices here");
     qemuImg("create", "-q", "-f", "qcow2", "-b", below, "-F", "raw", path);
-    const source = { kind: "image", path, format: "qcow2" } as const;
-    const disk = { target: "vda", alias: "virtio-disk0", readOnly: false, source };
-    const spec = defaultMachine({ name: "vm", accelerator: "tcg", disks: [disk] });
-    const machine = await prepareMachine(spec, { allowBacking: "any" });
-    const args = qemuArguments(machine, machinePaths(directory));
-    const qmp = join(directory, "monitor");
-    await using qemu = await startMonitored(qmp, ...args.slice(args.indexOf("-blockdev")));
-    await using domain = new RunningDomain({ qmp, description: describedAs("vm"), socketDirectory: directory });
+    const { qemu, domain } = await startWithDisk(t, directory, { kind: "image", path, format: "qcow2" });
     await (await domain.stream("vda")).run();
     await qemu.kill();
     qemuImg("compare", "-q", "-f", "qcow2", "-F", "raw", path, base);
