@@ -32,15 +32,6 @@ export interface DomainCallsParts {
   readonly streamOf: (id: string) => Promise<Job | undefined>;
 }
 
-/** How far a stream was that waits until a disk can be looked at again. @throws the error, if none does */
-function lastKnown(stream: Job | undefined, error: unknown) {
-  if (stream === undefined || hasEnded(stream) || !(error instanceof StreamdiskError) || !error.row.retryable)
-    throw error;
-  const { length, localBytes, missingBytes } = stream;
-  const { code, message } = error;
-  return { length, localBytes, missingBytes, hydrated: false, error: { code, message } };
-}
-
 export class DomainCalls {
   readonly #parts: DomainCallsParts;
   readonly #domains: Domains;
@@ -196,4 +187,13 @@ export class DomainCalls {
       return domainView(held.record, { state, description, error, ...own }, this.#streamOf);
     }
   }
+}
+
+/** How far a stream was that waits until a disk can be looked at again. @throws the error, if none does */
+function lastKnown(stream: Job | undefined, error: unknown) {
+  if (stream === undefined || hasEnded(stream) || !(error instanceof StreamdiskError) || !error.row.retryable)
+    throw error;
+  const { length, localBytes, missingBytes } = stream;
+  const { code, message } = error;
+  return { length, localBytes, missingBytes, hydrated: false, error: { code, message } };
 }
